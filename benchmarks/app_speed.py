@@ -153,8 +153,8 @@ def busy(home: Path) -> tuple[RunStore, str]:
     info = model_info("minilm-l6", home)
     specs = [spec for spec in info.modules if spec.kind in ("ffn_in", "ffn_out")]
     store = RunStore(home)
-    run = store.submit(Plan("minilm-l6", make_groups(specs, "kind", method="autoencoder", ratio=3.0)), info)
-    while not store.get(run.id).progress.get("stage", "").startswith("compress"):
+    run = store.submit(Plan(model="minilm-l6", groups=make_groups(specs, "kind", method="autoencoder", ratio=3.0)), info)
+    while (progress := store.get(run.id).progress) is None or not progress.stage.startswith("compress"):
         time.sleep(0.2)
     return store, run.id
 

@@ -64,7 +64,7 @@ def run_examples(info: ModelInfo) -> None:
     for method in map(method_of_style_key, EXAMPLES):
         with TemporaryDirectory() as home:
             store = RunStore(Path(home))
-            plan = resolved(Plan(FIRST, make_groups(specs, "kind", method=method.name, ratio=3.0)), info)
+            plan = resolved(Plan(model=FIRST, groups=make_groups(specs, "kind", method=method.name, ratio=3.0)), info)
             run = store.submit(plan, model_info(FIRST, store.home))
             while not run.ended:
                 sleep(0.2)
@@ -78,9 +78,9 @@ def write_spectra(info: ModelInfo) -> None:
     by_key: dict[str, Group] = {}
     for members, stack in preset_groups(info):
         name = f"g{len(by_key)}"
-        by_key.setdefault(spectrum_key(members, stack), Group(name, tuple(m.name for m in members), stack))
+        by_key.setdefault(spectrum_key(members, stack), Group(name=name, modules=tuple(m.name for m in members), stack=stack))
     with TemporaryDirectory() as home:
-        spectra = compute(Plan(info.model, tuple(by_key.values())), Path(home))
+        spectra = compute(Plan(model=info.model, groups=tuple(by_key.values())), Path(home))
     keyed = {key: spectra[group.name] for key, group in by_key.items()}
     path = ASSETS / "spectra" / f"{info.model}.npz"
     np.savez_compressed(path, allow_pickle=False, fingerprint=np.array(info.fingerprint), **keyed)

@@ -22,6 +22,7 @@ from offcomp.models.listing import model_info
 from offcomp.planning.cost import estimate
 from offcomp.planning.plan import Plan, make_groups
 from offcomp.planning.sizes import predict
+from offcomp.results.runs import result_of
 from offcomp.runs.store import RunStore
 
 LINEAR = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")
@@ -43,7 +44,7 @@ def measure(model: str, style_key: str, kinds: Sequence[str], ratio: float, task
         info = model_info(model, store.home)
         specs = [spec for spec in info.modules if spec.kind in kinds]
         groups = make_groups(specs, "kind", method=method.name, options=own_options(method), ratio=ratio)
-        plan = Plan(model, groups, tasks)
+        plan = Plan(model=model, groups=groups, tasks=tasks)
         expected = estimate(plan, info, predict(plan, info))
         run = store.submit(plan, info)
         worker, most = psutil.Process(read_json(run.folder / "worker.json")["pid"]), 0
@@ -53,7 +54,7 @@ def measure(model: str, style_key: str, kinds: Sequence[str], ratio: float, task
             time.sleep(0.05)
             run = store.get(run.id)
         assert run.status == "done", run.error
-        timings = (run.result or {})["timings"]
+        timings = result_of(run).timings
     for name, seconds in expected.stages.items():
         print(f"{model} {style_key}, {name}: expected {seconds:.1f} s, took {timings[name]:.1f} s", file=sys.stderr)
     return {

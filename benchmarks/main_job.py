@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from offcomp.cli.text import format_table
 from offcomp.models.listing import model_info
 from offcomp.planning.plan import Plan, make_groups
-from offcomp.results.runs import overall_error
+from offcomp.runs.result import overall_error
 from offcomp.runs.store import RunStore
 
 MODEL = "minilm-l6"
@@ -33,22 +33,22 @@ def measure(method: str, kinds: Sequence[str], ratio: float) -> dict[str, object
         info = model_info(MODEL, store.home)
         specs = [spec for spec in info.modules if spec.kind in kinds]
         started = time.perf_counter()
-        run = store.submit(Plan(MODEL, make_groups(specs, "kind", method=method, ratio=ratio)), info)
+        run = store.submit(Plan(model=MODEL, groups=make_groups(specs, "kind", method=method, ratio=ratio)), info)
         while not run.ended:
             time.sleep(0.05)
             run = store.get(run.id)
         seconds = time.perf_counter() - started
     assert run.result is not None, run.status
-    groups = run.result["groups"]
+    groups = run.result.groups
     return {
         "method": method,
         "kinds": "all linear" if kinds == LINEAR else ", ".join(kinds),
         "ratio": ratio,
         "total s": seconds,
-        "load s": run.result["timings"]["load the model"],
-        "compress s": sum(group["seconds"] for group in groups),
+        "load s": run.result.timings["load the model"],
+        "compress s": sum(group.seconds for group in groups),
         "relative error": overall_error(groups),
-        "accuracy": run.result["scores"]["sentiment"]["compressed"]["value"],
+        "accuracy": run.result.scores["sentiment"].compressed.value,
     }
 
 

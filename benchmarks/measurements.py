@@ -27,19 +27,19 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.models.environment import environment
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import substituted
-from offcomp.numerics.accounting import Size
+from offcomp.planning.data.scores import OriginalScore, Score
 from offcomp.planning.data.tasks import Task, find_task, usual_tasks
+from offcomp.planning.model_sizes import model_sizes
 from offcomp.planning.plan import Group, Plan, make_groups
-from offcomp.planning.sizes import model_sizes
-from offcomp.results.runs import overall_cosine, overall_error
 from offcomp.runs.compress import compress_group
+from offcomp.runs.result import overall_cosine, overall_error
 
 FOLDER = Path(__file__).parents[1] / "assets" / "runs"
 REAL = {
-    "stsb": Task("stsb", "similarity", "", "STS-B"),
-    "sst2_sent": Task("sst2", "probe", "", "SST-2"),
-    "mrpc": Task("mrpc", "probe", "", "MRPC"),
-    "ag_news": Task("ag_news", "probe", "", "AG News"),
+    "stsb": Task(name="stsb", family="similarity", data="stsb", title="STS-B"),
+    "sst2_sent": Task(name="sst2", family="probe", data="sst2_sent", title="SST-2"),
+    "mrpc": Task(name="mrpc", family="probe", data="mrpc", title="MRPC"),
+    "ag_news": Task(name="ag_news", family="probe", data="ag_news", title="AG News"),
 }
 BOTH, JOINT = ("module", "kind"), ("kind",)
 METHODS = {
@@ -73,14 +73,16 @@ def sweep(info: ModelInfo) -> Iterator[Plan]:
                     ratio=ratio,
                     unit=UNITS.get(style_key, "parameters"),
                 )
-                yield Plan(info.model, groups, (), SEED)
+                yield Plan(model=info.model, groups=groups, tasks=(), seed=SEED)
 
 
 def alone(info: ModelInfo) -> Iterator[Plan]:
     """Plans that compress a single matrix each, by SVD."""
     for spec in info.modules:
         if spec.default:
-            yield Plan(info.model, (Group(spec.name, (spec.name,), ratio=ALONE),), (), SEED)
+            yield Plan(
+                model=info.model, groups=(Group(name=spec.name, modules=(spec.name,), ratio=ALONE),), tasks=(), seed=SEED
+            )
 
 
 def measured(plan: Plan, loaded: LoadedModel, tasks: list[OpenTask]) -> dict[str, Any]:
@@ -91,16 +93,13 @@ def measured(plan: Plan, loaded: LoadedModel, tasks: list[OpenTask]) -> dict[str
     with substituted(loaded.model, matrices):
         scores = {task.task.name: figures_of(task.compare()) for task in tasks}
     figures = [group.figures for group in groups]
-    stored = [
-        (Size(each["original_parameters"], each["original_bytes"]), Size(each["num_parameters"], each["num_bytes"]))
-        for each in figures
-    ]
+    stored = [(each.original, each.stored) for each in figures]
     return {
         "plan": plan.to_dict(),
         "relative_error": overall_error(figures),
         "cosine_distance": overall_cosine(figures),
-        "sizes": model_sizes(stored, loaded.info),
-        "groups": [{name: figure[name] for name in KEPT_OF_A_GROUP} for figure in figures],
+        "sizes": model_sizes(stored, loaded.info).to_dict(),
+        "groups": [{name: getattr(figure, name) for name in KEPT_OF_A_GROUP} for figure in figures],
         "scores": scores,
         "seconds": perf_counter() - started,
     }
@@ -126,10 +125,10 @@ def complete(rows: list[dict[str, Any]], plan: Plan, loaded: LoadedModel, tasks:
     return True
 
 
-def figures_of(score: dict[str, Any]) -> dict[str, Any]:
-    """A score without its texts."""
+def figures_of(score: Score | OriginalScore) -> dict[str, Any]:
+    """A score without its texts, as JSON values."""
     texts = ("flips", "changes", "continuations", "settings", "title")
-    return {name: value for name, value in score.items() if name not in texts}
+    return {name: value for name, value in score.to_dict().items() if name not in texts}
 
 
 def rounded(value: Any) -> Any:
@@ -181,7 +180,7 @@ def main() -> None:
 
 def _at(task: Task, folder: Path) -> Task:
     """The task, with a folder's files as its data."""
-    return Task(task.name, task.family, str(folder), task.title)
+    return Task(name=task.name, family=task.family, data=str(folder), title=task.title)
 
 
 def _line(row: dict[str, Any]) -> str:

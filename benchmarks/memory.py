@@ -38,6 +38,7 @@ from offcomp.cli.text import format_table
 from offcomp.files import write_json
 from offcomp.models.listing import model_info
 from offcomp.planning.plan import GROUPINGS, Plan, make_groups
+from offcomp.runs.result import GroupResult
 from offcomp.runs.start import RETURN_MEMORY
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -142,7 +143,7 @@ def measure_run(name: str, folder: Path, settings: Sequence[str]) -> dict[str, A
     del loaded
     reset_peak()
     groups = run_on(path, name, folder, grouping, modules, *tasks)
-    largest = FLOAT32_BYTES * max(group["rows"] * group["cols"] for group in groups)
+    largest = FLOAT32_BYTES * max(group.rows * group.cols for group in groups)
     peak = held("VmHWM") - before - model_bytes
     return {
         "method": name,
@@ -156,7 +157,7 @@ def measure_run(name: str, folder: Path, settings: Sequence[str]) -> dict[str, A
     }
 
 
-def run_on(model: str, name: str, folder: Path, grouping: str, modules: str, *tasks: str) -> list[dict[str, Any]]:
+def run_on(model: str, name: str, folder: Path, grouping: str, modules: str, *tasks: str) -> list[GroupResult]:
     """Compress a model as the worker does; returns the results of its groups."""
     from offcomp.runs import worker as execute
 
@@ -173,7 +174,7 @@ def run_on(model: str, name: str, folder: Path, grouping: str, modules: str, *ta
     with TemporaryDirectory(dir=folder) as home:
         run = Path(home) / "runs" / "run"
         run.mkdir(parents=True)
-        write_json(run / "plan.json", Plan(model, groups, tasks=tasks).to_dict())
+        write_json(run / "plan.json", Plan(model=model, groups=groups, tasks=tasks).to_dict())
         worker = execute.Worker(run)
         execute.work(worker)
     return worker.groups

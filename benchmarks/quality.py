@@ -20,7 +20,6 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,6 +36,7 @@ from offcomp.files import write_bytes
 from offcomp.models.environment import environment
 from offcomp.models.loading import LoadedModel, load
 from offcomp.numerics.progress import Report
+from offcomp.planning.data.scores import Score
 from offcomp.planning.data.tasks import Task, find_task
 
 OUT = Path(__file__).parents[1] / "assets" / "measurements" / "quality-minilm-l6.json"
@@ -54,10 +54,10 @@ ROWS = (
 """The cases of `benchmarks.sts` that are measured."""
 SENTENCE = {"text": "sentence"}
 TASKS = (
-    Task("stsb", "similarity", "stsb", "STS-B"),
-    Task("sst2", "probe", "sst2_sent", "SST-2", SENTENCE),
-    Task("ag_news", "probe", "ag_news", "AG News", SENTENCE),
-    Task("mrpc", "probe", "mrpc", "MRPC"),
+    Task(name="stsb", family="similarity", data="stsb", title="STS-B"),
+    Task(name="sst2", family="probe", data="sst2_sent", title="SST-2", columns=SENTENCE),
+    Task(name="ag_news", family="probe", data="ag_news", title="AG News", columns=SENTENCE),
+    Task(name="mrpc", family="probe", data="mrpc", title="MRPC"),
     *map(find_task, ("topics", "sentiment", "similarity")),
 )
 """The tasks. For those that do not come with offcomp, `data` is a folder below `--data`."""
@@ -107,10 +107,10 @@ def opened(loaded: LoadedModel, tasks: Sequence[Task], data: Path, most: Mapping
             folder = Path(scratch) / task.name
             if not task.bundled:
                 with_fewer_examples(data / task.data, folder, most)
-            there = task if task.bundled else replace(task, data=str(folder))
+            there = task if task.bundled else task.replace(data=str(folder))
             modes = {KEPT: {"refit": False}, REFITTED: {"refit": True}} if task.kind.trains else {KEPT: {}}
             found[task.name] = {
-                mode: open_task(replace(there, options=options), loaded, seed=SEED) for mode, options in modes.items()
+                mode: open_task(there.replace(options=options), loaded, seed=SEED) for mode, options in modes.items()
             }
             if len(modes) > 1:
                 share(found[task.name])
@@ -138,7 +138,7 @@ def forget(tasks: Opened) -> None:
 def originals(tasks: Opened) -> dict[str, dict[str, Any]]:
     """Details of each task: what it is, how many examples it has, and the original model's score."""
     names = ("title", "family", "metric", "version", "split", "digest", "n", "n_train", "value", "standard_error", "baseline")
-    found = {name: modes[KEPT].original() for name, modes in tasks.items()}
+    found = {name: modes[KEPT].original().to_dict() for name, modes in tasks.items()}
     return {name: {field: about[field] for field in names if field in about} for name, about in found.items()}
 
 
@@ -150,14 +150,14 @@ def measured(loaded: LoadedModel, case: Case, texts: Sequence[str], tasks: Opene
     return {"stored": case.name, "series": case.series} | sizes | {"scores": scores}
 
 
-def difference(comparison: Mapping[str, Any]) -> dict[str, Any]:
+def difference(score: Score) -> dict[str, Any]:
     """The values of a comparison that the table needs."""
-    paired = comparison["paired"]
+    interval = score.paired.interval
     return {
-        "value": comparison["compressed"]["value"],
-        "difference": paired["difference"],
-        "interval": paired["interval"],
-        "collapsed": comparison["collapsed"],
+        "value": score.compressed.value,
+        "difference": score.paired.difference,
+        "interval": list(interval) if interval else None,
+        "collapsed": score.collapsed,
     }
 
 

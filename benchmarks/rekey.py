@@ -24,6 +24,7 @@ from offcomp.models.safetensors_files import read_header, weight_files
 from offcomp.models.sources import check_checksum, resolve
 from offcomp.planning.plan import Plan
 from offcomp.runs.inputs import RESULTS_VERSION, inputs_of, run_id
+from offcomp.runs.result import Inputs
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SAMPLE_BYTES = 65536
@@ -129,18 +130,19 @@ class Rekeying:
         model, plan = document["model"], Plan.from_dict(document["plan"])
         now = self.mark(model["fingerprint"], file)
         if model["fingerprint"] == self.sampled:
-            document["inputs"] = self._former_inputs(document, plan, file)
-            document["id"] = run_id(plan, document["inputs"])
+            inputs = self._former_inputs(document, plan, file)
+            document |= {"inputs": inputs.to_dict(), "id": run_id(plan, inputs)}
         model |= {"fingerprint": now.fingerprint, "reads": now.reads}
         return json.dumps(document, indent=1).encode()
 
-    def _former_inputs(self, document: Mapping[str, Any], plan: Plan, file: Path) -> dict[str, Any]:
+    def _former_inputs(self, document: Mapping[str, Any], plan: Plan, file: Path) -> Inputs:
         """The inputs of a run that was made before inputs were recorded; versions that the run does not record are empty."""
         examples = [[task.version, []] for task in plan.resolved_tasks]
         if document["id"] != former_run_id(plan, self.sampled, examples):
             raise OtherModelError(f"{file} was made by a different results version or on other examples; make it again")
         told = document["environment"]
-        return inputs_of(plan, self.identity.reads) | {"environment": {name: told.get(name, "") for name in COMPUTING}}
+        known = {name: told.get(name, "") for name in COMPUTING}
+        return inputs_of(plan, self.identity.reads).model_copy(update={"environment": known})
 
 
 def former_run_id(plan: Plan, fingerprint: str, examples: list[Any]) -> str:

@@ -27,6 +27,7 @@ from playwright.sync_api import Page, expect
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.listing import known_info
 from offcomp.planning.plan import Plan, make_groups
+from offcomp.results.runs import result_of
 from offcomp.runs.store import Run, RunStore
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +47,7 @@ UNDER_WAY = ("queued", "running")
 def plans(seed: int) -> list[Plan]:
     """The plans that a click on the page Compress submits, in order: one per method, for twelve separate matrices, no task."""
     groups = [make_groups(_modules(), "module", method=method, ratio=RATIO) for method in METHODS]
-    return [Plan(MODEL, each, tasks=(), seed=seed) for each in groups]
+    return [Plan(model=MODEL, groups=each, tasks=(), seed=seed) for each in groups]
 
 
 @cache
@@ -112,7 +113,7 @@ def offcomp(home: Path, *arguments: str, text: str = "") -> tuple[int, str, str]
 
 def digest(run: Run) -> str:
     """A digest of a finished run's results: its errors, scores and stored tensors, without times, versions and its id."""
-    result = run.result or {}
+    result = result_of(run).to_dict()
     groups = [{name: value for name, value in group.items() if name not in OWN_TIME} for group in result["groups"]]
     found = {"groups": groups, "scores": result["scores"], "sizes": result["model"]["sizes"]}
     whole = hashlib.sha256(json.dumps(found, sort_keys=True).encode())

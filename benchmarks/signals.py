@@ -133,7 +133,7 @@ def moment(scene: Scene, ended: Callable[[], bool]) -> None:
         return
 
     def working() -> bool:
-        stages = (str(run.progress.get("stage", "")) for run in scene.store.all() if not run.ended)
+        stages = (run.progress.stage for run in scene.store.all() if run.progress)
         return ended() or any(stage.startswith(LATEST_STAGE) for stage in stages)
 
     wait(PATIENCE, working, rest=0.01)
@@ -225,7 +225,7 @@ def survived(scene: Scene, target: str, kind: str) -> bool:
 def look(scene: Scene, where: str, wanted: list[Plan], target: str, kind: str) -> None:
     """Check the invariants once all runs have ended, and count outcomes if a signal was sent."""
     for run in wait_for_rest(scene.home, SETTLE_SECONDS):
-        scene.fault(where, f"run {run.id} is still {run.status} at {run.progress.get('stage')}")
+        scene.fault(where, f"run {run.id} is still {run.status} at {run.progress.stage if run.progress else None}")
         for process in workers(scene.home):
             process.kill()
     for process in workers(scene.home):

@@ -31,8 +31,9 @@ from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import substituted
 from offcomp.numerics.accounting import Size
+from offcomp.planning.model_sizes import model_sizes
 from offcomp.planning.plan import Group, members
-from offcomp.planning.sizes import model_sizes, original_size
+from offcomp.planning.sizes import original_size
 from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.compress import compress_group
 
@@ -102,7 +103,16 @@ def parts(info: ModelInfo) -> dict[str, tuple[tuple[str, ...], str]]:
 def coded(info: ModelInfo, steps: dict[str, float], options: dict[str, Any]) -> tuple[Group, ...]:
     """One codebook group per part, at the ratio in `steps` (times fewer bytes). The linear part uses `options`."""
     return tuple(
-        Group(name, *parts(info)[name], "autoencoder", options if name == "linear" else CODEBOOK, ratio, "bytes", "float16")
+        Group(
+            name=name,
+            modules=parts(info)[name][0],
+            stack=parts(info)[name][1],
+            method="autoencoder",
+            options=options if name == "linear" else CODEBOOK,
+            ratio=ratio,
+            unit="bytes",
+            dtype="float16",
+        )
         for name, ratio in (steps | SMALL_PARTS).items()
     )
 
@@ -110,7 +120,12 @@ def coded(info: ModelInfo, steps: dict[str, float], options: dict[str, Any]) -> 
 def separate(info: ModelInfo, names: Sequence[str], method: str, ratio: float, dtype: str, **options: Any) -> tuple[Group, ...]:
     """Each matrix of some parts as its own group, all at the same ratio in bytes."""
     modules = [module for name in names for module in parts(info)[name][0]]
-    return tuple(Group(module, (module,), "rows", method, options, ratio, "bytes", dtype) for module in modules)
+    return tuple(
+        Group(
+            name=module, modules=(module,), stack="rows", method=method, options=options, ratio=ratio, unit="bytes", dtype=dtype
+        )
+        for module in modules
+    )
 
 
 SMALL_PARTS = {"positions": 7.8, "pooler": 12.7}
@@ -146,7 +161,12 @@ def cases(info: ModelInfo, with_text: bool) -> Iterator[Case]:
 
 def _query_key(info: ModelInfo, preset: str, ratio: float) -> tuple[Group, ...]:
     chosen = [spec.name for spec in info.modules if spec.kind in ("query", "key")]
-    return tuple(Group(name, (name,), "rows", "svd", {"preset": preset}, ratio, "parameters") for name in chosen)
+    return tuple(
+        Group(
+            name=name, modules=(name,), stack="rows", method="svd", options={"preset": preset}, ratio=ratio, unit="parameters"
+        )
+        for name in chosen
+    )
 
 
 @contextmanager
@@ -162,9 +182,9 @@ def stored(loaded: LoadedModel, case: Case, texts: Sequence[str]) -> Iterator[di
         matrices |= done.reconstructions
         sizes.append((original_size(done.members), done.compressed.stored))
     seconds = time.perf_counter() - started
-    whole = model_sizes(sizes, loaded.info)["whole"]
+    whole = model_sizes(sizes, loaded.info).whole
     with substituted(loaded.model, matrices):
-        yield {"bytes": whole["bytes_after"], "ratio": whole["byte_ratio"], "seconds": seconds}
+        yield {"bytes": whole.bytes_after, "ratio": whole.byte_ratio, "seconds": seconds}
 
 
 def _hints(

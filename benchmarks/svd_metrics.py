@@ -82,7 +82,7 @@ def main() -> None:
     print(f"original: {spearmanr(similarities(loaded, pairs), scores)[0]:.4f} on {len(pairs)} pairs\n")
     specs = [s for s in loaded.info.modules if s.default and s.layer is not None]
     specs = [s for s in specs if not arguments.kinds or s.kind in arguments.kinds]
-    texts = CalibrationText(arguments.text).read(0).texts
+    texts = CalibrationText(text=arguments.text).read(0).texts
     usual = Calibration(loaded, texts)
     rows = []
     for ratio in arguments.ratios:

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from offcomp.models.loading import LoadedModel
-from offcomp.numerics.accounting import Size
+from offcomp.planning.model_sizes import model_sizes
 from offcomp.planning.plan import Group, Plan
-from offcomp.planning.sizes import model_sizes
 from offcomp.runs.compress import compress_group, save_group
+from offcomp.runs.result import ModelResult, RunResult
 from offcomp.runs.store import Run
 
 GROUPS = (
-    Group("key", ("key.0", "key.1"), ratio=3.0),
-    Group("words", ("word_embeddings",), ratio=4.0, dtype="float16", unit="bytes"),
-    Group("ffn", ("ffn_in.0", "ffn_out.1"), stack="residual", method="quantization", ratio=1.5, unit="bytes"),
+    Group(name="key", modules=("key.0", "key.1"), ratio=3.0),
+    Group(name="words", modules=("word_embeddings",), ratio=4.0, dtype="float16", unit="bytes"),
+    Group(name="ffn", modules=("ffn_in.0", "ffn_out.1"), stack="residual", method="quantization", ratio=1.5, unit="bytes"),
 )
 """Three of a tiny BERT: two stacked by rows, the tied embeddings, and one turned beside one that is not."""
 
@@ -27,11 +27,8 @@ def finished_run(loaded: LoadedModel, folder: Path, groups: Sequence[Group] = GR
         compressed = compress_group(loaded.model, loaded.info, group)
         save_group(compressed, folder / "groups")
         figures.append(compressed.figures)
-    stored = [
-        (Size(entry["original_parameters"], entry["original_bytes"]), Size(entry["num_parameters"], entry["num_bytes"]))
-        for entry in figures
-    ]
-    model = {"name": loaded.info.model, "fingerprint": loaded.info.fingerprint}
-    model |= {"reads": loaded.info.reads, "sizes": model_sizes(stored, loaded.info)}
-    plan = Plan(loaded.info.model, tuple(groups), ())
-    return Run("0123456789ab", folder, plan, "done", 0.0, {}, {"status": "done", "groups": figures, "model": model})
+    sizes = model_sizes([(entry.original, entry.stored) for entry in figures], loaded.info)
+    info, plan = loaded.info, Plan(model=loaded.info.model, groups=tuple(groups), tasks=())
+    model = ModelResult(name=info.model, fingerprint=info.fingerprint, reads=info.reads, sizes=sizes)
+    result = RunResult.model_construct(status="done", groups=tuple(figures), model=model)
+    return Run("0123456789ab", folder, plan, "done", 0.0, result=result)

@@ -85,7 +85,7 @@ def data_of(family: str, texts: Sequence[str] = TEXTS, validation: Sequence[str]
     splits = {"test": Dataset.from_dict({"text": list(texts)})}
     if validation is not None:
         splits["validation"] = Dataset.from_dict({"text": list(validation)})
-    task = Task("made", family, "made.csv", options=options)
+    task = Task(name="made", family=family, data="made.csv", options=options)
     return TaskData(task, DatasetDict(splits), "0123456789ab")
 
 

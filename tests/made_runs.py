@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from offcomp.numerics.paired_tests import accuracy_interval
 from offcomp.planning.plan import Group, Plan
+from offcomp.runs.result import RunResult
 from offcomp.runs.store import Run
 
 
@@ -112,10 +114,12 @@ def made_run(
     """A run of these groups, with a score on sentiment and on `others`."""
     scores = ({"sentiment": score} if score else {}) | (others or {})
     planned = tuple(
-        Group(g["name"], tuple(g["modules"]), method=g["method"], options=g.get("options", {}), ratio=g["ratio"])
+        Group(
+            name="any", modules=tuple(g["modules"]), method=g["method"], options=g.get("options", {}), ratio=g["ratio"]
+        ).replace(name=g["name"])  # any text, to see how it is shown
         for g in groups
     )
-    plan = Plan(model, planned, tuple(scores), seed)
+    plan = Plan(model=model, groups=planned, tasks=tuple(scores), seed=seed)
     before, after = sum(g["rows"] * g["cols"] for g in groups), sum(g["num_parameters"] for g in groups)
     sizes = {}
     for denominator, rest in (("chosen", 0), ("matrices", 60), ("whole", 100)):
@@ -139,7 +143,19 @@ def made_run(
         "timings": {"total": 1.5},
         "started": "2026-01-02T03:04:05+00:00",
     }
-    return Run(name, Path("nowhere"), plan, status, 0.0, {}, result)
+    return Run(name, Path("nowhere"), plan, status, 0.0, result=RunResult.from_json(result))
+
+
+def with_result(run: Run, **fields: Any) -> Run:
+    """The run with these values in its result; objects are merged, and anything else is replaced."""
+    assert run.result
+    return replace(run, result=RunResult.from_json(_merged(run.result.to_dict(), fields)))
+
+
+def _merged(value: Any, changes: Any) -> Any:
+    if not (isinstance(value, dict) and isinstance(changes, dict)):
+        return changes
+    return value | {name: _merged(value.get(name), change) for name, change in changes.items()}
 
 
 def put_in_home(home: Path, document: dict[str, Any], name: str, *, submitted: float, **fields: Any) -> str:

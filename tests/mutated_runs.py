@@ -37,7 +37,7 @@ def good_documents() -> list[dict[str, Any]]:
     }
     made = made_run("made", groups, made_score(["lost"], ["won"]) | {"also": also} | about, others=others).result
     assert made is not None
-    return [*(read_json(bundled.FOLDER / file) for file in bundled.FILES), made]
+    return [*(read_json(bundled.FOLDER / file) for file in bundled.FILES), made.to_dict()]
 
 
 def files_of(document: dict[str, Any], submitted: float, *, ended: bool = True) -> Files:

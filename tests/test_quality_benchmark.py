@@ -58,7 +58,12 @@ def test_every_probe_is_asked_both_kept_and_refitted_and_similarity_once(tmp_pat
     table = pd.DataFrame({"sentence1": pairs[:12], "sentence2": pairs[12:], "score": range(12)})
     table.to_parquet(tmp_path / "alike" / "test.parquet")
     loaded = tiny(tmp_path / "model")
-    tasks = opened(loaded, [Task("toy", "probe", "toy", "Toy"), Task("alike", "similarity", "alike")], tmp_path, {"train": 30})
+    tasks = opened(
+        loaded,
+        [Task(name="toy", family="probe", data="toy", title="Toy"), Task(name="alike", family="similarity", data="alike")],
+        tmp_path,
+        {"train": 30},
+    )
     assert {name: list(modes) for name, modes in tasks.items()} == {"toy": [KEPT, REFITTED], "alike": [KEPT]}
     assert originals(tasks)["toy"]["n_train"] == 30 and originals(tasks)["toy"]["n"] == 12
     found = measured(loaded, Case("original", "original"), [], tasks)

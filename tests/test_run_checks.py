@@ -12,7 +12,7 @@ from benchmarks.run_checks import Reference, asked, digest, plans, tracebacks, u
 from benchmarks.shared_home import Actor as SharedActor
 from benchmarks.shared_home import Part, excused, may_go
 from offcomp.runs.store import Run
-from tests.made_runs import made_group, made_run, made_score, put_in_home
+from tests.made_runs import made_group, made_run, made_score, put_in_home, with_result
 
 NAME = "0123456789ab"
 
@@ -22,7 +22,7 @@ def run(tmp_path: Path) -> Run:
     """A finished run with one stored group, in a home that serves as the reference as well."""
     home = tmp_path / "home"
     made = made_run(NAME, [made_group("query", 0.5)], made_score(["a"], []))
-    put_in_home(home, made.result or {}, NAME, submitted=1.0)
+    put_in_home(home, made.result.to_dict(), NAME, submitted=1.0)
     made = replace(made, folder=home / "runs" / NAME)
     made.group_file("query").parent.mkdir()
     made.group_file("query").write_bytes(b"tensors")
@@ -38,15 +38,15 @@ def reference(run: Run) -> Reference:
 
 def test_a_run_that_is_the_same_has_no_fault_whenever_and_wherever_it_was_made(run: Run, reference: Reference) -> None:
     assert run.result
-    group = run.result["groups"][0] | {"seconds": 12.3}
-    again = replace(run, id="f" * 12, result=run.result | {"groups": [group], "timings": {"total": 9.0}})
+    group = run.result.groups[0].to_dict() | {"seconds": 12.3}
+    again = replace(with_result(run, groups=[group], timings={"total": 9.0}), id="f" * 12)
     assert not reference.fault(again)
 
 
 def test_another_figure_other_tensors_or_none_are_a_fault(run: Run, reference: Reference) -> None:
     assert run.result
-    group = run.result["groups"][0] | {"relative_error": 0.5000001}
-    assert "differ" in reference.fault(replace(run, result=run.result | {"groups": [group]}))
+    group = run.result.groups[0].to_dict() | {"relative_error": 0.5000001}
+    assert "differ" in reference.fault(with_result(run, groups=[group]))
     run.group_file("query").write_bytes(b"tensorS")
     assert "differ" in reference.fault(run)
     run.group_file("query").unlink()

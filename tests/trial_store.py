@@ -39,7 +39,7 @@ class Trial(RunStore):
 
     def __init__(self, home: Path, folder: Path):
         super().__init__(home)
-        self.plan = Plan(str(folder), (Group("key", ("key.0", "key.1"), ratio=2.0),), tasks=())
+        self.plan = Plan(model=str(folder), groups=(Group(name="key", modules=("key.0", "key.1"), ratio=2.0),), tasks=())
         self.info = model_info(str(folder), home)
 
     def start(self, *, again: bool = False) -> Run:

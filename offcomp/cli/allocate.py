@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +123,15 @@ def survey_text(surveyed: Survey) -> str:
 def suggested_plan(info: ModelInfo, specs: Sequence[ModuleSpec], suggestions: Sequence[Suggestion], ratio: float) -> Plan:
     """A plan that compresses each suggested group jointly and every other module separately, all at the same ratio."""
     grouped = {name for suggestion in suggestions for name in suggestion.modules}
-    joint = [Group(f"group-{n}", each.modules, each.stack, ratio=ratio) for n, each in enumerate(suggestions, 1)]
-    alone = [Group(spec.name, (spec.name,), best_stack([spec]), ratio=ratio) for spec in specs if spec.name not in grouped]
-    plan = Plan(info.model, tuple(joint + alone))
+    joint = [
+        Group(name=f"group-{n}", modules=each.modules, stack=each.stack, ratio=ratio) for n, each in enumerate(suggestions, 1)
+    ]
+    alone = [
+        Group(name=spec.name, modules=(spec.name,), stack=best_stack([spec]), ratio=ratio)
+        for spec in specs
+        if spec.name not in grouped
+    ]
+    plan = Plan(model=info.model, groups=tuple(joint + alone))
     validate(plan, info)
     return plan
 
@@ -197,7 +202,7 @@ def curves_of(plan: Plan, info: ModelInfo, arguments: argparse.Namespace) -> lis
     if not plan.groups:
         raise InputError("the plan has no groups to allocate a budget to; add at least one")
     closed = [group for group in plan.groups if make_method(group.method, group.options) == SVD()]
-    spectra = compute(replace(plan, groups=tuple(closed)), home_folder()) if closed else {}
+    spectra = compute(plan.replace(groups=tuple(closed)), home_folder()) if closed else {}
     curves = {}
     for group in closed:
         specs = members(group, info)

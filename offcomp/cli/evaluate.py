@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from offcomp.cli.inputs import Verb, describe, emit, requested_tasks, say, task_flags
 from offcomp.cli.text import format_table, score_line
@@ -11,12 +11,14 @@ from offcomp.errors import InputError, ModelError, PlanError, TaskError
 from offcomp.files import home_folder
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.data.row_counts import reading_text
+from offcomp.planning.data.scores import OriginalScore, Score
 from offcomp.planning.data.task_check import task_fault
 from offcomp.planning.data.task_fields import task_faults
 from offcomp.planning.data.tasks import TASKS, Task, find_task, fitting_families, usual_tasks
-from offcomp.results.scores import METRICS, baseline_of, concerns, notes, others_of
+from offcomp.results.scores import METRICS, baseline_of, concerns, metric_of, notes, others_of
 
 if TYPE_CHECKING:
+    from offcomp.evaluation import OpenTask
     from offcomp.models.loading import LoadedModel
 
 DATA_NOTE = (
@@ -73,18 +75,24 @@ def evaluate(arguments: argparse.Namespace) -> None:
     model = load(info.model) if arguments.original else None
     if model is not None:
         check_vocabulary(original, model)
-    scores = {}
+    alone: dict[str, OriginalScore] = {}
+    compared: dict[str, Score] = {}
     for task in chosen:
         try:
-            scores[task.name] = score(task, original, model, seed=arguments.seed)
+            opened = opened_task(task, original, seed=arguments.seed)
+            if model is None:
+                alone[task.name] = opened.original()
+            else:
+                compared[task.name] = opened.compare(model=model)
         except (TaskError, ModelError) as error:
             if requested_tasks(arguments) or (isinstance(error, ModelError) and not task.kind.embeds):
                 raise
             say(f"left out: {error}")  # a default task that the model turns out not to support
-    if not scores:
+    if not (alone or compared):
         raise InputError(without_task(info))
+    scores = {name: score.to_dict() for name, score in (alone | compared).items()}
     document = {"model": info.model, "original": arguments.original, "scores": scores}
-    emit(arguments, document, lambda: compared_text(scores) if model else scores_text(scores))
+    emit(arguments, document, lambda: compared_text(compared) if model else scores_text(alone))
 
 
 def without_task(info: ModelInfo) -> str:
@@ -125,8 +133,8 @@ def check_vocabulary(original: LoadedModel, model: LoadedModel) -> None:
         )
 
 
-def score(task: Task, original: LoadedModel, model: LoadedModel | None, *, seed: int) -> dict[str, Any]:
-    """Score the original model, or compare a second model with it. Raises TaskError."""
+def opened_task(task: Task, original: LoadedModel, *, seed: int) -> OpenTask:
+    """Read a task's examples for the original model, and say what is being done. Raises TaskError."""
     from offcomp.evaluation import open_task
 
     say(f"reading {task.name}")
@@ -134,23 +142,23 @@ def score(task: Task, original: LoadedModel, model: LoadedModel | None, *, seed:
     if opened.guessed:
         say("guessed columns: " + ", ".join(f"{ours} from {named}" for ours, named in opened.guessed.items()))
     say(f"scoring {task.name}")
-    return opened.original() if model is None else opened.compare(model=model)
+    return opened
 
 
-def scores_text(scores: dict[str, dict[str, Any]]) -> str:
+def scores_text(scores: dict[str, OriginalScore]) -> str:
     """A table with the score, standard error and baseline per task and metric, followed by row counts and notes."""
     rows = []
     for task, entry in [(task, each) for task, own in scores.items() for each in (own, *others_of(own).values())]:
-        metric, baseline = METRICS[entry["metric"]], baseline_of(entry)
-        error = entry["standard_error"]
+        metric, baseline = metric_of(entry), baseline_of(entry)
+        error = entry.standard_error
         rows.append(
             {
                 "task": task,
                 "metric": metric.name,
                 "better": metric.direction,
-                "score": f"{entry['value']:.4g}",
+                "score": f"{entry.value:.4g}",
                 "standard error": "" if error is None else f"{error:.2g}",
-                "n": entry["n"],
+                "n": entry.n,
                 "baseline": f"{baseline[1]:.4g} ({baseline[0]})" if baseline else "",
             }
         )
@@ -159,7 +167,7 @@ def scores_text(scores: dict[str, dict[str, Any]]) -> str:
     return "\n".join([format_table(rows), *([""] if readings else []), *readings, *note_lines])
 
 
-def compared_text(scores: dict[str, dict[str, Any]]) -> str:
+def compared_text(scores: dict[str, Score]) -> str:
     """One line per task, with both scores and their paired difference, followed by warnings and notes."""
     lines = [f"{task}: {score_line(entry)}" for task, entry in scores.items()]
     warnings = [clause for task, entry in scores.items() for clause in concerns(task, entry, compressed=True)]

@@ -56,14 +56,14 @@ def stored_text(manifest: Manifest) -> str:
             "group": group.name,
             "matrix": f"{group.rows} x {group.cols}",
             "form": group.form,
-            "tensors": ", ".join(entry["name"] for entry in group.ledger),
+            "tensors": ", ".join(entry.name for entry in group.ledger),
             "parameters": group.num_parameters,
             "bytes": group.num_bytes,
             "relative_error": group.relative_error,
         }
         for group in manifest.groups
     ]
-    return f"{format_table(rows)}\n\n{sizes_text(dict(manifest.sizes))}"
+    return f"{format_table(rows)}\n\n{sizes_text(manifest.sizes)}"
 
 
 def verify(arguments: argparse.Namespace) -> None:

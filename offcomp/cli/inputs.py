@@ -173,7 +173,7 @@ def calibration_text(path: str | None) -> CalibrationText:
     """
     if path is None or path == BUNDLED:
         return CalibrationText()
-    return CalibrationText(str(path_of(path).absolute()))
+    return CalibrationText(text=str(path_of(path).absolute()))
 
 
 def task_flags(flags: argparse.ArgumentParser, default: str) -> None:

@@ -11,7 +11,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from offcomp import __version__
@@ -26,7 +25,7 @@ from offcomp.planning.cost import duration, estimate, gigabytes
 from offcomp.planning.data.calibration_text import SUFFIXES
 from offcomp.planning.data.tasks import usual_tasks
 from offcomp.planning.grouping import GROUPINGS, STACKS
-from offcomp.planning.plan import Plan, make_groups, validate
+from offcomp.planning.plan import DEFAULT_TASKS, Plan, make_groups, validate
 from offcomp.planning.ranks import with_computed_ranks
 from offcomp.planning.size_notes import unlisted_note
 from offcomp.planning.sizes import original_dtypes, predict, resolved
@@ -81,9 +80,15 @@ def plan(arguments: argparse.Namespace) -> None:
         energy=arguments.energy,
         multiple=arguments.multiple,
     )
-    default_tasks = tuple(task for task in Plan.tasks if task in usual_tasks(info.architecture, info.reads_text))
+    default_tasks = tuple(task for task in DEFAULT_TASKS if task in usual_tasks(info.architecture, info.reads_text))
     calibration = inputs.calibration_text(arguments.calibration)
-    new_plan = Plan(arguments.model, groups, inputs.requested_tasks(arguments) or default_tasks, arguments.seed, calibration)
+    new_plan = Plan(
+        model=arguments.model,
+        groups=groups,
+        tasks=inputs.requested_tasks(arguments) or default_tasks,
+        seed=arguments.seed,
+        calibration=calibration,
+    )
     new_plan = Plan.from_dict(new_plan.to_dict())
     validate(new_plan, info)
     new_plan = with_computed_ranks(new_plan, info, home_folder())
@@ -122,10 +127,10 @@ def spectra(arguments: argparse.Namespace) -> None:
 
     requested, info = inputs.read_plan(arguments.plan)
     values = compute(requested, home_folder())
-    groups = tuple(replace(group, method="svd", options={}) for group in requested.groups)
+    groups = tuple(group.replace(method="svd", options={}) for group in requested.groups)
     rows = [
         {"group": g.name, "rank": g.size, "relative_error": relative_error([values[g.name]], [g.size or None])}
-        for g in predict(replace(requested, groups=groups), info).groups
+        for g in predict(requested.replace(groups=groups), info).groups
     ]
     inputs.emit(arguments, rows, lambda: format_table(rows))
 

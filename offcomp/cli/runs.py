@@ -36,8 +36,10 @@ def run(arguments: argparse.Namespace) -> None:
         store.cancel(current.id)
         say(f"offcomp: run {current.id} was cancelled")
         raise
-    say_notes(arguments, (current.result or {}).get("notes", ()))
-    emit(arguments, current.result or {"id": current.id, "status": current.status}, lambda: run_text(current))
+    result = current.result
+    say_notes(arguments, result.notes if result else ())
+    document = result.to_dict() if result else {"id": current.id, "status": current.status}
+    emit(arguments, document, lambda: run_text(current))
     if current.status != "done":
         raise RunError(f"run {current.id} {current.status}: {current.error}")
 
@@ -46,7 +48,7 @@ def wait(store: RunStore, submitted: Run) -> Run:
     """Wait for a run to end, printing each stage when it starts."""
     reported = ""
     for latest in store.follow(submitted.id):
-        stage = str(latest.progress.get("stage", "queued"))
+        stage = latest.progress.stage if latest.progress else "queued"
         if stage != reported and not latest.ended:
             say(f"{latest.id} {stage}")
             reported = stage
@@ -79,13 +81,10 @@ def runs(arguments: argparse.Namespace) -> None:
 def show(arguments: argparse.Namespace) -> None:
     """Show one run."""
     stored = RunStore().get(arguments.run)
-    document = stored.result or {
-        "id": stored.id,
-        "status": stored.status,
-        "host": stored.host,
-        "plan": stored.plan.to_dict(),
-        "progress": stored.progress,
-    }
+    document = {"id": stored.id, "status": stored.status, "host": stored.host, "plan": stored.plan.to_dict()}
+    document |= {"progress": stored.progress.to_dict() if stored.progress else {}}
+    if stored.result:
+        document = stored.result.to_dict()
     emit(arguments, document, lambda: run_text(stored))
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.data.row_counts import calibration_reading, reading_text
+from offcomp.planning.data.scores import Score
+from offcomp.planning.model_sizes import ModelSizes, SizeChange
 from offcomp.planning.plan import Plan
 from offcomp.planning.size_notes import size_notes, unlisted_note
 from offcomp.planning.sizes import predict
 from offcomp.results.runs import DENOMINATORS
-from offcomp.results.scores import Score, against_original, metric_of, notes, others_text, score_text
+from offcomp.results.scores import against_original, metric_of, notes, others_text, score_text
 from offcomp.runs.store import OF_A_SAMPLE, Run
 
 
@@ -59,12 +61,15 @@ def prediction_text(plan: Plan, info: ModelInfo) -> str:
     return "\n\n".join([format_table(rows), sizes_text(prediction.model), *notes])
 
 
-def sizes_text(sizes: dict[str, Any]) -> str:
+def sizes_text(sizes: ModelSizes) -> str:
     """The sizes and ratios, with one line for each of the three denominators."""
-    return "\n".join(
-        f"{DENOMINATORS[key]}: {s['parameters_before']:,} -> {s['parameters_after']:,} parameters ({s['parameter_ratio']:.2f}x "
-        f"smaller), {s['bytes_before']:,} -> {s['bytes_after']:,} bytes ({s['byte_ratio']:.2f}x smaller)"
-        for key, s in sizes.items()
+    return "\n".join(_change_text(title, sizes.of(key)) for key, title in DENOMINATORS.items())
+
+
+def _change_text(title: str, size: SizeChange) -> str:
+    return (
+        f"{title}: {size.parameters_before:,} -> {size.parameters_after:,} parameters ({size.parameter_ratio:.2f}x smaller), "
+        f"{size.bytes_before:,} -> {size.bytes_after:,} bytes ({size.byte_ratio:.2f}x smaller)"
     )
 
 
@@ -72,31 +77,32 @@ def run_text(run: Run) -> str:
     """Format the results of a run as text."""
     head = f"run {run.id}: {run.status_text}" + (f", {run.error}" if run.error else "")
     head += f"\nits model is {OF_A_SAMPLE}" * run.of_a_sample
-    if not run.result or not run.result["groups"]:
+    result = run.result
+    if result is None or not result.groups:
         return head
     keys = ("name", "method", "size_name", "size", "compression_ratio", "num_parameters", "num_bytes", "relative_error")
-    rows = [{key: group[key] for key in (*keys, "cosine_distance", "seconds")} for group in run.result["groups"]]
+    rows = [{key: getattr(group, key) for key in (*keys, "cosine_distance", "seconds")} for group in result.groups]
     lines = [head, "", format_table(rows), ""]
-    if run.result["model"]:
-        sizes = run.result["model"]["sizes"]
+    if result.model:
+        sizes = result.model.sizes
         lines += [sizes_text(sizes), ""]
-        unlisted = unlisted_note(run.result["model"].get("unlisted", 0), sizes["whole"]["parameters_before"])
-        for note in [*size_notes(run.result["groups"]), *filter(None, [unlisted])]:
+        unlisted = unlisted_note(result.model.unlisted, sizes.whole.parameters_before)
+        for note in [*size_notes(result.groups), *filter(None, [unlisted])]:
             lines += [note, ""]
-    for task, score in run.result["scores"].items():
+    for task, score in result.scores.items():
         lines += [f"{task}: {score_line(score)}", *notes(task, score)]
-    if reading := calibration_reading(run.result["groups"]):
+    if reading := calibration_reading(group.calibration for group in result.groups):
         lines.append(f"calibration: {reading}")
     return "\n".join(lines).rstrip()
 
 
 def score_line(score: Score) -> str:
     """A task's score before and after compression, with 95 % intervals, and how the predictions changed."""
-    metric, paired = metric_of(score), score["paired"]
+    metric, paired = metric_of(score), score.paired
     parts = [f"{metric.word} {score_text(score, 'original')} -> {score_text(score)}", against_original(score)]
-    if "agreement" in paired:
-        parts.append(f"agreement {paired['agreement']:.3f}")
-    if "right_to_wrong" in paired:
-        parts.append(f"{paired['right_to_wrong']} right to wrong, {paired['wrong_to_right']} wrong to right")
-    line = ", ".join([*parts, *others_text(score), f"n = {score['compressed']['n']}"])
+    if paired.agreement is not None:
+        parts.append(f"agreement {paired.agreement:.3f}")
+    if paired.right_to_wrong is not None:
+        parts.append(f"{paired.right_to_wrong} right to wrong, {paired.wrong_to_right} wrong to right")
+    line = ", ".join([*parts, *others_text(score), f"n = {score.compressed.n}"])
     return "; ".join(filter(None, (line, reading_text(score))))

@@ -35,6 +35,7 @@ from offcomp.models.listing import check_unchanged
 from offcomp.models.loading import LoadedModel
 from offcomp.numerics.progress import Report, ignore_progress
 from offcomp.planning.data.head_labels import adapted_to
+from offcomp.planning.data.scores import OriginalScore, Score
 from offcomp.planning.data.tasks import Task
 
 EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
@@ -84,15 +85,16 @@ class OpenTask:
         self._reference = reference
         return reference
 
-    def original(self) -> dict[str, Any]:
-        """Scores of the original model alone, as JSON values: metric, direction, value, standard_error, n, baseline."""
+    def original(self) -> OriginalScore:
+        """Scores of the original model alone."""
         result = self._compared(self._evaluator, self.prepare())
-        shared = {name: result[name] for name in ("metric", "direction", "baseline", "note", "labels") if name in result}
-        secondary = {"also": original_scores(result["also"])} if "also" in result else {}
-        return self._context(self._evaluator) | shared | secondary | result["original"] | {"collapsed": result["collapsed"]}
+        names = ("metric", "direction", "baseline", "note", "labels", "collapsed")
+        fields = self._context(self._evaluator) | dict(result.original)
+        fields |= {name: getattr(result, name) for name in names if name in result.model_fields_set}
+        return OriginalScore(**fields | ({"also": original_scores(result.also)} if result.also else {}))
 
-    def compare(self, report: Report = ignore_progress, *, model: LoadedModel | None = None) -> dict[str, Any]:
-        """Compare the current model (or `model`, using the original's tokenizer) with the original. Returns JSON values.
+    def compare(self, report: Report = ignore_progress, *, model: LoadedModel | None = None) -> Score:
+        """Compare the current model (or `model`, using the original's tokenizer) with the original.
 
         Raises TaskError if `model` cannot perform the task.
         """
@@ -102,27 +104,23 @@ class OpenTask:
             check_fits(compared, self.task)
             check_runs(compared, self._data)
             evaluator = EVALUATORS[self.task.family](compared, self._data)
-        return self._compared(evaluator, evaluator.predict(self.prepare(), report)) | self._context(evaluator)
+        score = self._compared(evaluator, evaluator.predict(self.prepare(), report))
+        return score.model_copy(update=self._context(evaluator))
 
-    def _compared(self, evaluator: Evaluator, predictions: Arrays) -> dict[str, Any]:
+    def _compared(self, evaluator: Evaluator, predictions: Arrays) -> Score:
         """Compare predictions with those of the original, including the task's secondary metrics."""
         reference = self.prepare()
         secondary = {"also": secondary_metrics(self._data, reference, predictions)} if self.task.also else {}
-        return evaluator.compare(reference, predictions) | secondary
+        return evaluator.compare(reference, predictions).model_copy(update=secondary)
 
     def _context(self, evaluator: Evaluator) -> dict[str, Any]:
-        """Context for interpreting the scores: the examples, and how the model reads them.
-
-        cut         number of truncated texts, total number of texts and token limit; absent if no text was truncated
-        embedding   a description of how hidden states are turned into a sentence embedding
-        probe       version of the probe, if any
-        """
+        """The fields of `ScoreContext` that describe the examples, and how the model reads them."""
         task, data = self.task, self._data
         context: dict[str, Any] = {"task": task.name, "title": task.title or task.name, "family": task.family}
         context |= {"version": task.version, "split": data.tested_on, "digest": data.digest}
-        context |= {"columns": dict(data.columns), "settings": task.settings}
+        context |= {"columns": dict(data.columns), "settings": dict(task.settings)}
         trained = {"n_train": len(data.splits["train"])} if "train" in data.splits else {}
-        rows = {"rows": data.rows.to_dict()} if data.rows else {}
+        rows = {"rows": data.rows} if data.rows else {}
         return context | trained | rows | {name: value for name, value in evaluator.details().items() if value}
 
     def _key(self) -> str:

@@ -4,7 +4,7 @@ data = read(task)                              # offcomp.evaluation.data
 evaluator = Probe(loaded, data)                # tokenises, once
 reference = evaluator.reference(report)        # outputs of the original, as plain arrays that can be cached in a file
 predictions = evaluator.predict(reference, report)   # outputs of the current model: one pass over the test split
-evaluator.compare(reference, predictions)      # JSON values
+evaluator.compare(reference, predictions)      # a Score
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from offcomp.numerics.progress import Report, ignore_progress
 from offcomp.planning.data.row_counts import RowCounts
+from offcomp.planning.data.scores import Score
 from offcomp.planning.data.tasks import Task
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Evaluator(Protocol):
     """A task applied to a model, whose weights may change between calls but whose tokenizer and architecture may not."""
 
     def details(self) -> dict[str, Any]:
-        """Context for interpreting a score, as JSON values: `cut`, `embedding`, `probe`; see `OpenTask`."""
+        """Fields of a score that say how the model reads the texts: `cut`, `embedding`, `probe`; None if not applicable."""
         return {}
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
@@ -82,6 +83,6 @@ class Evaluator(Protocol):
         """Outputs of the current model on the test split; by default, computed by `reference`."""
         return self.reference(report)
 
-    def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-        """Scores and the paired comparison as JSON values; see `offcomp.evaluation.comparison`."""
+    def compare(self, reference: Arrays, predictions: Arrays) -> Score:
+        """Scores and the paired comparison; see `offcomp.evaluation.comparison`."""
         ...

@@ -18,6 +18,7 @@ from offcomp.models.positions import longest_text, position_limit
 from offcomp.models.sentence_modules import SentenceModules
 from offcomp.models.tokens import can_pad, check_known, encode
 from offcomp.numerics.progress import Report
+from offcomp.planning.data.row_counts import Truncation
 
 BATCH_SIZE = 32
 MAX_TOKENS = 256
@@ -52,10 +53,10 @@ class Batches:
     cut: NDArray[np.bool_]
     limit: int
 
-    def cut_figures(self, indices: NDArray[np.integer] | None = None) -> dict[str, int]:
-        """Number of truncated texts among `indices` (default: all), number of indices and token limit; empty if none."""
+    def cut_figures(self, indices: NDArray[np.integer] | None = None) -> Truncation | None:
+        """The number of truncated texts among `indices` (default: all); None if there are none."""
         cut = self.cut if indices is None else self.cut[indices]
-        return {"texts": int(cut.sum()), "of": cut.size, "tokens": self.limit} if cut.any() else {}
+        return Truncation(texts=int(cut.sum()), of=cut.size, tokens=self.limit) if cut.any() else None
 
     def on(self, loaded: LoadedModel, report: Report) -> Iterator[tuple[NDArray[np.int64], dict[str, Tensor]]]:
         """Yield each batch on the model's device, in inference mode; progress is reported after each batch."""

@@ -14,7 +14,6 @@ The result also shows how the original and the compressed model continue the sam
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
@@ -26,6 +25,7 @@ from offcomp.evaluation.token_losses import Row, TokenTask, bare_tokens, counted
 from offcomp.models.loading import LoadedModel
 from offcomp.models.positions import longest_text
 from offcomp.numerics.progress import Report, ignore_progress
+from offcomp.planning.data.scores import Score
 
 TRIED_TOKENS = 16
 
@@ -58,10 +58,10 @@ class CausalLM(TokenTask):
         """Per-token losses and correctness of the original model, and its continuations of the openings."""
         return {**super().reference(report), "continuations": self.continuations.write(self._gathers)}
 
-    def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
+    def compare(self, reference: Arrays, predictions: Arrays) -> Score:
         """Perplexities, their paired comparison, and both continuations of each opening."""
         written = self.continuations.compare(reference["continuations"], predictions["continuations"])
-        return super().compare(reference, predictions) | {"continuations": written}
+        return super().compare(reference, predictions).model_copy(update={"continuations": written})
 
 
 def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:

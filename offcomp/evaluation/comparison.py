@@ -1,10 +1,6 @@
 """Compare two sets of predictions on the same examples: scores with uncertainties, and the examples that changed.
 
-Each function returns JSON values: `original` and `compressed` (value, standard error, n), the `paired` comparison, whether the
-predictions are `unchanged` (bit for bit) or have `collapsed` to a single value, and the examples that changed. `difference` is
-compressed minus original, with a 95 % interval; `smallest_difference` is the smallest true difference that could be detected
-on this many examples with 80 % power in a two-sided test at the 5 % level. Undefined values are None. See
-`offcomp.evaluation.bootstrap`.
+Intervals are 95 % intervals; see `offcomp.evaluation.bootstrap`. Undefined values are None.
 """
 
 from __future__ import annotations
@@ -22,6 +18,7 @@ from scipy.stats import rankdata
 from offcomp.errors import TaskError
 from offcomp.evaluation import bootstrap as uncertainty
 from offcomp.numerics.paired_tests import accuracy_interval, mcnemar_p
+from offcomp.planning.data.scores import Baseline, Change, Comparison, Flip, Flips, Paired, Score, ScoreValue
 
 if TYPE_CHECKING:
     Vector = NDArray[np.float64]
@@ -35,10 +32,10 @@ LONGEST_EXCERPT = 500  # characters; longer texts are shortened in the list of c
 MOST_NATS = 300.0  # cap on a mean loss: a model this bad is useless, and the square of exp(300) does not overflow
 
 
-def accuracy(correct: Flags) -> dict[str, Any]:
+def accuracy(correct: Flags) -> ScoreValue:
     """Fraction of correct predictions, with its standard error sqrt(p (1 - p) / n)."""
     value, n = float(correct.mean()), len(correct)
-    return {"value": value, "standard_error": sqrt(value * (1 - value) / n), "n": n}
+    return ScoreValue(value=value, standard_error=sqrt(value * (1 - value) / n), n=n)
 
 
 def compare_classes(
@@ -48,15 +45,8 @@ def compare_classes(
     *,
     texts: Sequence[str],
     names: Sequence[str],
-) -> dict[str, Any]:
-    """Compare two classifiers by their probabilities (examples, classes). Raises TaskError if any value is not finite.
-
-    agreement       share of examples with the same prediction
-    p               p-value of McNemar's exact test on the flips
-    divergence      mean over examples of KL(original ‖ compressed), in nats
-    flips           examples that changed from right to wrong, and from wrong to right; a margin is the probability of the true
-                    class minus the highest probability among the other classes
-    """
+) -> Score:
+    """Compare two classifiers by their probabilities (examples, classes). Raises TaskError if any value is not finite."""
     _check(original, compressed, len(truth))
     labels = np.asarray(truth)
     before, after = original.argmax(1), compressed.argmax(1)
@@ -64,35 +54,39 @@ def compare_classes(
     lost, won = right_before & ~right_after, ~right_before & right_after
     majority = float(np.bincount(labels).max() / len(labels))
 
-    def flip(i: int) -> dict[str, Any]:
+    def flip(i: int) -> Flip:
         label = int(labels[i])
-        return {
-            "text": texts[i],
-            "label": names[label],
-            "predicted": names[int(after[i])],
-            "original_probability": float(original[i, label]),
-            "compressed_probability": float(compressed[i, label]),
-            "original_margin": _margin(original[i], label),
-            "compressed_margin": _margin(compressed[i], label),
-        }
+        return Flip(
+            text=texts[i],
+            label=names[label],
+            predicted=names[int(after[i])],
+            original_probability=float(original[i, label]),
+            compressed_probability=float(compressed[i, label]),
+            original_margin=_margin(original[i], label),
+            compressed_margin=_margin(compressed[i], label),
+        )
 
-    return {
-        **_header("accuracy", "higher", original, compressed),
-        "original": accuracy(right_before),
-        "compressed": accuracy(right_after),
-        "baseline": {"name": "majority class", "value": majority},
-        "majority_baseline": majority,
-        "collapsed": len(np.unique(after)) == 1 and len(np.unique(labels)) > 1,
-        "paired": _paired_accuracies(int(lost.sum()), int(won.sum()), len(labels), np.array_equal(original, compressed))
-        | {"agreement": float((before == after).mean()), "divergence": _divergence(original, compressed)},
-        "flips": {
-            "right_to_wrong": [flip(i) for i in np.flatnonzero(lost).tolist()],
-            "wrong_to_right": [flip(i) for i in np.flatnonzero(won).tolist()],
-        },
-    }
+    unchanged = np.array_equal(original, compressed)
+    paired = _paired_accuracies(int(lost.sum()), int(won.sum()), len(labels), unchanged)
+    agreement = {"agreement": float((before == after).mean()), "divergence": _divergence(original, compressed)}
+    return Score(
+        metric="accuracy",
+        direction="higher",
+        unchanged=unchanged,
+        original=accuracy(right_before),
+        compressed=accuracy(right_after),
+        baseline=Baseline(name="majority class", value=majority),
+        majority_baseline=majority,
+        collapsed=len(np.unique(after)) == 1 and len(np.unique(labels)) > 1,
+        paired=paired.model_copy(update=agreement),
+        flips=Flips(
+            right_to_wrong=tuple(flip(i) for i in np.flatnonzero(lost).tolist()),
+            wrong_to_right=tuple(flip(i) for i in np.flatnonzero(won).tolist()),
+        ),
+    )
 
 
-def compare_ranks(truth: Vector, original: Vector, compressed: Vector, *, texts: Sequence[str]) -> dict[str, Any]:
+def compare_ranks(truth: Vector, original: Vector, compressed: Vector, *, texts: Sequence[str]) -> Score:
     """Compare two sets of predictions (n,) by their Spearman correlation with the true scores.
 
     Constant predictions, whose correlation is undefined, score 0 and are flagged as collapsed. `changes` lists the examples
@@ -101,13 +95,18 @@ def compare_ranks(truth: Vector, original: Vector, compressed: Vector, *, texts:
     _check(original, compressed, len(truth))
     correlations = partial(uncertainty.rank_correlations, truth, (original, compressed))
     moves = rankdata(compressed) - rankdata(original)
-    return {
-        **_header("spearman", "higher", original, compressed),
-        **scored(correlations, len(truth), len(truth)),
-        "baseline": None,
-        "collapsed": len(truth) > 1 and bool(np.ptp(compressed) <= SAME_SPREAD * np.ptp(original) and np.ptp(truth) > 0),
-        "changes": [_change(texts[i], float(truth[i]), original[i], compressed[i]) for i in _largest(moves)],
-    }
+    compared = scored(correlations, len(truth), len(truth))
+    return Score(
+        metric="spearman",
+        direction="higher",
+        unchanged=np.array_equal(original, compressed),
+        original=compared.original,
+        compressed=compared.compressed,
+        baseline=None,
+        paired=compared.paired,
+        collapsed=len(truth) > 1 and bool(np.ptp(compressed) <= SAME_SPREAD * np.ptp(original) and np.ptp(truth) > 0),
+        changes=tuple(_change(texts[i], float(truth[i]), original[i], compressed[i]) for i in _largest(moves)),
+    )
 
 
 def compare_losses(
@@ -117,13 +116,13 @@ def compare_losses(
     rows: NDArray[np.integer[Any]],
     texts: Sequence[str],
     metric: str,
-    baseline: dict[str, Any] | None,
-) -> dict[str, Any]:
+    baseline: Baseline | None,
+) -> Score:
     """Compare two language models by their losses (tokens,) in nats, as perplexities exp(mean loss).
 
     rows            the index in `texts` of each token's row; tokens in a row are dependent, so the bootstrap resamples rows.
-                    In the result, `n` counts tokens and `rows` the rows with at least one token
-    baseline        {"name", "value"} of a perplexity to compare with
+                    In the result, `n` counts tokens and `units` the rows with at least one token
+    baseline        a perplexity to compare with
 
     Mean losses are capped at 300 nats. `changes` lists the rows whose mean loss changed the most. Raises TaskError if any loss
     is not finite.
@@ -137,14 +136,19 @@ def compare_losses(
         return np.exp(np.minimum((sums @ counts.T) / (counts @ tokens[present]), MOST_NATS))
 
     means = sums / tokens[present]
-    return {
-        **_header(metric, "lower", original, compressed),
-        **scored(perplexities, len(present), len(rows)),
-        "rows": len(present),
-        "baseline": baseline,
-        "collapsed": False,
-        "changes": [_change(texts[present[i]], None, means[0, i], means[1, i]) for i in _largest(means[1] - means[0])],
-    }
+    compared = scored(perplexities, len(present), len(rows))
+    return Score(
+        metric=metric,
+        direction="lower",
+        units=len(present),
+        unchanged=np.array_equal(original, compressed),
+        original=compared.original,
+        compressed=compared.compressed,
+        baseline=baseline,
+        paired=compared.paired,
+        collapsed=False,
+        changes=tuple(_change(texts[present[i]], None, means[0, i], means[1, i]) for i in _largest(means[1] - means[0])),
+    )
 
 
 def _check(original: Vector, compressed: Vector, n: int) -> None:
@@ -157,35 +161,28 @@ def _check(original: Vector, compressed: Vector, n: int) -> None:
             raise TaskError(f"the {name} model's predictions are not finite, so it cannot be scored; compress it less")
 
 
-def _header(metric: str, direction: str, original: Vector, compressed: Vector) -> dict[str, Any]:
-    return {"metric": metric, "direction": direction, "unchanged": bool(np.array_equal(original, compressed))}
-
-
-def _paired_accuracies(lost: int, won: int, n: int, unchanged: bool) -> dict[str, Any]:
+def _paired_accuracies(lost: int, won: int, n: int, unchanged: bool) -> Paired:
     """Paired comparison of two accuracies. If the predictions are bit-identical, the interval has zero width."""
-    return {
-        "difference": (won - lost) / n,
-        "interval": [0.0, 0.0] if unchanged else list(accuracy_interval(lost, won, n)),
-        "right_to_wrong": lost,
-        "wrong_to_right": won,
-        "p": mcnemar_p(lost, won),
-        "smallest_difference": uncertainty.smallest_accuracy_difference(lost + won, n),
-    }
+    return Paired(
+        difference=(won - lost) / n,
+        interval=(0.0, 0.0) if unchanged else accuracy_interval(lost, won, n),
+        right_to_wrong=lost,
+        wrong_to_right=won,
+        p=mcnemar_p(lost, won),
+        smallest_difference=uncertainty.smallest_accuracy_difference(lost + won, n),
+    )
 
 
-def scored(statistic: Callable[[Counts], Counts], units: int, n: int) -> dict[str, Any]:
+def scored(statistic: Callable[[Counts], Counts], units: int, n: int) -> Comparison:
     """Both scores on n examples and their difference, with uncertainties estimated by resampling `units` independent units."""
     original, compressed = map(float, statistic(np.ones((1, units)))[:, 0])
     spread = uncertainty.bootstrap(statistic, units)
-    return {
-        "original": {"value": original, "standard_error": spread.standard_errors[0], "n": n},
-        "compressed": {"value": compressed, "standard_error": spread.standard_errors[1], "n": n},
-        "paired": {
-            "difference": compressed - original,
-            "interval": list(spread.interval) if spread.interval else None,
-            "smallest_difference": spread.smallest_difference,
-        },
-    }
+    difference = compressed - original
+    return Comparison(
+        original=ScoreValue(value=original, standard_error=spread.standard_errors[0], n=n),
+        compressed=ScoreValue(value=compressed, standard_error=spread.standard_errors[1], n=n),
+        paired=Paired(difference=difference, interval=spread.interval, smallest_difference=spread.smallest_difference),
+    )
 
 
 def _divergence(original: Vector, compressed: Vector) -> float:
@@ -200,9 +197,9 @@ def _largest(changes: Vector) -> list[int]:
     return [int(i) for i in order if changes[i] != 0]
 
 
-def _change(text: str, truth: float | None, original: float, compressed: float) -> dict[str, Any]:
+def _change(text: str, truth: float | None, original: float, compressed: float) -> Change:
     excerpt = text if len(text) <= LONGEST_EXCERPT else text[: LONGEST_EXCERPT - 1] + "…"
-    return {"text": excerpt, "truth": truth, "original": float(original), "compressed": float(compressed)}
+    return Change(text=excerpt, truth=truth, original=float(original), compressed=float(compressed))
 
 
 def _margin(probabilities: Vector, label: int) -> float:

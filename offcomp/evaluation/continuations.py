@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from offcomp.evaluation.masked_lm import row_bounds
 from offcomp.evaluation.token_losses import logits_at
 from offcomp.models.loading import LoadedModel
 from offcomp.models.positions import longest_text
+from offcomp.planning.data.scores import Continuation
 
 OPENINGS, OPENING_TOKENS, NEW_TOKENS = 8, 12, 24
 
@@ -59,18 +59,18 @@ class Continuations:
             written[np.logical_or.accumulate(written == end, axis=1)] = end
         return written
 
-    def compare(self, original: NDArray[np.int64], compressed: NDArray[np.int64]) -> list[dict[str, Any]]:
-        """Both continuations of each opening, and the number of leading tokens on which they agree, as JSON values."""
-        return [
-            {
-                "opening": self._decoded(prompt),
-                "original": self._continued(prompt, before),
-                "compressed": self._continued(prompt, after),
-                "same_tokens": sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))),
-                "tokens": len(before),
-            }
+    def compare(self, original: NDArray[np.int64], compressed: NDArray[np.int64]) -> tuple[Continuation, ...]:
+        """Both continuations of each opening, and the number of leading tokens on which they agree."""
+        return tuple(
+            Continuation(
+                opening=self._decoded(prompt),
+                original=self._continued(prompt, before),
+                compressed=self._continued(prompt, after),
+                same_tokens=sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))),
+                tokens=len(before),
+            )
             for prompt, before, after in zip(self.prompts, original.tolist(), compressed.tolist(), strict=True)
-        ]
+        )
 
     def _likeliest(self, read: Tensor, gathers: bool) -> Tensor:
         """The most likely next token of each row (rows, 1)."""

@@ -64,7 +64,7 @@ def _read(task: Task, seed: int) -> TaskData:
         raise TaskError(f"every test example of task {task.name!r} in {source.name} has the same score; use scores that vary")
     splits = _as_datasets(frames, names)
     notes = tuple(note for file in source.files for note in file.notes)
-    rows = RowCounts(num_read, sum(map(len, frames.values())), dict(+left_out), notes)
+    rows = RowCounts(read=num_read, used=sum(map(len, frames.values())), left_out=dict(+left_out), notes=notes)
     return TaskData(task, splits, _digest(splits, names), tested_on, rows, columns)
 
 

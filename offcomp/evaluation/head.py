@@ -30,6 +30,7 @@ from offcomp.evaluation.embeddings import part
 from offcomp.models.loading import LoadedModel
 from offcomp.numerics.progress import Report, ignore_progress
 from offcomp.planning.data.head_labels import MULTI_LABEL, ModelHead, label_order
+from offcomp.planning.data.scores import Score
 
 CHECKED_EXAMPLES = 1000
 FALSE_ALARMS = 0.001  # a correct order is rejected in at most one case in a thousand
@@ -66,14 +67,16 @@ class Head(Evaluator):
         """The current model's probabilities."""
         return {"probabilities": self._probabilities(self._batches, report)}
 
-    def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
+    def compare(self, reference: Arrays, predictions: Arrays) -> Score:
         """Accuracies, their paired comparison, how labels were matched, and a note if the label order looks wrong."""
         data, before, after = self._data, reference["probabilities"], predictions["probabilities"]
         compared = compare_classes(data.answers(), before, after, texts=data.texts, names=data.class_names)
-        compared["labels"] = {"known_by": self.order.known_by, "checked": self._checks_order}
+        update: dict[str, Any] = {"labels": {"known_by": self.order.known_by, "checked": self._checks_order}}
         certain = self._checks_order or self.order.known_by == "option"
         better = None if certain else better_order(data.answers(), before.argmax(1))
-        return compared if better is None else compared | {"note": [self._doubt(better)]}
+        if better is not None:
+            update["note"] = (self._doubt(better),)
+        return compared.model_copy(update=update)
 
     def _doubt(self, better: BetterOrder) -> str:
         """Describe the evidence from the test examples that the label order is wrong, as one or two sentences."""

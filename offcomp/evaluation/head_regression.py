@@ -14,6 +14,7 @@ from offcomp.evaluation.head import described_head, head_outputs
 from offcomp.models.loading import LoadedModel
 from offcomp.numerics.progress import Report, ignore_progress
 from offcomp.planning.data.head_labels import check_kind
+from offcomp.planning.data.scores import Score
 
 
 class HeadRegression(Evaluator):
@@ -32,6 +33,6 @@ class HeadRegression(Evaluator):
         """Outputs of the original's head. Raises TaskError if any value is not finite."""
         return {"values": head_outputs(self._loaded, self._batches, 1, report)[:, 0]}
 
-    def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
+    def compare(self, reference: Arrays, predictions: Arrays) -> Score:
         """Spearman correlations with the true scores, and their paired comparison."""
         return compare_ranks(self._data.answers(), reference["values"], predictions["values"], texts=self._data.texts)

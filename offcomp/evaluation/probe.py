@@ -23,6 +23,7 @@ from offcomp.evaluation.embeddings import SplitEmbedder, part
 from offcomp.evaluation.scaling import PROBE_VERSION, center_and_scale
 from offcomp.models.loading import LoadedModel
 from offcomp.numerics.progress import Report, ignore_progress
+from offcomp.planning.data.scores import Score
 
 REGULARISATION = (0.001, 0.01, 0.1, 1.0)
 
@@ -71,7 +72,7 @@ class EmbeddingProbe(Evaluator):
 class Probe(EmbeddingProbe):
     """See the module docstring. `reference` and `predict` return `probabilities` (examples, classes)."""
 
-    def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
+    def compare(self, reference: Arrays, predictions: Arrays) -> Score:
         """Accuracies on the test split, and their paired comparison."""
         data, probabilities = self._data, (reference["probabilities"], predictions["probabilities"])
         return compare_classes(data.answers(), *probabilities, texts=data.texts, names=data.class_names)

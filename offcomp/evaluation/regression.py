@@ -7,8 +7,6 @@ them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
@@ -16,6 +14,7 @@ from sklearn.linear_model import Ridge
 from offcomp.evaluation.base import Arrays
 from offcomp.evaluation.comparison import compare_ranks
 from offcomp.evaluation.probe import EmbeddingProbe, Matrix
+from offcomp.planning.data.scores import Score
 
 PENALTIES = (10.0, 100.0, 1000.0, 10000.0)
 
@@ -23,7 +22,7 @@ PENALTIES = (10.0, 100.0, 1000.0, 10000.0)
 class Regression(EmbeddingProbe):
     """See the module docstring. `reference` and `predict` return `values` (examples,), the predicted scores."""
 
-    def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
+    def compare(self, reference: Arrays, predictions: Arrays) -> Score:
         """Spearman correlations with the true scores, and their paired comparison."""
         return compare_ranks(self._data.answers(), reference["values"], predictions["values"], texts=self._data.texts)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from offcomp.errors import TaskError
 from offcomp.evaluation.base import Arrays, TaskData
 from offcomp.evaluation.comparison import scored
+from offcomp.planning.data.scores import Baseline, Comparison, OriginalValue
 
 if TYPE_CHECKING:
     Vector = NDArray[np.float64]
@@ -32,7 +33,7 @@ def check_metrics(data: TaskData) -> None:
         raise TaskError(f"task {data.task.name!r} lists f1, which needs two classes, but its data has {count}; remove f1")
 
 
-def secondary_metrics(data: TaskData, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
+def secondary_metrics(data: TaskData, reference: Arrays, predictions: Arrays) -> dict[str, Comparison]:
     """Map each secondary metric of the task to its original, compressed, paired and baseline results."""
     names, truth = data.task.also, data.answers()
     if data.task.kind.target == "label":
@@ -40,7 +41,7 @@ def secondary_metrics(data: TaskData, reference: Arrays, predictions: Arrays) ->
     return score_metrics(names, truth, reference["values"], predictions["values"])
 
 
-def class_metrics(names: Sequence[str], truth: Classes, original: Vector, compressed: Vector) -> dict[str, Any]:
+def class_metrics(names: Sequence[str], truth: Classes, original: Vector, compressed: Vector) -> dict[str, Comparison]:
     """The named metrics for two classifiers, from their probabilities (examples, classes)."""
     classes = original.shape[1]
     majority = np.full(len(truth), np.bincount(truth).argmax())
@@ -48,26 +49,26 @@ def class_metrics(names: Sequence[str], truth: Classes, original: Vector, compre
     def values(metric: Callable[[Tables], Vector], predictions: Sequence[Classes], counts: Counts) -> Counts:
         return np.stack([metric(_tables(truth, predicted, counts, classes)) for predicted in predictions])
 
-    def compared(metric: Callable[[Tables], Vector]) -> dict[str, Any]:
+    def compared(metric: Callable[[Tables], Vector]) -> Comparison:
         baseline = float(values(metric, [majority], np.ones((1, len(truth)))).item())
         scores = scored(partial(values, metric, [original.argmax(1), compressed.argmax(1)]), len(truth), len(truth))
-        return scores | {"baseline": {"name": "majority class", "value": baseline}}
+        return scores.model_copy(update={"baseline": Baseline(name="majority class", value=baseline)})
 
     return {name: compared(OF_CLASSES[name]) for name in names}
 
 
-def score_metrics(names: Sequence[str], truth: Vector, original: Vector, compressed: Vector) -> dict[str, Any]:
+def score_metrics(names: Sequence[str], truth: Vector, original: Vector, compressed: Vector) -> dict[str, Comparison]:
     """The named metrics for two sets of predicted scores (examples,)."""
 
     def statistic(counts: Counts) -> Counts:
         return np.stack([pearson(truth, values, counts) for values in (original, compressed)])
 
-    return {name: scored(statistic, len(truth), len(truth)) | {"baseline": None} for name in names}
+    return {name: scored(statistic, len(truth), len(truth)).model_copy(update={"baseline": None}) for name in names}
 
 
-def original_scores(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def original_scores(results: Mapping[str, Comparison]) -> dict[str, OriginalValue]:
     """Extract the results of the original model alone."""
-    return {name: result["original"] | {"baseline": result["baseline"]} for name, result in results.items()}
+    return {name: OriginalValue(**dict(result.original), baseline=result.baseline) for name, result in results.items()}
 
 
 def f1(tables: Tables) -> Vector:

@@ -9,6 +9,7 @@ from offcomp.evaluation.comparison import compare_ranks
 from offcomp.evaluation.embeddings import SplitEmbedder, cosines
 from offcomp.models.loading import LoadedModel
 from offcomp.numerics.progress import Report, ignore_progress
+from offcomp.planning.data.scores import Score
 
 
 class Similarity(Evaluator):
@@ -26,6 +27,6 @@ class Similarity(Evaluator):
         """The original's cosine similarities."""
         return {"values": cosines(*self._embedder.sentences(report))}
 
-    def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
+    def compare(self, reference: Arrays, predictions: Arrays) -> Score:
         """Spearman correlations with the true scores, and their paired comparison."""
         return compare_ranks(self._data.answers(), reference["values"], predictions["values"], texts=self._data.texts)

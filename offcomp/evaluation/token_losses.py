@@ -30,6 +30,7 @@ from offcomp.evaluation.comparison import compare_losses
 from offcomp.models.loading import LoadedModel
 from offcomp.models.tokens import check_known, encode
 from offcomp.numerics.progress import Report, ignore_progress
+from offcomp.planning.data.scores import Baseline, Score
 
 MAX_LOGITS = 2**22  # maximum number of logits computed at once: 16 MiB
 ENOUGH_TEXTS = 10  # with fewer texts, rows rather than texts are treated as independent
@@ -81,7 +82,7 @@ class TokenTask(Evaluator):
             raise TaskError(f"{self._loaded.info.model} outputs values that are not finite, so no task can be scored")
         return {"loss": losses, "correct": correct}
 
-    def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
+    def compare(self, reference: Arrays, predictions: Arrays) -> Score:
         """Perplexities, their paired comparison, and the settings adapted to the model's limits."""
         units, texts = self._units()
         compared = compare_losses(
@@ -90,10 +91,10 @@ class TokenTask(Evaluator):
             rows=units,
             texts=texts,
             metric=self._data.task.kind.metric,
-            baseline={"name": "unigram", "value": self.unigram},
+            baseline=Baseline(name="unigram", value=self.unigram),
         )
         accuracies = {"original": float(reference["correct"].mean()), "compressed": float(predictions["correct"].mean())}
-        return compared | {"token_accuracy": accuracies, "protocol": self.settings}
+        return compared.model_copy(update={"token_accuracy": accuracies, "protocol": dict(self.settings)})
 
     def _units(self) -> tuple[NDArray[np.int64], list[str]]:
         """The index of each token's independent unit (a text or a row), and the texts of these units."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import ROUND_DOWN, Decimal
 
 import numpy as np
@@ -206,7 +206,7 @@ def allocated_plan(plan: Plan, allocation: Allocation, info: ModelInfo, unit: st
     if allocation.names != tuple(group.name for group in plan.groups):
         raise InputError(f"the allocation is for groups {', '.join(allocation.names)}, which do not match those in the plan")
     groups = (_with_size(group, size, info, unit) for group, size in zip(plan.groups, allocation.sizes, strict=True))
-    return replace(plan, groups=tuple(groups))
+    return plan.replace(groups=tuple(groups))
 
 
 def _with_size(group: Group, size: int, info: ModelInfo, unit: str) -> Group:

@@ -9,6 +9,7 @@ The members of a group, transposed where necessary, are stacked vertically and m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from offcomp.errors import InputError
@@ -103,3 +104,17 @@ GROUPINGS: dict[str, tuple[str, Callable[[Sequence[ModuleSpec]], NamedGroups]]] 
     "blocks": ("Blocks of layers", blocks_of_layers),
     "all": ("All in one group", lambda specs: [("all", list(specs))] if specs else []),  # all must share a residual stream
 }
+
+
+def name_groups(parts: Sequence[Sequence[ModuleSpec]]) -> list[str]:
+    """A name for each group: the module's name for a single module, otherwise the kinds and a number, as in query+key-2."""
+    names = []
+    for number, specs in enumerate(parts, 1):
+        kinds = "+".join(dict.fromkeys(spec.kind for spec in specs))
+        names.append(safe_name(specs[0].name if len(specs) == 1 else f"{kinds[:90]}-{number}"))
+    return names
+
+
+def safe_name(name: str) -> str:
+    """Replace characters that are not allowed in a group's name."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", name)

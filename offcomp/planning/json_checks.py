@@ -1,7 +1,7 @@
 """Composable checks for JSON values that verify the structure of a document and report where it is invalid.
 
-check = fields({"name": text, "sizes": each(number(0))}, {"note": maybe(text)})
-check({"name": "a", "sizes": [1, -2]})      # Malformed: sizes[1] is -2; it must be a number, 0 or greater
+check = fields({"name": text, "sizes": each(count())})
+check({"name": "a", "sizes": [1, -2]})      # Malformed: sizes[1] is -2; it must be a whole number, 0 or greater
 """
 
 from __future__ import annotations
@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 import reprlib
 import stat
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from offcomp.plain_text import LONGEST, is_plain, text_fault
+from offcomp.plain_text import is_plain
 
-LARGEST = 1e100
-"""Largest number accepted; its square still fits in a float."""
+LARGEST = 1e140
+"""Largest number accepted: larger than any perplexity, and its square still fits in a float."""
 MOST_COUNTED = 2**53
 DEEPEST = 20
 LONGEST_NAME = 1_000
 MOST_BYTES = 50_000_000
 """Maximum file size, far larger than any file written by a run."""
 
+T = TypeVar("T")
 Check = Callable[[Any], None]
 """A function that raises Malformed if the value is invalid."""
 
@@ -39,8 +40,8 @@ class Malformed(ValueError):
         return Malformed(self.what, where + self.where)
 
 
-def read_checked(file: Path, check: Check) -> Any:
-    """Read and check a JSON file. Raises OSError, or Malformed if the file is too large, invalid, or not a regular file."""
+def read_checked(file: Path, parse: Callable[[Any], T]) -> T:
+    """Read and parse a JSON file. Raises OSError, or Malformed if the file is too large, invalid, or not a regular file."""
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):  # reading a pipe could block, and reading a device might never end
         raise Malformed(" is a folder, a pipe or a device, not a regular file", file.name)
@@ -57,10 +58,9 @@ def read_checked(file: Path, check: Check) -> Any:
     except ValueError as error:
         raise Malformed(f" is not valid JSON ({error})", file.name) from None
     try:
-        check(value)
+        return parse(value)
     except Malformed as fault:
         raise Malformed(f": {fault}", file.name) from None
-    return value
 
 
 def _reject_constant(constant: str) -> None:
@@ -88,12 +88,6 @@ def satisfies(accepts: Callable[[Any], bool], words: str) -> Check:
     return check
 
 
-def number(least: float = -LARGEST, most: float = LARGEST) -> Check:
-    """Accept numbers in a range."""
-    words = "a number" if least == -LARGEST else f"a number, {least:g} " + ("or greater" if most == LARGEST else f"to {most:g}")
-    return satisfies(lambda value: type(value) in (int, float) and least <= value <= most, words)
-
-
 def count(least: int = 0, most: int = MOST_COUNTED) -> Check:
     """Accept whole numbers in a range."""
     return satisfies(lambda value: type(value) is int and least <= value <= most, f"a whole number, {least} or greater")
@@ -101,23 +95,6 @@ def count(least: int = 0, most: int = MOST_COUNTED) -> Check:
 
 text = satisfies(lambda value: isinstance(value, str), "a string")
 flag = satisfies(lambda value: isinstance(value, bool), "true or false")
-
-
-def line(value: Any) -> None:
-    """Accept a single line of visible characters, such as a name or a title."""
-    text(value)
-    if len(value) > LONGEST or not is_plain(value):
-        raise Malformed(f" is {reprlib.repr(value)}, which {text_fault(value)}")
-
-
-def one_of(choices: Collection[str]) -> Check:
-    """Accept any of the given strings."""
-    return satisfies(lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}")
-
-
-def maybe(check: Check) -> Check:
-    """Accept null, or a value that passes `check`."""
-    return lambda value: None if value is None else check(value)
 
 
 def each(check: Check, length: int | None = None) -> Check:

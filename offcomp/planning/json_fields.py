@@ -1,21 +1,38 @@
-"""Read the fields of a dataclass from JSON values, and describe each fault in one sentence."""
+"""Pydantic models of JSON documents whose fields say in words what they must be, so that each fault becomes one sentence.
+
+class Probe(JsonModel):
+    noun = "probe"
+    epochs: Annotated[int, whole(1)]
+
+Probe(epochs=0)      # PlanError: probe has epochs 0; it must be a whole number, 1 or greater.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import MISSING, fields
-from math import inf
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Self
 
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
+
+from offcomp.errors import PlanError
 from offcomp.plain_text import quoted, text_fault
+from offcomp.planning.document import MustBe
 
-Accepts = Callable[[Any], bool]
-FieldTypes = Mapping[str, tuple[Accepts, str]]
-"""Field name -> (predicate that accepts valid JSON values, description of a valid value)."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 NAME_WORDS = "1 to 100 letters, digits, dots, dashes, plus signs or underscores, starting with a letter or digit"
+NAMED, DESCRIBED = "<name>", "<object>"
+"""Tags of a union of names and objects. Pydantic lists them in the location of a fault."""
 
 
 def is_name(value: Any) -> bool:
@@ -23,76 +40,127 @@ def is_name(value: Any) -> bool:
     return isinstance(value, str) and NAME.fullmatch(value) is not None
 
 
-def is_string(value: Any) -> bool:
-    """Whether the value is a string."""
-    return isinstance(value, str)
-
-
-def is_text(value: Any) -> bool:
-    """Whether the value is a non-empty string."""
-    return isinstance(value, str) and value != ""
-
-
-def is_flag(value: Any) -> bool:
-    """Whether the value is true or false."""
-    return isinstance(value, bool)
-
-
-def is_list(value: Any) -> bool:
-    """Whether the value is a list."""
-    return isinstance(value, (list, tuple))
-
-
-def is_object(value: Any) -> bool:
-    """Whether the value is a JSON object."""
-    return isinstance(value, dict)
-
-
-def is_text_list(value: Any) -> bool:
-    """Whether the value is a list of non-empty strings."""
-    return is_list(value) and all(is_text(item) for item in value)
-
-
 def is_number(value: Any) -> bool:
     """Whether the value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def whole(low: int, high: float = inf) -> Accepts:
-    """A predicate that accepts whole numbers in a range."""
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+def whole(least: int, most: int | None = None) -> MustBe:
+    """Whole numbers in a range."""
+    words = f"a whole number, {least} or greater" if most is None else f"a whole number from {least} to {most}"
+    return MustBe(words, core_schema.int_schema(ge=least, le=most, strict=True))
 
 
-def one_of(choices: Collection[str]) -> tuple[Accepts, str]:
-    """The `FieldTypes` entry for a field that must be one of these strings."""
-    return lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}"
+def one_of(choices: Collection[str]) -> MustBe:
+    """One of these strings."""
+    return MustBe(f"one of {', '.join(choices)}", core_schema.literal_schema([*choices]))
 
 
-def read_fields(
-    kind: type, document: Mapping[str, Any], where: str, types: FieldTypes, faults: list[str], *, parts: Collection[str] = ()
-) -> dict[str, Any]:
-    """Return the valid fields of a dataclass, with lists converted to tuples; append a sentence to `faults` for each fault.
+def parts_of(words: str) -> BeforeValidator:
+    """A list of other models, whose own faults are reported separately; `words` describes the list."""
 
-    Strings must not contain invisible characters, at any nesting depth. The objects in the fields
-    listed in `parts` are read separately by the caller.
+    def check(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, (list, tuple)):
+            raise PydanticCustomError("must_be", "{words}", {"words": words})
+        return tuple(value)
+
+    return BeforeValidator(check)
+
+
+Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[tuple[Text, ...], Field(strict=False)]
+"""JSON lists are accepted as tuples."""
+Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$"), MustBe(NAME_WORDS)]
+Number = Annotated[float, MustBe("a number")]
+Object = Annotated[dict[str, Any], MustBe("a JSON object")]
+
+
+class JsonModel(BaseModel):
+    """An immutable model with strict types; its strings must not contain invisible characters, at any nesting depth.
+
+    noun     what error messages call the object; it is followed by the `name` or the index, if it has a name
+    parts    field -> model of the objects in this field
     """
-    values: dict[str, Any] = {}
-    for key in document:
-        if key not in types:
-            faults.append(f"{where} has an unknown field {quoted(key)}; the known fields are {', '.join(types)}.")
-    for option in fields(kind):
-        if option.name not in document:
-            if option.default is MISSING and option.default_factory is MISSING:
-                faults.append(f"{where} lacks the field {option.name!r}.")
-            continue
-        value = document[option.name]
-        accepts, wanted = types[option.name]
-        if option.name not in parts and (fault := text_fault(value)):
-            faults.append(f"{where} has {option.name} {quoted(value)}, which {fault}.")
-        elif not accepts(value):
-            faults.append(f"{where} has {option.name} {quoted(value)}; it must be {wanted}.")
-        elif isinstance(value, list):
-            values[option.name] = tuple(value)
-        else:
-            values[option.name] = float(value) if isinstance(option.default, float) else value
-    return values
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, serialize_by_alias=True, use_attribute_docstrings=True
+    )
+    noun: ClassVar[str] = "it"
+    parts: ClassVar[Mapping[str, type[JsonModel]]] = {}
+
+    def __init__(self, /, **values: Any) -> None:
+        """Raises PlanError with one sentence for each fault."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise PlanError(_sentences(type(self), values, error)) from None
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # so that objects in `parts` are not created by it
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_text(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name not in cls.parts and (fault := text_fault(value)):
+            raise PydanticCustomError("which", "{fault}", {"fault": fault})
+        return value
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy in which some fields have other values, which are not validated."""
+        if unknown := changes.keys() - type(self).model_fields.keys():
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(sorted(unknown))}")
+        return self.model_copy(update=changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object as JSON values."""
+        return self.model_dump(mode="json")
+
+
+def _sentences(kind: type[JsonModel], values: Mapping[str, Any], error: ValidationError) -> list[str]:
+    """Describe each fault in the values of a model in one sentence, starting with those of the outermost objects."""
+    faults = sorted(error.errors(include_url=False), key=lambda fault: len(fault["loc"]))
+    return [_sentence(kind, values, _path(fault), fault) for fault in faults]
+
+
+def _path(fault: ErrorDetails) -> list[int | str]:
+    """The fields and indices that lead to a fault. Only the last can be an unknown field, which may be named like a tag."""
+    *steps, last = fault["loc"]
+    steps = [step for step in steps if step not in (NAMED, DESCRIBED)]
+    return steps if last == NAMED and fault["type"] != "extra_forbidden" else [*steps, last]
+
+
+def _sentence(
+    kind: type[JsonModel], values: Mapping[str, Any], path: Sequence[int | str], fault: ErrorDetails, index: int | None = None
+) -> str:
+    """Describe a fault at this path within the values of a model, which may be the one with this `index` in a list."""
+    field, *rest = path
+    if not rest:
+        return _about(kind, values, str(field), fault, index)
+    part, inner, index = kind.parts[str(field)], values[str(field)], None
+    if isinstance(rest[0], int):
+        index, inner, rest = rest[0], inner[rest[0]], rest[1:]
+    if rest:
+        return _sentence(part, inner, rest, fault, index)
+    return f"{part.noun} {index} is {quoted(inner)}; it must be {_wanted(fault)}."
+
+
+def _wanted(fault: ErrorDetails) -> str:
+    return "a JSON object" if fault["type"] == "model_type" else fault["msg"]
+
+
+def _about(kind: type[JsonModel], values: Mapping[str, Any], field: str, fault: ErrorDetails, index: int | None) -> str:
+    """Describe a fault in one field of a model."""
+    where = kind.noun
+    if "name" in kind.model_fields:
+        name = index if values.get("name") is None else values["name"]
+        where += "" if name is None else f" {quoted(name)}"
+    value, wanted = quoted(fault["input"]), _wanted(fault)
+    known = ", ".join(each.alias or name for name, each in kind.model_fields.items())
+    sentences = {
+        "missing": f"{where} lacks the field {field!r}.",
+        "extra_forbidden": f"{where} has an unknown field {quoted(field)}; the known fields are {known}.",
+        "which": f"{where} has {field} {value}, which {wanted}.",
+        "sentence": wanted,
+    }
+    if field == "schema" and fault["type"] not in sentences:
+        return f"{where} schema {value} is unknown; this version reads schema {wanted}."
+    return sentences.get(fault["type"], f"{where} has {field} {value}; it must be {wanted}.")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Discriminator, Field, Tag, field_serializer
 
 from offcomp.errors import InputError, ModelError, PlanError
 from offcomp.methods import default_options, make_method
@@ -22,65 +22,116 @@ from offcomp.models.sentence_modules import sentence_modules
 from offcomp.models.sources import may_have_tokenizer, resolve
 from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
 from offcomp.plain_text import quoted
-from offcomp.planning import json_fields
-from offcomp.planning.data.calibration_text import CALIBRATION_TYPES, CalibrationText
+from offcomp.planning.data.calibration_text import CalibrationText
 from offcomp.planning.data.task_check import task_fault
-from offcomp.planning.data.task_fields import read_tasks, task_faults
+from offcomp.planning.data.task_fields import task_faults
 from offcomp.planning.data.tasks import Task, find_task
-from offcomp.planning.grouping import GROUPINGS, STACKS, best_stack, blocks_of_layers, group_shape
-from offcomp.planning.json_fields import NAME_WORDS, is_name, read_fields
+from offcomp.planning.document import Line, MustBe
+from offcomp.planning.grouping import GROUPINGS, STACKS, best_stack, blocks_of_layers, group_shape, safe_name
+from offcomp.planning.json_fields import (
+    DESCRIBED,
+    NAMED,
+    JsonModel,
+    Name,
+    Object,
+    Text,
+    Texts,
+    is_number,
+    one_of,
+    parts_of,
+    whole,
+)
 
-PLAN_SCHEMA = 1
-RARE = {"rank": None, "energy": None, "multiple": 1}
-"""Fields of a group -> their defaults, which are not written out, so that plans without them keep their ids."""
+PLAN_SCHEMA: Final = 1
+DEFAULT_TASKS = ("sentiment",)
 
 
-@dataclass(frozen=True)
-class Group:
-    """Modules compressed as one matrix. `ratio` is the requested ratio of original to stored size, measured in `unit`.
+def _is_unset(value: Any) -> bool:
+    return value is None
+
+
+class Group(JsonModel):
+    """Modules compressed as one matrix.
 
     Instead of a ratio, a group may request a `rank` (latent width, number of terms) or, for SVD, a share of the `energy`; its
-    `ratio` is then the ratio at that rank (`offcomp.planning.ranks`). Ranks chosen from a ratio or from a share of the energy
-    are rounded to a multiple of `multiple`. `dtype` is the dtype of the compressed weights; "stored" keeps the dtype of the
-    checkpoint.
+    `ratio` is then the ratio at that rank (`offcomp.planning.ranks`).
     """
 
-    name: str
-    modules: tuple[str, ...]
-    stack: str = "rows"
-    method: str = "svd"
-    options: dict[str, Any] = field(default_factory=dict)
-    ratio: float = 2.0
-    unit: str = "parameters"
-    dtype: str = STORED
-    rank: int | None = None
-    energy: float | None = None
-    multiple: int = 1
+    noun = "group"
+
+    name: Name
+    """Name of the group, unique within its plan."""
+    modules: Annotated[Texts, Field(min_length=1), MustBe("a list of one or more module names")]
+    """Names of the modules, in stacking order."""
+    stack: Annotated[str, one_of(STACKS)] = "rows"
+    """How the matrices are stacked into one; see `offcomp.planning.grouping`."""
+    method: Annotated[Text, MustBe("the name of a method")] = "svd"
+    """Name of the method."""
+    options: Object = Field(default_factory=dict)
+    """Options of the method that differ from its defaults."""
+    ratio: Annotated[float, MustBe("a number, 1 or greater")] = Field(default=2.0, json_schema_extra={"minimum": 1})
+    """Requested ratio of original to stored size, measured in `unit`."""
+    unit: Annotated[str, one_of(UNITS)] = "parameters"
+    """Unit of the sizes that `ratio` divides."""
+    dtype: Annotated[str, one_of(DTYPE_CHOICES)] = STORED
+    """Dtype of the compressed weights; "stored" keeps the dtype of the checkpoint."""
+    rank: Annotated[int, whole(1)] | None = Field(default=None, exclude_if=_is_unset)
+    """Requested rank, latent width or number of terms."""
+    energy: Annotated[float, Field(gt=0, le=1), MustBe("a share of the energy, above 0 and at most 1")] | None = Field(
+        default=None, exclude_if=_is_unset
+    )
+    """Requested share of the sum of squared singular values."""
+    multiple: Annotated[int, whole(1)] = Field(default=1, exclude_if=lambda multiple: multiple == 1)
+    """Ranks chosen from a ratio or from a share of the energy are rounded to a multiple of this number."""
 
     def at_ratio(self, ratio: float, unit: str | None = None) -> Group:
         """The group at a different ratio, which also replaces a requested rank or share of the energy."""
-        return replace(self, ratio=ratio, unit=unit or self.unit, rank=None, energy=None)
+        return self.replace(ratio=ratio, unit=unit or self.unit, rank=None, energy=None)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The group as JSON values, with every default written out except those of `RARE`."""
-        document = asdict(self) | {"modules": list(self.modules)}
-        rare = {name: document.pop(name) for name in RARE}
-        return document | {name: value for name, value in rare.items() if value != RARE[name]}
+    @field_serializer("options")
+    def _all_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """All options of the method; numbers are cast so that equal plans produce the same JSON."""
+        try:
+            defaults = default_options(self.method, options.get("preset"))
+        except InputError:
+            return options
+        return defaults | {
+            key: float(value) if isinstance(defaults.get(key), float) and is_number(value) else value
+            for key, value in options.items()
+        }
 
 
-@dataclass(frozen=True)
-class Plan:
+_DEFAULT_CALIBRATION = CalibrationText()
+TaskOrName = Annotated[
+    Annotated[Task, Tag(DESCRIBED)]
+    | Annotated[Line, Field(min_length=1), MustBe("the name of a task or a JSON object"), Tag(NAMED)],
+    Discriminator(lambda value: DESCRIBED if isinstance(value, (dict, Task)) else NAMED),
+]
+
+
+class Plan(JsonModel):
     """Groups of modules in one model, and the tasks on which the original and compressed models are compared.
 
-    A plan without groups is the uncompressed baseline. A task is specified by its name in
-    `offcomp.planning.data.tasks.TASKS`, or by a full description.
+    A plan without groups is the uncompressed baseline.
     """
 
-    model: str
-    groups: tuple[Group, ...] = ()
-    tasks: tuple[str | Task, ...] = ("sentiment",)
-    seed: int = 0
-    calibration: CalibrationText = field(default_factory=CalibrationText)
+    noun = "plan"
+    parts = {"tasks": Task, "groups": Group, "calibration": CalibrationText}  # noqa: RUF012
+
+    document_schema: Annotated[Literal[1], MustBe("1")] = Field(default=PLAN_SCHEMA, alias="schema")
+    """Version of this format."""
+    model: Annotated[Text, MustBe("a model name, folder or hub id")]
+    """Name in the catalogue, folder or hub id of the model."""
+    seed: Annotated[int, whole(0, 2**31 - 1)] = 0
+    """Seed of everything random."""
+    tasks: Annotated[tuple[TaskOrName, ...], parts_of("a list of task names or descriptions")] = DEFAULT_TASKS
+    """Each task is a name in `offcomp.planning.data.tasks.TASKS`, or a full description."""
+    groups: Annotated[tuple[Group, ...], parts_of("a list of groups")] = ()
+    """The groups, which have no module in common."""
+    calibration: CalibrationText = Field(
+        default=_DEFAULT_CALIBRATION, exclude_if=lambda calibration: calibration == _DEFAULT_CALIBRATION
+    )
+    """The text on which activations and gradients are measured, for methods that need them."""
 
     @property
     def calibrated_groups(self) -> list[Group]:
@@ -92,19 +143,6 @@ class Plan:
         """The tasks, with each name replaced by the full description. Raises TaskError for an unknown name."""
         return tuple(find_task(task) if isinstance(task, str) else task for task in self.tasks)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON values, with every default written out except the default calibration text."""
-        groups = [group.to_dict() for group in self.groups]
-        calibration = {} if self.calibration == CalibrationText() else {"calibration": asdict(self.calibration)}
-        return {
-            "schema": PLAN_SCHEMA,
-            "model": self.model,
-            "seed": self.seed,
-            "tasks": [task if isinstance(task, str) else task.to_dict() for task in self.tasks],
-            "groups": [entry | {"options": _all_options(entry)} for entry in groups],
-            **calibration,
-        }
-
     def to_json(self) -> str:
         """The plan as a JSON document."""
         return json.dumps(self.to_dict(), indent=2)
@@ -112,27 +150,9 @@ class Plan:
     @staticmethod
     def from_dict(document: Any) -> Plan:
         """Read a plan. Raises PlanError with one sentence for each invalid field."""
-        faults: list[str] = []
         if not isinstance(document, dict):
             raise PlanError([f"a plan must be a JSON object, not {type(document).__name__}."])
-        schema = document.get("schema", PLAN_SCHEMA)
-        if schema != PLAN_SCHEMA:
-            faults.append(f"plan schema {quoted(schema)} is unknown; this version reads schema {PLAN_SCHEMA}.")
-        values = read_fields(
-            Plan, {k: v for k, v in document.items() if k != "schema"}, "plan", PLAN_TYPES, faults, parts=PLAN_PARTS
-        )
-        groups = []
-        for index, entry in enumerate(values.get("groups", ())):
-            if isinstance(entry, dict):
-                groups.append(read_fields(Group, entry, f"group {quoted(entry.get('name', index))}", GROUP_TYPES, faults))
-            else:
-                faults.append(f"group {index} is {quoted(entry)}; it must be a JSON object.")
-        tasks = read_tasks(values.get("tasks", Plan.tasks), faults)
-        calibration = read_fields(CalibrationText, values.get("calibration", {}), "calibration", CALIBRATION_TYPES, faults)
-        if faults:
-            raise PlanError(faults)
-        parts = {"groups": tuple(Group(**group) for group in groups), "calibration": CalibrationText(**calibration)}
-        return Plan(**values | parts | {"tasks": tasks})
+        return Plan(**document)
 
     @staticmethod
     def from_json(text: str) -> Plan:
@@ -143,42 +163,6 @@ class Plan:
             raise PlanError(["the plan nests lists or objects too deeply."]) from None
         except ValueError as error:
             raise PlanError([f"the plan is not valid JSON: {error}."]) from None
-
-
-def _all_options(group: dict[str, Any]) -> dict[str, Any]:
-    """A group's options merged with its method's defaults; numbers are cast so that equal plans produce the same JSON."""
-    try:
-        defaults = default_options(group["method"], group["options"].get("preset"))
-    except InputError:
-        return dict(group["options"])
-    given = {
-        key: float(value) if isinstance(defaults.get(key), float) and json_fields.is_number(value) else value
-        for key, value in group["options"].items()
-    }
-    return defaults | given
-
-
-PLAN_TYPES = {
-    "model": (json_fields.is_text, "a model name, folder or hub id"),
-    "groups": (json_fields.is_list, "a list of groups"),
-    "tasks": (json_fields.is_list, "a list of task names or descriptions"),
-    "seed": (json_fields.whole(0, 2**31 - 1), "a whole number from 0 to 2147483647"),
-    "calibration": (json_fields.is_object, "a JSON object"),
-}
-PLAN_PARTS = ("groups", "tasks", "calibration")
-GROUP_TYPES = {
-    "name": (is_name, NAME_WORDS),
-    "modules": (lambda value: json_fields.is_text_list(value) and len(value) > 0, "a list of one or more module names"),
-    "stack": json_fields.one_of(STACKS),
-    "method": (json_fields.is_text, "the name of a method"),
-    "options": (json_fields.is_object, "a JSON object"),
-    "ratio": (json_fields.is_number, "a number, 1 or greater"),
-    "unit": json_fields.one_of(UNITS),
-    "dtype": json_fields.one_of(DTYPE_CHOICES),
-    "rank": (json_fields.whole(1), "a whole number, 1 or greater"),
-    "energy": (lambda value: json_fields.is_number(value) and 0 < value <= 1, "a share of the energy, above 0 and at most 1"),
-    "multiple": (json_fields.whole(1), "a whole number, 1 or greater"),
-}
 
 
 def validate(plan: Plan, info: ModelInfo) -> None:
@@ -225,8 +209,6 @@ def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[st
     """Faults in one group; updates `names` and `owner`, which track the group names and modules already in use."""
     where = f"group {quoted(group.name)}"
     faults = []
-    if not is_name(group.name):
-        faults.append(f"{where}: the name must be {NAME_WORDS}.")
     if group.name in names:
         faults.append(f"{where} appears twice; every group needs a unique name.")
     names.add(group.name)
@@ -270,42 +252,18 @@ def members(group: Group, info: ModelInfo) -> list[ModuleSpec]:
 
 
 def make_groups(
-    specs: Sequence[ModuleSpec],
-    grouping: str,
-    *,
-    stack: str = "best",
-    block: int = 2,
-    method: str = "svd",
-    options: dict[str, Any] | None = None,
-    ratio: float = 2.0,
-    unit: str = "parameters",
-    dtype: str = STORED,
-    rank: int | None = None,
-    energy: float | None = None,
-    multiple: int = 1,
+    specs: Sequence[ModuleSpec], grouping: str, *, stack: str = "best", block: int = 2, **settings: Any
 ) -> tuple[Group, ...]:
-    """Group `specs` according to a preset in `GROUPINGS`, all with the same method and ratio. Raises InputError."""
+    """Group `specs` according to a preset in `GROUPINGS`, with the same `settings` (fields of `Group`). Raises InputError."""
     if grouping not in GROUPINGS:
         raise InputError(f"unknown grouping {grouping!r}; choose one of {', '.join(GROUPINGS)}")
     gathered = blocks_of_layers(specs, block) if grouping == "blocks" else GROUPINGS[grouping][1](specs)
-    groups = []
-    for name, part in gathered:
-        chosen = best_stack(part) if stack == "best" else stack
-        modules = tuple(spec.name for spec in part)
-        size = (ratio, unit, dtype, rank, energy, multiple)
-        groups.append(Group(_safe(name), modules, chosen, method, dict(options or {}), *size))
-    return tuple(groups)
-
-
-def name_groups(parts: Sequence[Sequence[ModuleSpec]]) -> list[str]:
-    """A name for each group: the module's name for a single module, otherwise the kinds and a number, as in query+key-2."""
-    names = []
-    for number, specs in enumerate(parts, 1):
-        kinds = "+".join(dict.fromkeys(spec.kind for spec in specs))
-        names.append(_safe(specs[0].name if len(specs) == 1 else f"{kinds[:90]}-{number}"))
-    return names
-
-
-def _safe(name: str) -> str:
-    """Replace characters that are not allowed in a group's name."""
-    return re.sub(r"[^A-Za-z0-9._+-]", "-", name)
+    return tuple(
+        Group(
+            name=safe_name(name),
+            modules=tuple(spec.name for spec in part),
+            stack=best_stack(part) if stack == "best" else stack,
+            **settings,
+        )
+        for name, part in gathered
+    )

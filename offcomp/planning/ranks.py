@@ -12,7 +12,6 @@ multiple of it, and ranks chosen from a share of the energy are rounded up. Does
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from offcomp.errors import InputError
@@ -35,7 +34,7 @@ def with_ranks(plan: Plan, info: ModelInfo, singular_values: Singular) -> Plan:
 
     Raises InputError if singular values are needed but not known, or if a rank does not suit its matrix.
     """
-    return replace(plan, groups=tuple(_with_rank(group, info, singular_values) for group in plan.groups))
+    return plan.replace(groups=tuple(_with_rank(group, info, singular_values) for group in plan.groups))
 
 
 def with_known_ranks(plan: Plan, info: ModelInfo, home: Path) -> Plan:
@@ -59,7 +58,7 @@ def _with_rank(group: Group, info: ModelInfo, singular_values: Singular) -> Grou
                 f"group {group.name!r} requests a share of the energy, but its singular values are not known; compute them "
                 "with 'offcomp spectra', or request a rank"
             )
-        group = replace(group, rank=energy_rank(values, group.energy, group.multiple))
+        group = group.replace(rank=energy_rank(values, group.energy, group.multiple))
     if group.rank is None:
         return group
     method = make_method(group.method, group.options)
@@ -69,4 +68,4 @@ def _with_rank(group: Group, info: ModelInfo, singular_values: Singular) -> Grou
     original, stored = original_size(specs), stored_size(shapes, dtype_of(group, info))
     dense = stored_size(dense_shapes(rows, cols), dtype_of(group, info))
     smaller = min(stored, dense, key=lambda size: size.in_unit(group.unit))
-    return replace(group, ratio=max(1.0, float(f"{ratio_of(original, smaller, group.unit):.6g}")))
+    return group.replace(ratio=max(1.0, float(f"{ratio_of(original, smaller, group.unit):.6g}")))

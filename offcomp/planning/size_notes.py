@@ -6,11 +6,8 @@ method, and a method with few possible sizes may store much less than requested.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-Group = Mapping[str, Any]
-"""The values of one group: a `GroupPrediction` as a dictionary, or an entry of `groups` in run.json."""
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 NOTICEABLE = 1.05
 """Byte and parameter ratios that differ by less than this factor are treated as equal."""
@@ -19,10 +16,41 @@ MUCH_SMALLER = 1.1
 MOST_NAMED = 3
 
 
-def size_notes(groups: Sequence[Group]) -> list[str]:
-    """Notes on these groups, one sentence per kind of note. Groups from older runs are skipped if they lack a required key."""
-    kept = [group for group in groups if group["form"] != "infeasible"]
-    notes = (_sentence([g for g in kept if needed <= g.keys()], applies, words) for needed, applies, words in NOTES)
+class SizedGroup(Protocol):
+    """The figures of one group, predicted or measured. Those that older runs lack, or that are not known yet, are None."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def form(self) -> str: ...
+    @property
+    def unit(self) -> str | None: ...
+    @property
+    def dtype(self) -> str | None: ...
+    @property
+    def original_dtypes(self) -> str | None: ...
+    @property
+    def num_parameters(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def bytes_in_own_dtype(self) -> int | None: ...
+    @property
+    def original_parameters(self) -> int: ...
+    @property
+    def original_bytes(self) -> int: ...
+    @property
+    def requested_ratio(self) -> float | None: ...
+    @property
+    def compression_ratio(self) -> float: ...
+    @property
+    def relative_error(self) -> float | None: ...
+
+
+def size_notes(groups: Sequence[SizedGroup]) -> list[str]:
+    """Notes on these groups, one sentence per kind of note. Each note skips groups that lack a figure that it needs."""
+    kept = [group for group in groups if group.form != "infeasible"]
+    notes = (_sentence([group for group in kept if applies(group)], words) for applies, words in NOTES)
     return [note for note in notes if note]
 
 
@@ -37,44 +65,72 @@ def unlisted_note(unlisted: int, num_parameters: int) -> str:
     )
 
 
-def _sentence(groups: Sequence[Group], applies: Callable[[Group], bool], words: Callable[[Sequence[Group]], str]) -> str:
+def _sentence(groups: Sequence[SizedGroup], words: Callable[[Sequence[SizedGroup]], str]) -> str:
     """A note prefixed with the names of the groups to which it applies; empty if it applies to none."""
-    concerned = [group for group in groups if applies(group)]
-    if not concerned:
+    if not groups:
         return ""
-    names = ", ".join(group["name"] for group in concerned[:MOST_NAMED])
-    more = f" and {len(concerned) - MOST_NAMED} more" if len(concerned) > MOST_NAMED else ""
-    return f"{names}{more}: {words(concerned)}."
+    names = ", ".join(group.name for group in groups[:MOST_NAMED])
+    more = f" and {len(groups) - MOST_NAMED} more" if len(groups) > MOST_NAMED else ""
+    return f"{names}{more}: {words(groups)}."
 
 
-def _ratio(groups: Sequence[Group], what: str, stored: str = "") -> float:
-    """Ratio of original to stored size over all of these groups, in "parameters" or "bytes"."""
-    return float(sum(group[f"original_{what}"] for group in groups) / sum(group[stored or f"num_{what}"] for group in groups))
+def _parameter_ratio(groups: Sequence[SizedGroup]) -> float:
+    """Ratio of original to stored parameters over all of these groups."""
+    return sum(group.original_parameters for group in groups) / sum(group.num_parameters for group in groups)
 
 
-def _dtypes(groups: Sequence[Group]) -> tuple[str, str]:
+def _byte_ratio(groups: Sequence[SizedGroup]) -> float:
+    """Ratio of original to stored bytes over all of these groups."""
+    return sum(group.original_bytes for group in groups) / sum(group.num_bytes for group in groups)
+
+
+def _byte_ratio_in_own_dtype(groups: Sequence[SizedGroup]) -> float:
+    """What the ratio in bytes would be if the groups were stored in the checkpoint's own dtype."""
+    return sum(group.original_bytes for group in groups) / sum(group.bytes_in_own_dtype or group.num_bytes for group in groups)
+
+
+def _dtypes(groups: Sequence[SizedGroup]) -> tuple[str, str]:
     """The dtypes in which these groups are stored, and their original dtypes in the checkpoint."""
-    stored, own = (" and ".join(dict.fromkeys(group[key] for group in groups)) for key in ("dtype", "original_dtypes"))
-    return stored, own
+    stored, own = [group.dtype for group in groups], [group.original_dtypes for group in groups]
+    return _joined(stored), _joined(own)
 
 
-def _fewer_bytes(groups: Sequence[Group]) -> str:
+def _joined(names: Sequence[str | None]) -> str:
+    return " and ".join(dict.fromkeys(filter(None, names)))
+
+
+def _is_less_in_bytes(group: SizedGroup) -> bool:
+    known = group.unit == "parameters" and group.dtype is not None and group.original_dtypes is not None
+    return known and _byte_ratio([group]) * NOTICEABLE < _parameter_ratio([group])
+
+
+def _less_in_bytes(groups: Sequence[SizedGroup]) -> str:
     stored, own = _dtypes(groups)
-    less = f"{_ratio(groups, 'parameters'):.3g}x in parameters is {_ratio(groups, 'bytes'):.3g}x in bytes"
+    less = f"{_parameter_ratio(groups):.3g}x in parameters is {_byte_ratio(groups):.3g}x in bytes"
     return f"{less}, because weights are stored as {stored}, but the checkpoint uses {own}"
 
 
-def _narrower(groups: Sequence[Group]) -> str:
+def _is_narrower(group: SizedGroup) -> bool:
+    known = group.dtype is not None and group.original_dtypes is not None and group.bytes_in_own_dtype is not None
+    return known and (group.bytes_in_own_dtype or 0) > NOTICEABLE * group.num_bytes
+
+
+def _narrower(groups: Sequence[SizedGroup]) -> str:
     stored, own = _dtypes(groups)
-    whole, compressed = _ratio(groups, "bytes"), _ratio(groups, "bytes", "bytes_in_own_dtype")
+    whole, compressed = _byte_ratio(groups), _byte_ratio_in_own_dtype(groups)
     return (
         f"of the {whole:.3g}x reduction in bytes, {whole / compressed:.3g}x comes from storing {stored} instead of {own}, "
         f"and only {compressed:.3g}x from the method"
     )
 
 
-def _smaller_than_requested(groups: Sequence[Group]) -> str:
-    requested, stored = (_range([group[key] for group in groups]) for key in ("requested_ratio", "compression_ratio"))
+def _is_smaller_than_requested(group: SizedGroup) -> bool:
+    return group.requested_ratio is not None and group.compression_ratio > MUCH_SMALLER * group.requested_ratio
+
+
+def _smaller_than_requested(groups: Sequence[SizedGroup]) -> str:
+    requested = _range([group.requested_ratio for group in groups if group.requested_ratio is not None])
+    stored = _range([group.compression_ratio for group in groups])
     return f"the requested ratio is {requested}, but the actual ratio is {stored}: the method has no size closer to the budget"
 
 
@@ -83,24 +139,19 @@ def _range(ratios: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _worse_than_zeros(groups: Sequence[Group]) -> str:
-    worst = max(group["relative_error"] for group in groups)
+def _is_worse_than_zeros(group: SizedGroup) -> bool:
+    return group.relative_error is not None and group.relative_error > 1
+
+
+def _worse_than_zeros(groups: Sequence[SizedGroup]) -> str:
+    worst = max(group.relative_error or 0.0 for group in groups)
     return f"the relative error is {worst:.3g}; above 1, a matrix of zeros would be closer to the original"
 
 
-SIZES = {"original_parameters", "original_bytes", "num_parameters", "num_bytes", "bytes_in_own_dtype"}
-NOTES: tuple[tuple[set[str], Callable[[Group], bool], Callable[[Sequence[Group]], str]], ...] = (
-    (
-        {"unit", "dtype", "original_dtypes"} | SIZES,
-        lambda g: g["unit"] == "parameters" and _ratio([g], "bytes") * NOTICEABLE < _ratio([g], "parameters"),
-        _fewer_bytes,
-    ),
-    ({"dtype", "original_dtypes"} | SIZES, lambda g: g["bytes_in_own_dtype"] > NOTICEABLE * g["num_bytes"], _narrower),
-    (
-        {"compression_ratio", "requested_ratio"},
-        lambda g: g["compression_ratio"] > MUCH_SMALLER * g["requested_ratio"],
-        _smaller_than_requested,
-    ),
-    ({"relative_error"}, lambda g: g["relative_error"] > 1, _worse_than_zeros),
+NOTES: tuple[tuple[Callable[[SizedGroup], bool], Callable[[Sequence[SizedGroup]], str]], ...] = (
+    (_is_less_in_bytes, _less_in_bytes),
+    (_is_narrower, _narrower),
+    (_is_smaller_than_requested, _smaller_than_requested),
+    (_is_worse_than_zeros, _worse_than_zeros),
 )
-"""(required keys, predicate that selects the groups, function that returns the text) for each kind of note."""
+"""(predicate that selects the groups, function that returns the text) for each kind of note."""

@@ -8,7 +8,7 @@ modules have the same shape.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from offcomp.methods.base import Method, choose_size, dense_shapes, rank_budget,
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.numerics.accounting import STORED, Budget, Size, budget_for_ratio, largest_size_within, storage_dtype, stored_size
 from offcomp.planning.grouping import group_shape
+from offcomp.planning.model_sizes import ModelSizes, model_sizes
 from offcomp.planning.plan import Group, Plan, members
 from offcomp.planning.size_notes import size_notes
 
@@ -59,13 +60,18 @@ class GroupPrediction:
     seconds: float
     note: str
 
+    @property
+    def relative_error(self) -> None:
+        """Not known before the run."""
+        return None
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted sizes of a plan. `model` is the result of `model_sizes`."""
+    """Predicted sizes of a plan."""
 
     groups: tuple[GroupPrediction, ...]
-    model: dict[str, Any]
+    model: ModelSizes
     seconds: float
 
     @property
@@ -75,12 +81,12 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self) | {"feasible": self.feasible, "notes": self.notes}
+        return asdict(self) | {"model": self.model.to_dict(), "feasible": self.feasible, "notes": self.notes}
 
     @property
     def notes(self) -> list[str]:
         """Caveats about these sizes, one sentence each."""
-        return size_notes([asdict(group) for group in self.groups])
+        return size_notes(self.groups)
 
 
 def original_size(specs: Iterable[ModuleSpec]) -> Size:
@@ -95,7 +101,7 @@ def dtype_of(group: Group, info: ModelInfo) -> str:
 
 def resolved(plan: Plan, info: ModelInfo) -> Plan:
     """A copy of the plan with each group's dtype resolved to its actual storage dtype."""
-    return replace(plan, groups=tuple(replace(group, dtype=dtype_of(group, info)) for group in plan.groups))
+    return plan.replace(groups=tuple(group.replace(dtype=dtype_of(group, info)) for group in plan.groups))
 
 
 def original_dtypes(specs: Sequence[ModuleSpec]) -> str:
@@ -201,31 +207,3 @@ def _smallest(method: Method, rows: int, cols: int, dtype: str, unit: str) -> Si
 def ratio_of(original: Size, stored: Size, unit: str) -> float:
     """original / stored."""
     return original.in_unit(unit) / stored.in_unit(unit)
-
-
-def model_sizes(groups: Iterable[tuple[Size, Size]], info: ModelInfo) -> dict[str, Any]:
-    """Sizes before and after compression, and their ratios, for three sets of weights.
-
-    `groups` yields (original size, stored size) for each group. `chosen` covers the modules in the plan, `matrices` all linear
-    and embedding weights, and `whole` the whole model. Uncompressed weights keep their original dtype.
-    """
-    pairs = list(groups)
-    replaced = sum((original for original, _ in pairs), Size(0, 0))
-    stored = sum((size for _, size in pairs), Size(0, 0))
-    totals = {
-        "chosen": replaced,
-        "matrices": Size(info.matrix_parameters, info.matrix_bytes),
-        "whole": Size(info.num_parameters, info.num_bytes),
-    }
-    sizes: dict[str, Any] = {}
-    for name, before in totals.items():
-        after = before - replaced + stored
-        sizes[name] = {
-            "parameters_before": before.num_parameters,
-            "parameters_after": after.num_parameters,
-            "bytes_before": before.num_bytes,
-            "bytes_after": after.num_bytes,
-            "parameter_ratio": ratio_of(before, after, "parameters") if after.num_parameters else 1.0,
-            "byte_ratio": ratio_of(before, after, "bytes") if after.num_bytes else 1.0,
-        }
-    return sizes

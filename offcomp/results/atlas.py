@@ -18,6 +18,8 @@ import pandas as pd
 
 from offcomp.files import assets_folder, changed, read_json
 from offcomp.methods import style_key_in_plan
+from offcomp.planning.data.scores import OriginalScore, Score
+from offcomp.planning.model_sizes import ModelSizes
 from offcomp.results.groups import stem_and_layer
 from offcomp.results.runs import TITLES, VERSIONS
 from offcomp.results.scores import METRICS, baseline_of, change_text, metric_of, task_title, within_noise, within_sentence
@@ -73,7 +75,8 @@ def _document(file: Path, seen: tuple[int, int] | None) -> Document | None:
 def tasks_of(document: Document) -> dict[str, str]:
     """Titles of the tasks that at least one row of the sweep was scored on, by task name."""
     scored = {task for row in document["sweep"] for task in row["scores"]}
-    return {task: task_title(task, score) for task, score in document["originals"].items() if task in scored}
+    originals = {task: OriginalScore.from_json(score) for task, score in document["originals"].items()}
+    return {task: task_title(task, score) for task, score in originals.items() if task in scored}
 
 
 def sweep_table(document: Document, task: str, denominator: str = "chosen") -> pd.DataFrame:
@@ -86,11 +89,11 @@ def sweep_table(document: Document, task: str, denominator: str = "chosen") -> p
     rows = {}
     for index, row in enumerate(document["sweep"]):
         if task in row["scores"]:
-            groups, sizes = row["plan"]["groups"], row["sizes"][denominator]
+            groups, sizes = row["plan"]["groups"], ModelSizes.from_json(row["sizes"]).of(denominator)
             method, style_key = _method(groups[0])
             grouping = ALONE if all(len(group["modules"]) == 1 for group in groups) else STACKED
             setting = method, style_key, grouping, groups[0]["ratio"], groups[0]["unit"]
-            ratios = sizes["byte_ratio"], sizes["parameter_ratio"]
+            ratios = sizes.byte_ratio, sizes.parameter_ratio
             rows[index] = (*setting, *ratios, *_figures(row, task), *_task_values(document, task))
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(SWEEP_COLUMNS))
 
@@ -105,7 +108,7 @@ def sensitivity_table(document: Document, task: str) -> pd.DataFrame:
         if task in row["scores"]:
             (group,) = row["plan"]["groups"]
             (module,) = group["modules"]
-            interval = row["scores"][task]["paired"]["interval"]
+            interval = Score.from_json(row["scores"][task]).paired.interval
             beyond_noise = interval is not None and not within_noise(interval)
             setting = _method(group)[0], group["ratio"]
             matrix = module, *stem_and_layer(module)
@@ -121,18 +124,18 @@ def _method(group: Mapping[str, Any]) -> tuple[str, str]:
 
 def _figures(row: Mapping[str, Any], task: str) -> tuple[Any, ...]:
     """The values of FIGURES for one row; standard error and interval are NaN if there are too few examples."""
-    score = row["scores"][task]
-    value, paired = score["compressed"], score["paired"]
-    error = nan if value["standard_error"] is None else value["standard_error"]
-    low, high = paired["interval"] or (nan, nan)
-    return row["relative_error"], value["value"], error, paired["difference"], low, high, value["n"]
+    score = Score.from_json(row["scores"][task])
+    value, paired = score.compressed, score.paired
+    error = nan if value.standard_error is None else value.standard_error
+    low, high = paired.interval or (nan, nan)
+    return row["relative_error"], value.value, error, paired.difference, low, high, value.n
 
 
 def _task_values(document: Document, task: str) -> tuple[Any, ...]:
     """The values of TASK_COLUMNS, which are the same for all rows of a task."""
-    original = document["originals"][task]
+    original = OriginalScore.from_json(document["originals"][task])
     name, value = baseline_of(original) or ("", nan)
-    return original["value"], value, name, task_title(task, original), metric_of(original).name
+    return original.value, value, name, task_title(task, original), metric_of(original).name
 
 
 def exported(table: pd.DataFrame, document: Document, purpose: str) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from offcomp.files import assets_folder, read_json
 from offcomp.planning.plan import Plan
+from offcomp.runs.result import RunResult
 from offcomp.runs.store import Run
 
 FOLDER = assets_folder() / "runs"
@@ -29,8 +30,9 @@ def missing_files(folder: Path = FOLDER) -> list[str]:
 
 
 def _read(path: Path) -> Run | None:
-    result = read_json(path)
-    if result is None:
+    document = read_json(path)
+    if document is None:
         return None
-    started = datetime.fromisoformat(result["started"]).timestamp()
-    return Run(result["id"], path.parent, Plan.from_dict(result["plan"]), "done", started, {}, result)
+    result = RunResult.from_json(document)
+    started = datetime.fromisoformat(result.started).timestamp()
+    return Run(result.id, path.parent, Plan.from_dict(result.plan), "done", started, result=result)

@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
-from typing import Any
 
 import pandas as pd
 
-from offcomp.results.paired import listed_in
-from offcomp.results.runs import method_title, result_of
-from offcomp.results.scores import Score, metric_of
+from offcomp.planning.data.scores import Continuation, Score
+from offcomp.results.runs import method_title, result_of, scored_tasks
+from offcomp.results.scores import metric_of
 from offcomp.runs.store import Run
 
 COLUMNS = ("run", "name", "task", "opening", "original", "compressed", "same_tokens", "tokens")
@@ -28,17 +27,22 @@ def continues_prompts(score: Score) -> bool:
 
 def continuation_table(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per run, task and prompt: both continuations, and how many of their leading tokens match."""
-    return pd.DataFrame(listed_in(runs, "continuations"), columns=list(COLUMNS))
+    rows = [
+        entry.to_dict() | {"run": run.id, "name": name, "task": task}
+        for run, name, task, score in scored_tasks(runs)
+        for entry in score.continuations
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def of_task(run: Run, task: str) -> list[dict[str, Any]]:
+def of_task(run: Run, task: str) -> tuple[Continuation, ...]:
     """The continuations that a run recorded for a task, each with its prompt."""
-    return list(result_of(run)["scores"][task].get("continuations", []))
+    return result_of(run).scores[task].continuations
 
 
-def side_by_side(runs: Sequence[Run], task: str) -> list[tuple[Mapping[str, Any], ...]]:
+def side_by_side(runs: Sequence[Run], task: str) -> list[tuple[Continuation, ...]]:
     """The continuations of all runs, for each prompt that the runs have in common."""
-    by_prompt = [{(entry["opening"], entry["original"]): entry for entry in of_task(run, task)} for run in runs]
+    by_prompt = [{(entry.opening, entry.original): entry for entry in of_task(run, task)} for run in runs]
     shared = [key for key in by_prompt[0] if all(key in entries for entries in by_prompt)]
     return [tuple(entries[key] for entries in by_prompt) for key in shared]
 
@@ -57,10 +61,10 @@ def continuation_answer(runs: Sequence[Run], names: Mapping[str, str], task: str
     names   name of each run in the comparison, by run id
     """
     columns = list(zip(*side_by_side(runs, task), strict=True))
-    total, count = columns[0][0]["tokens"], len(columns[0])
+    total, count = columns[0][0].tokens, len(columns[0])
     titles = [method_title(runs[0])] if len(runs) == 1 else [names[run.id] for run in runs]
-    means = [sum(entry["same_tokens"] for entry in column) / count for column in columns]
-    identical = [sum(entry["same_tokens"] == entry["tokens"] for entry in column) for column in columns]
+    means = [sum(entry.same_tokens for entry in column) / count for column in columns]
+    identical = [sum(entry.same_tokens == entry.tokens for entry in column) for column in columns]
     text = f"On average, {titles[0]} matches the original for the first {means[0]:.1f} of {total} tokens"
     if len(runs) > 1:
         return (
@@ -69,9 +73,9 @@ def continuation_answer(runs: Sequence[Run], names: Mapping[str, str], task: str
     return f"{text}; {identical[0] or 'none'} of {count} continuations {'are' if identical[0] > 1 else 'is'} identical."
 
 
-def agreement_text(entry: Mapping[str, Any]) -> str:
+def agreement_text(entry: Continuation) -> str:
     """Phrase stating how many leading tokens the compressed model shares with the original."""
-    same, total = entry["same_tokens"], entry["tokens"]
+    same, total = entry.same_tokens, entry.tokens
     if same == total:
         return f"all {total} tokens the same"
     return f"first {same} of {total} tokens the same" if same else "differs from the first token onwards"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pandas as pd
 
@@ -23,11 +22,11 @@ def error_curve_table(info: ModelInfo, plan: Plan, spectra: Sequence[Spectrum], 
     """
     rows = []
     for ratio in ratios:
-        prediction = predict(replace(plan, groups=tuple(group.at_ratio(ratio) for group in plan.groups)), info)
+        prediction = predict(plan.replace(groups=tuple(group.at_ratio(ratio) for group in plan.groups)), info)
         if prediction.feasible:
-            error, stored = svd_error(spectra, prediction), prediction.model["chosen"]
-            achieved = stored[f"{plan.groups[0].unit.removesuffix('s')}_ratio"]
-            rows.append((ratio, achieved, error, stored["parameters_after"], stored["bytes_after"] / 1e6))
+            error, stored = svd_error(spectra, prediction), prediction.model.chosen
+            achieved = stored.ratio(plan.groups[0].unit)
+            rows.append((ratio, achieved, error, stored.parameters_after, stored.bytes_after / 1e6))
     return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache
 from math import nan
@@ -25,12 +25,14 @@ import pandas as pd
 
 from offcomp.errors import InputError
 from offcomp.methods import default_options
+from offcomp.planning.model_sizes import ModelSizes
 from offcomp.planning.plan import Plan
 from offcomp.results.atlas import Document, read_measurements
 from offcomp.results.bundled import FOLDER, bundled_runs, origin
-from offcomp.results.runs import method_title, modules_title, overall_error, plan_as_stored, result_of, style_key_of
+from offcomp.results.runs import fingerprint_of, method_title, model_of, modules_title, plan_as_stored, result_of, style_key_of
 from offcomp.results.sentences import origin_text
 from offcomp.runs.inputs import calibration_digest, run_id
+from offcomp.runs.result import Environment, GroupResult, Inputs, ModelResult, RunResult, overall_error
 from offcomp.runs.store import Run
 
 ESTIMATED = "estimated"
@@ -63,7 +65,8 @@ class Measured:
 
     @property
     def _calibration(self) -> str:
-        return _calibration(self.run.plan, result_of(self.run).get("inputs", {}).get("calibration"))
+        inputs = result_of(self.run).inputs
+        return _calibration(self.run.plan, inputs.calibration if inputs else None)
 
     @cached_property
     def key(self) -> str:
@@ -73,7 +76,7 @@ class Measured:
 
     def ratio(self, unit: str) -> float:
         """Compression ratio (original / stored) of the chosen modules, with sizes measured in `unit`."""
-        return float(result_of(self.run)["model"]["sizes"]["chosen"][f"{unit.removesuffix('s')}_ratio"])
+        return model_of(self.run).sizes.chosen.ratio(unit)
 
 
 @dataclass(frozen=True)
@@ -111,13 +114,13 @@ def _calibration(plan: Plan, digest: str | None) -> str:
         calibrated = bool(plan.calibrated_groups)
     except InputError:  # the plan was made by a version with different methods or options
         calibrated = True
-    return json.dumps([asdict(plan.calibration), digest], sort_keys=True) if calibrated else ""
+    return json.dumps([plan.calibration.model_dump(), digest], sort_keys=True) if calibrated else ""
 
 
 def measured_of(runs: Iterable[Run], fingerprint: str) -> list[Measured]:
     """Every finished run on these weights that compressed something, one per plan; the user's own runs take precedence."""
     fitting = [run for run in (*runs, *bundled_runs()) if _fits(run, fingerprint)]
-    single_runs = [Measured(run, overall_error(result_of(run)["groups"])) for run in fitting]
+    single_runs = [Measured(run, overall_error(result_of(run).groups)) for run in fitting]
     sweeps = [m for m in _of_documents(_stamps()) if _fits(m.run, fingerprint)]
     measurements: dict[str, Measured] = {}
     for m in (*single_runs, *sweeps):
@@ -126,7 +129,7 @@ def measured_of(runs: Iterable[Run], fingerprint: str) -> list[Measured]:
 
 
 def _fits(run: Run, fingerprint: str) -> bool:
-    return run.status == "done" and bool(run.plan.groups) and result_of(run)["model"]["fingerprint"] == fingerprint
+    return run.status == "done" and bool(run.plan.groups) and fingerprint_of(run) == fingerprint
 
 
 def _stamps() -> tuple[tuple[str, int], ...]:
@@ -143,13 +146,18 @@ def _of_documents(stamps: tuple[tuple[str, int], ...]) -> tuple[Measured, ...]:
 
 def _of_rows(document: Document, part: str) -> list[Measured]:
     """The rows of a document as finished runs, each with its own id."""
-    weights, context = document["fingerprint"], {"environment": document["environment"], "started": document["measured"]}
+    weights, environment = document["fingerprint"], Environment.from_json(document["environment"])
     submitted = datetime.fromisoformat(document["measured"]).timestamp()
     measurements = []
     for row in document.get(part, ()):
         plan = Plan.from_dict(row["plan"])
-        result = context | {"groups": row["groups"], "model": {"fingerprint": weights, "sizes": row["sizes"]}}
-        run = Run(run_id(plan, {"model": weights}), FOLDER, plan, "done", submitted, {}, result)
+        result = RunResult.model_construct(  # the rows contain only some fields of a run
+            groups=tuple(GroupResult.model_construct(**group) for group in row["groups"]),
+            model=ModelResult.model_construct(fingerprint=weights, sizes=ModelSizes.from_json(row["sizes"])),
+            environment=environment,
+            started=document["measured"],
+        )
+        run = Run(run_id(plan, Inputs(model=weights)), FOLDER, plan, "done", submitted, result=result)
         measurements.append(Measured(run, row["relative_error"]))
     return measurements
 
@@ -232,7 +240,7 @@ def error_point_table(measured: Sequence[Measured], estimates: Iterable[Estimate
     """
     rows = [_row(m.run, origin(m.run), m.ratio(unit), m.relative_error, origin_text(m.run)) for m in measured]
     for e in estimates:
-        run = Run("", FOLDER, e.plan, "", 0.0, {}, None)
+        run = Run("", FOLDER, e.plan, "", 0.0)
         rows.append(_row(run, ESTIMATED, e.ratio, e.relative_error, e.basis))
     return pd.DataFrame(rows, columns=list(POINT_COLUMNS))
 

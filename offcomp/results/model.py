@@ -251,7 +251,11 @@ def compressible(info: ModelInfo) -> tuple[ModuleSpec, ...]:
 def spectra_plan(info: ModelInfo, known: Collection[str]) -> Plan:
     """A plan with one group per matrix whose spectrum is not known yet, for computing the missing spectra."""
     missing = [spec.name for spec in compressible(info) if spec.name not in known]
-    return Plan(info.model, tuple(Group(f"matrix-{index}", (name,)) for index, name in enumerate(missing)), ())
+    return Plan(
+        model=info.model,
+        groups=tuple(Group(name=f"matrix-{index}", modules=(name,)) for index, name in enumerate(missing)),
+        tasks=(),
+    )
 
 
 def spectra_seconds(info: ModelInfo, plan: Plan) -> float:

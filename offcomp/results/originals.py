@@ -18,8 +18,9 @@ def original_of(run: Run) -> str:
 
     For a run without a result, this is the identifier recorded on submission.
     """
-    model = (run.result or {}).get("model") or {}
-    return str(model.get("reads") or model.get("fingerprint") or run.inputs.get("model") or run.plan.model)
+    model = run.result.model if run.result else None
+    recorded = (model.reads or model.fingerprint) if model else run.inputs and run.inputs.model
+    return recorded or run.plan.model
 
 
 def model_titles(runs: Sequence[Run]) -> dict[str, str]:

@@ -14,12 +14,14 @@ from typing import Any
 import pandas as pd
 
 from offcomp.planning.data.metrics import METRICS, Metric
+from offcomp.planning.model_sizes import ModelSizes
 from offcomp.results.atlas import Document
 from offcomp.results.originals import original_of
 from offcomp.results.paired import comparison_key
-from offcomp.results.runs import fingerprint_of, modules_of, overall_cosine, overall_error, result_of, style_key_of, weights_of
+from offcomp.results.runs import fingerprint_of, model_of, modules_of, result_of, style_key_of, weights_of
 from offcomp.results.scores import against_original, interval_of, metric_of, task_title, within_noise, within_sentence
 from offcomp.results.sentences import smaller
+from offcomp.runs.result import overall_cosine, overall_error
 from offcomp.runs.store import OF_A_SAMPLE, Run
 
 ERROR = Metric(
@@ -66,7 +68,7 @@ def metric_named(name: str) -> Metric:
 
 def measures_of(runs: Sequence[Run]) -> dict[str, str]:
     """Titles of the measures for comparing the runs, by name: all tasks in plan order, then the relative error."""
-    titles = {task: task_title(task, score) for run in runs for task, score in result_of(run)["scores"].items()}
+    titles = {task: task_title(task, score) for run in runs for task, score in result_of(run).scores.items()}
     return titles | {ERROR.name: ERROR.title}
 
 
@@ -92,9 +94,8 @@ def _axis_key(run: Run, measure: str) -> Hashable | None:
     """Key shared by runs that can share an axis; None if the run lacks this score or error."""
     if measure == ERROR.name:
         return weights_of(run) if run.plan.groups else None
-    score = result_of(run)["scores"].get(measure)
-    value = score["compressed"]["value"] if score else None
-    return comparison_key(run, measure) if value is not None and isfinite(value) else None
+    score = result_of(run).scores.get(measure)
+    return comparison_key(run, measure) if score and isfinite(score.compressed.value) else None
 
 
 def _missing(measure: str) -> str:
@@ -113,8 +114,8 @@ def _reason(run: Run, shown: Run, measure: str, key: Hashable | None) -> str:
         return "different weights, so the errors are not comparable"
     if original_of(run) != original_of(shown):
         return "the same weights, but other files differ, such as the tokenizer or the pooling"
-    ours, theirs = (result_of(each)["scores"][measure] for each in (run, shown))
-    differing = (why for why, names in REASONS.items() if any(ours.get(name) != theirs.get(name) for name in names))
+    ours, theirs = (result_of(each).scores[measure] for each in (run, shown))
+    differing = (why for why, names in REASONS.items() if any(getattr(ours, name) != getattr(theirs, name) for name in names))
     return next(differing, "its original has a different score")
 
 
@@ -131,24 +132,23 @@ def front_table(runs: Sequence[Run], measure: str, unit: str, names: Mapping[str
 
 
 def _row(run: Run, measure: str, unit: str, name: str) -> dict[str, Any]:
-    result = result_of(run)
-    sizes, groups, score = result["model"]["sizes"]["whole"], result["groups"], result["scores"].get(measure)
+    sizes, groups, score = model_of(run).sizes.whole, result_of(run).groups, result_of(run).scores.get(measure)
     return _value_columns(run, measure, "compressed") | {
         "run": run.id,
         "name": name,
         "style_key": style_key_of(run),
         "grouping": ALONE if all(len(group.modules) == 1 for group in run.plan.groups) else TOGETHER,
-        "size": sizes[f"{unit}_after"] / 1e6,
-        "ratio": sizes[f"{unit.removesuffix('s')}_ratio"],
+        "size": sizes.after(unit) / 1e6,
+        "ratio": sizes.ratio(unit),
         "relative_error": overall_error(groups),
         "unit": unit,
         "about": against_original(score) if score else f"cosine distance {overall_cosine(groups):.3f}",
-        "within_noise": bool(score) and within_noise(score["paired"]["interval"]),
+        "within_noise": score is not None and within_noise(score.paired.interval),
     }
 
 
 def _original_row(run: Run, measure: str, unit: str) -> dict[str, Any]:
-    size = result_of(run)["model"]["sizes"]["whole"][f"{unit}_before"] / 1e6
+    size = model_of(run).sizes.whole.before(unit) / 1e6
     series = {"run": "", "name": "Original", "style_key": "original", "grouping": "", "size": size, "ratio": 1.0, "unit": unit}
     unchanged = {"relative_error": 0.0, "about": "not compressed", "within_noise": True}
     return _value_columns(run, measure, "original") | series | unchanged
@@ -157,12 +157,12 @@ def _original_row(run: Run, measure: str, unit: str) -> dict[str, Any]:
 def _value_columns(run: Run, measure: str, which: str) -> dict[str, Any]:
     """The value of the compressed or original model, with its interval, number of examples, title and metric."""
     if measure == ERROR.name:
-        error = overall_error(result_of(run)["groups"]) if which == "compressed" else 0.0
+        error = overall_error(result_of(run).groups) if which == "compressed" else 0.0
         return {"title": ERROR.title, "metric": ERROR.name, "value": error, "low": error, "high": error, "n": 0}
-    score = result_of(run)["scores"][measure]
+    score = result_of(run).scores[measure]
     low, high = interval_of(score, which)
     kind = {"title": task_title(measure, score), "metric": metric_of(score).name}
-    return kind | {"value": score[which]["value"], "low": low, "high": high, "n": score[which]["n"]}
+    return kind | {"value": score.of(which).value, "low": low, "high": high, "n": score.of(which).n}
 
 
 def _undominated(sizes: pd.Series, ranked: pd.Series) -> list[bool]:
@@ -205,7 +205,8 @@ def reference_table(documents: Iterable[Document], run: Run, measure: str, unit:
     for row in (row for document in documents if _same_original(document, run, measure) for row in document["sweep"]):
         bits, value = _rounding_bits(row), _value(row, run, measure)
         if bits is not None and value is not None:
-            references.setdefault(bits, (f"int{bits}", value, row["sizes"]["whole"][f"{unit}_after"] / 1e6))
+            size = ModelSizes.from_json(row["sizes"]).whole.after(unit) / 1e6
+            references.setdefault(bits, (f"int{bits}", value, size))
     return pd.DataFrame([references[bits] for bits in sorted(references, reverse=True)], columns=list(REFERENCE_COLUMNS))
 
 
@@ -223,9 +224,9 @@ def _same_original(document: Document, run: Run, measure: str) -> bool:
         return bool(document["fingerprint"] == fingerprint_of(run))
     if document.get("reads", document["fingerprint"]) != original_of(run):
         return False
-    theirs, ours = document["originals"].get(measure, {}), result_of(run)["scores"][measure]
+    theirs, ours = document["originals"].get(measure, {}), result_of(run).scores[measure]
     fields = ("metric", "version", "split", "digest", "probe", "embedding")
-    return bool(theirs) and all(theirs.get(name) == ours.get(name) for name in fields)
+    return bool(theirs) and all(theirs.get(name) == getattr(ours, name) for name in fields)
 
 
 def _value(row: Mapping[str, Any], run: Run, measure: str) -> float | None:

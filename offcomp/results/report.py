@@ -30,7 +30,9 @@ from offcomp.results.report_page import Chart, document
 from offcomp.results.runs import (
     VERSIONS,
     difference_table,
+    fingerprint_of,
     label,
+    model_of,
     result_of,
     run_table,
     short_names,
@@ -39,6 +41,7 @@ from offcomp.results.runs import (
 )
 from offcomp.results.scores import figure_texts, on_task, sentence_start, visible_difference, within_sentence
 from offcomp.results.sentences import answer, megabytes, smaller
+from offcomp.runs.result import Environment
 from offcomp.runs.store import OF_A_SAMPLE, Run
 
 DRAWN_COLUMNS = ["style_key", "symbol"]  # only affect how a row is drawn
@@ -103,9 +106,9 @@ def _figures(run: Run, row: Mapping[Hashable, Any]) -> dict[str, str]:
         "Relative error": f"{row['relative_error']:.3f}",
         "Cosine distance": f"{row['cosine_distance']:.3f}",
     }
-    for task, score in result_of(run)["scores"].items():
+    for task, score in result_of(run).scores.items():
         figures |= figure_texts(task, score)
-    if reading := calibration_reading(result_of(run)["groups"]):
+    if reading := calibration_reading(group.calibration for group in result_of(run).groups):
         figures["Read for calibration"] = reading
     return figures
 
@@ -138,10 +141,10 @@ def html_report(runs: Sequence[Run], *, created: datetime | None = None) -> str:
 def _warnings(runs: Sequence[Run]) -> list[str]:
     """Caveats about the fairness of the comparison, and about what the sizes leave out."""
     names = short_names(runs)
-    texts = [f"{names[run.id]}: {note}" for run in runs for note in size_notes(result_of(run)["groups"])]
+    texts = [f"{names[run.id]}: {note}" for run in runs for note in size_notes(result_of(run).groups)]
     models = model_names(runs)
-    for name, model in {models[run.id]: result_of(run)["model"] for run in runs}.items():
-        if note := unlisted_note(model.get("unlisted", 0), model["sizes"]["whole"]["parameters_before"]):
+    for name, model in {models[run.id]: model_of(run) for run in runs}.items():
+        if note := unlisted_note(model.unlisted, model.sizes.whole.parameters_before):
             texts.append(f"{name}: {note}")
     return [*texts, *warnings_of(runs)]
 
@@ -215,19 +218,19 @@ def _predictions(runs: Sequence[Run]) -> list[tuple[str, pd.DataFrame, str, str]
 def _provenance(run: Run, name: str) -> dict[str, Any]:
     """The provenance of a run, and how to reproduce it."""
     result = result_of(run)
-    environment, sampled = result["environment"], f", {OF_A_SAMPLE}" * run.of_a_sample
+    environment, sampled = result.environment, f", {OF_A_SAMPLE}" * run.of_a_sample
     facts = {
         "Run": label(run),
         "Run id": run.id,
-        "Model": f"{run.plan.model}, fingerprint {result['model']['fingerprint'][:12]}{sampled}",
+        "Model": f"{run.plan.model}, fingerprint {fingerprint_of(run)[:12]}{sampled}",
         "Seed": str(run.plan.seed),
         "Versions": _listed(environment, VERSIONS),
         "Machine": _listed(environment, ("machine", "device", "threads")),
-        "Measured": f"{result['started']}, in {result['timings']['total']:.1f} seconds",
+        "Measured": f"{result.started}, in {result.timings['total']:.1f} seconds",
     }
     return {"name": name, "facts": facts, "plan": run.plan.to_json(), "file": f"plan-{run.id}.json"}
 
 
-def _listed(environment: Mapping[str, Any], names: Sequence[str]) -> str:
+def _listed(environment: Environment, names: Sequence[str]) -> str:
     """The known values for these names, each preceded by its name."""
-    return ", ".join(f"{name} {environment[name]}" for name in names if environment.get(name))
+    return ", ".join(f"{name} {environment.get(name)}" for name in names if environment.get(name))

@@ -1,26 +1,22 @@
-"""Names and tables of finished runs, with one row per run or per property. All runs passed in must be finished.
-
-The relative error over several groups is sqrt(sum of squared residuals / sum of squared weights). Both sums can be computed for
-each group from `run.json`: rmse^2 * entries for the residuals, and (rmse / relative_error)^2 * entries for the weights.
-"""
+"""Names and tables of finished runs, with one row per run or per property. All runs passed in must be finished."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
-from math import sqrt
 from typing import Any
 
 import pandas as pd
 
 from offcomp.methods import METHODS, default_options, style_key_in_plan
+from offcomp.planning.data.scores import Score
 from offcomp.planning.data.task_fields import task_name
 from offcomp.planning.plan import Group, Plan
 from offcomp.results.originals import model_names, original_of
-from offcomp.results.scores import Score, baseline_of, concerns, metric_of, notes
+from offcomp.results.scores import baseline_of, concerns, metric_of, notes
+from offcomp.runs.result import ModelResult, RunResult, overall_cosine, overall_error
 from offcomp.runs.store import Run
 
 SHORT_ID = 6
@@ -32,21 +28,30 @@ DENOMINATORS = {"chosen": "chosen modules", "matrices": "all linear and embeddin
 VERSIONS = ("offcomp", "python", "torch", "transformers", "numpy", "scikit-learn")
 
 
-def result_of(run: Run) -> dict[str, Any]:
-    """The result document of a finished run."""
-    return run.result or {}
+def result_of(run: Run) -> RunResult:
+    """The result of a finished run."""
+    if run.result is None:
+        raise ValueError(f"run {run.id} has no result")
+    return run.result
+
+
+def model_of(run: Run) -> ModelResult:
+    """The model that a finished run compressed, and its sizes."""
+    if run.result is None or run.result.model is None:
+        raise ValueError(f"run {run.id} has no result")
+    return run.result.model
 
 
 def fingerprint_of(run: Run) -> str:
     """The fingerprint of the weights that a finished run started from."""
-    return str(result_of(run)["model"]["fingerprint"])
+    return model_of(run).fingerprint
 
 
 def scored_tasks(runs: Sequence[Run]) -> Iterator[tuple[Run, str, str, Score]]:
     """Yield (run, short name, task, score) for every score of the runs."""
     names = short_names(runs)
     for run in runs:
-        for task, score in result_of(run)["scores"].items():
+        for task, score in result_of(run).scores.items():
             yield run, names[run.id], task, score
 
 
@@ -156,8 +161,8 @@ def _question(run: Run) -> tuple[Any, ...]:
 
 def plan_as_stored(run: Run) -> Plan:
     """A finished run's plan with the dtypes that its groups are stored in, as in a plan from `planning.sizes.resolved`."""
-    dtypes = {group["name"]: group["dtype"] for group in result_of(run)["groups"] if "dtype" in group}
-    return replace(run.plan, groups=tuple(replace(g, dtype=dtypes.get(g.name, g.dtype)) for g in run.plan.groups))
+    dtypes = {group.name: group.dtype for group in result_of(run).groups if group.dtype}
+    return run.plan.replace(groups=tuple(g.replace(dtype=dtypes.get(g.name, g.dtype)) for g in run.plan.groups))
 
 
 def stage_times(plan: Plan, fingerprint: str, runs: Sequence[Run]) -> dict[str, float]:
@@ -170,21 +175,8 @@ def stage_times(plan: Plan, fingerprint: str, runs: Sequence[Run]) -> dict[str, 
     for run in sorted(runs, key=lambda run: run.submitted):
         if run.status == "done" and fingerprint_of(run) == fingerprint:
             same = plan_as_stored(run).to_dict()["groups"] == groups
-            known |= {name: s for name, s in result_of(run)["timings"].items() if same or not name.startswith("compress ")}
+            known |= {name: s for name, s in result_of(run).timings.items() if same or not name.startswith("compress ")}
     return known
-
-
-def overall_error(groups: Sequence[dict[str, Any]]) -> float:
-    """Relative error over all weights in `groups`."""
-    residual = sum(group["rmse"] ** 2 * group["rows"] * group["cols"] for group in groups)
-    energy = sum(group["squared_norm"] for group in groups)
-    return sqrt(residual / energy) if energy else 0.0
-
-
-def overall_cosine(groups: Sequence[dict[str, Any]]) -> float:
-    """Mean cosine distance over all rows in `groups`."""
-    rows = sum(group["num_rows"] for group in groups)
-    return sum(group["cosine_distance"] * group["num_rows"] for group in groups) / rows if rows else 0.0
 
 
 def run_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -194,43 +186,46 @@ def run_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _row(run: Run, name: str) -> dict[str, Any]:
-    result = result_of(run)
-    chosen = result["model"]["sizes"]["chosen"]
+    result, chosen = result_of(run), model_of(run).sizes.chosen
     row = {
         "run": run.id,
         "name": name,
         "model": run.plan.model,
-        "relative_error": overall_error(result["groups"]),
-        "cosine_distance": overall_cosine(result["groups"]),
-        "stored_parameters": chosen["parameters_after"],
-        "parameter_ratio": chosen["parameter_ratio"],
-        "stored_bytes": chosen["bytes_after"],
-        "byte_ratio": chosen["byte_ratio"],
+        "relative_error": overall_error(result.groups),
+        "cosine_distance": overall_cosine(result.groups),
+        "stored_parameters": chosen.parameters_after,
+        "parameter_ratio": chosen.parameter_ratio,
+        "stored_bytes": chosen.bytes_after,
+        "byte_ratio": chosen.byte_ratio,
     }
-    for task, score in result["scores"].items():
+    for task, score in result.scores.items():
         row |= {f"{task}_{figure}": value for figure, value in _figures(score).items()}
     return row
 
 
 def _figures(score: Score) -> dict[str, Any]:
     """The available figures of one task, by name. They depend on its metric and on the version that made the run."""
-    paired, compressed, baseline = score["paired"], score["compressed"], baseline_of(score)
+    paired, compressed, baseline = score.paired, score.compressed, baseline_of(score)
+    low, high = paired.interval or (None, None)
     figures = {
         "metric": metric_of(score).name,
-        "score": compressed["value"],
-        "standard_error": compressed["standard_error"],
-        "n": compressed["n"],
-        "original_score": score["original"]["value"],
-        "difference": paired["difference"],
-        "difference_low": paired["interval"] and paired["interval"][0],
-        "difference_high": paired["interval"] and paired["interval"][1],
-        "smallest_difference": paired.get("smallest_difference"),
+        "score": compressed.value,
+        "standard_error": compressed.standard_error,
+        "n": compressed.n,
+        "original_score": score.original.value,
+        "difference": paired.difference,
+        "difference_low": low,
+        "difference_high": high,
+        "smallest_difference": paired.smallest_difference,
         "baseline": baseline[1] if baseline else None,
-        "rows_read": score.get("rows", {}).get("read"),
-        "rows_used": score.get("rows", {}).get("used"),
-        "texts_cut": (score.get("cut") or {}).get("texts"),
+        "rows_read": score.rows.read if score.rows else None,
+        "rows_used": score.rows.used if score.rows else None,
+        "texts_cut": score.cut.texts if score.cut else None,
+        "agreement": paired.agreement,
+        "right_to_wrong": paired.right_to_wrong,
+        "wrong_to_right": paired.wrong_to_right,
+        "divergence": paired.divergence,
     }
-    figures |= {name: paired.get(name) for name in ("agreement", "right_to_wrong", "wrong_to_right", "divergence")}
     return {name: value for name, value in figures.items() if value is not None}
 
 
@@ -268,11 +263,11 @@ def _facts(run: Run) -> dict[str, str]:
     for option in dict.fromkeys(name for group in plan["groups"] for name in group["options"]):
         facts[f"option {option}"] = _listed([group["options"].get(option, "") for group in plan["groups"]])
     for field in ("form", "size", "compression_ratio", "relative_error", "rmse", "mae", "cosine_distance"):
-        facts[f"group {field}".replace("_", " ")] = _listed([group[field] for group in result["groups"]])
+        facts[f"group {field}".replace("_", " ")] = _listed([getattr(group, field) for group in result.groups])
     for column, value in run_table([run]).iloc[0].drop(["run", "name", "model"]).items():
         facts[f"{column}".replace("_", " ")] = value
-    facts |= {name: result["environment"].get(name, "") for name in (*VERSIONS, "device", "threads", "machine")}
-    facts |= {"started": result["started"], "seconds": result["timings"]["total"], "run": run.id}
+    facts |= {name: result.environment.get(name) for name in (*VERSIONS, "device", "threads", "machine")}
+    facts |= {"started": result.started, "seconds": result.timings["total"], "run": run.id}
     return {name: _text(value) for name, value in facts.items()}
 
 
@@ -291,8 +286,8 @@ def with_provenance(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     """Add the model, seed, plan and versions of the run to each row of a table with a `run` column."""
     rows = [
         {"run": run.id, "fingerprint": fingerprint_of(run), "seed": run.plan.seed}
-        | {f"version_{name}": result_of(run)["environment"].get(name, "") for name in VERSIONS}
-        | {"started": result_of(run)["started"], "plan": json.dumps(run.plan.to_dict())}
+        | {f"version_{name}": result_of(run).environment.get(name) for name in VERSIONS}
+        | {"started": result_of(run).started, "plan": json.dumps(run.plan.to_dict())}
         for run in runs
     ]
     return table.merge(pd.DataFrame(rows), on="run", how="left")

@@ -1,33 +1,34 @@
 """Naming and formatting of scores, shared by charts, pages and the command line.
 
-A score is the entry of one task in `run.json`. Runs made by earlier versions lack some fields and only contain accuracy.
+A `Score` compares two models; an `OriginalScore` is that of one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import isfinite
-from typing import Any
+from typing import TypeVar
 
 from offcomp.planning.data.metrics import METRICS, Metric
 from offcomp.planning.data.row_counts import reading_text
+from offcomp.planning.data.scores import Baseline, OriginalScore, Score
 from offcomp.planning.data.tasks import TASKS
 
 Z_95 = 1.959964  # two-sided 95 % of the normal distribution
-Score = Mapping[str, Any]
 
+S = TypeVar("S", Score, OriginalScore)
 BASELINES = {"majority class": "always the same answer", "unigram": "word frequencies alone"}
 TITLES = {task.name: task.title for task in TASKS}
 
 
-def metric_of(score: Score) -> Metric:
+def metric_of(score: Score | OriginalScore) -> Metric:
     """The metric of a score."""
-    return METRICS[score.get("metric", "accuracy")]
+    return METRICS[score.metric]
 
 
-def task_title(task: str, score: Score) -> str:
+def task_title(task: str, score: Score | OriginalScore) -> str:
     """The title of a task, or its name if it has no title."""
-    return str(score.get("title") or TITLES.get(task) or task)
+    return score.title or TITLES.get(task) or task
 
 
 def within_sentence(title: str) -> str:
@@ -41,14 +42,14 @@ def sentence_start(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def on_task(task: str, score: Score) -> str:
+def on_task(task: str, score: Score | OriginalScore) -> str:
     """Metric and task, as a phrase: "accuracy on sentiment"."""
     return f"{metric_of(score).word} on {within_sentence(task_title(task, score))}"
 
 
 def value_of(score: Score, which: str = "compressed") -> float:
     """The value of the compressed or the original model."""
-    return float(score[which]["value"])
+    return score.of(which).value
 
 
 def interval_of(score: Score, which: str = "compressed") -> tuple[float, float]:
@@ -56,9 +57,10 @@ def interval_of(score: Score, which: str = "compressed") -> tuple[float, float]:
 
     If all answers are right or all are wrong, the standard error is 0 and uninformative, so the Wilson interval is used.
     """
-    metric, value, margin = metric_of(score), value_of(score, which), Z_95 * float(score[which]["standard_error"] or 0.0)
+    metric, figures = metric_of(score), score.of(which)
+    value, margin = figures.value, Z_95 * (figures.standard_error or 0.0)
     if metric.percent and value in (0, 1):
-        margin = Z_95**2 / (score[which]["n"] + Z_95**2)
+        margin = Z_95**2 / (figures.n + Z_95**2)
     return max(metric.least, value - margin), min(metric.most, value + margin)
 
 
@@ -73,18 +75,14 @@ def score_text(score: Score, which: str = "compressed") -> str:
     metric, value, (low, high) = metric_of(score), value_of(score, which), interval_of(score, which)
     if metric.percent and value in (0, 1):
         return f"100 % (≥ {metric.margin(low)})" if value else f"0 % (≤ {metric.margin(high)})"
-    error = score[which]["standard_error"]
-    return metric.number(value) + ("" if error is None else f" ± {metric.margin(Z_95 * float(error))}")
+    error = score.of(which).standard_error
+    return metric.number(value) + ("" if error is None else f" ± {metric.margin(Z_95 * error)}")
 
 
-def baseline_of(score: Score) -> tuple[str, float] | None:
+def baseline_of(score: Score | OriginalScore) -> tuple[str, float] | None:
     """Name and score of the baseline that ignores the text; None if the metric has no baseline."""
-    baseline = score.get("baseline")
-    if baseline is None and "majority_baseline" in score:
-        baseline = {"name": "majority class", "value": score["majority_baseline"]}
-    if not baseline or baseline.get("value") is None:
-        return None
-    return BASELINES.get(baseline["name"], str(baseline["name"])), float(baseline["value"])
+    baseline = score.baseline or Baseline(name="majority class", value=score.majority_baseline)
+    return None if baseline.value is None else (BASELINES.get(baseline.name, baseline.name), baseline.value)
 
 
 def within_noise(interval: Sequence[float] | None) -> bool:
@@ -108,33 +106,36 @@ def change_text(metric: Metric, value: float, low: float, high: float, *, separa
 
 def against_original(score: Score) -> str:
     """The paired difference from the original model, as text."""
-    metric, paired = metric_of(score), score["paired"]
-    if paired["interval"] is None:
-        return f"{metric.change(paired['difference'])} from the original, with too few examples for an interval"
-    return change_text(metric, paired["difference"], *paired["interval"])
+    metric, paired = metric_of(score), score.paired
+    if paired.interval is None:
+        return f"{metric.change(paired.difference)} from the original, with too few examples for an interval"
+    return change_text(metric, paired.difference, *paired.interval)
 
 
 def brief_difference(score: Score) -> str:
     """`against_original` without the interval: "+0.7 points, within noise"."""
-    paired = score["paired"]
-    noise = ", within noise" if within_noise(paired["interval"]) else ""
-    return metric_of(score).change(paired["difference"]) + noise
+    noise = ", within noise" if within_noise(score.paired.interval) else ""
+    return metric_of(score).change(score.paired.difference) + noise
 
 
 def visible_difference(scores: Sequence[Score]) -> str:
     """State the smallest true difference that the task can detect in all of these runs; empty if unknown for any of them."""
-    smallest = [score["paired"].get("smallest_difference") for score in scores]
-    if not scores or None in smallest:
+    known = [score.paired.smallest_difference for score in scores]
+    smallest = [each for each in known if each is not None]
+    if not scores or len(smallest) < len(known):
         return ""
-    metric, counts = metric_of(scores[0]), [score["compressed"]["n"] for score in scores]
+    metric, counts = metric_of(scores[0]), [score.compressed.n for score in scores]
     n = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
     amount = metric.change(max(smallest)).removeprefix("+")
     return f"With these {n} {metric.counts}, a true difference of {amount} would be detected in four out of five such tests."
 
 
-def others_of(score: Score) -> dict[str, Score]:
+def others_of(score: S) -> dict[str, S]:
     """Scores under the metrics that a task reports in addition to its main metric, by metric name."""
-    return {name: {**score, "metric": name, **figures} for name, figures in score.get("also", {}).items()}
+    return {
+        name: score.model_copy(update={"metric": name} | {field: getattr(also, field) for field in also.model_fields_set})
+        for name, also in score.also.items()
+    }
 
 
 def others_text(score: Score) -> list[str]:
@@ -151,21 +152,21 @@ def figure_texts(task: str, score: Score) -> dict[str, str]:
     figures = {name: score_text(score), f"{name}, from original": brief_difference(score)}
     for other in others_of(score).values():
         figures[sentence_start(on_task(task, other))] = f"{score_text(other)}, {against_original(other)}"
-    if "agreement" in score["paired"]:
-        figures[f"Agreement on {title}"] = metric_of(score).number(score["paired"]["agreement"])
+    if score.paired.agreement is not None:
+        figures[f"Agreement on {title}"] = metric_of(score).number(score.paired.agreement)
     if reading := reading_text(score):
         figures[f"Read for {title}"] = reading
     return figures
 
 
-def notes(task: str, score: Score) -> list[str]:
+def notes(task: str, score: Score | OriginalScore) -> list[str]:
     """Caveats about the original's score, one sentence each: a wrong label order, or a score below a constant prediction's."""
     title, metric = sentence_start(task_title(task, score)), metric_of(score)
-    stored = [f"{title}: {note}" for note in score.get("note", ())]
-    original, baseline = score.get("original", score), baseline_of(score)
-    if stored or not baseline or metric.name != "accuracy" or original.get("value", baseline[1]) >= baseline[1]:
+    stored = [f"{title}: {note}" for note in score.note]
+    original, baseline = score.original, baseline_of(score)
+    if stored or not baseline or metric.name != "accuracy" or original.value >= baseline[1]:
         return stored
-    value, constant = metric.number(original["value"]), metric.number(baseline[1])
+    value, constant = metric.number(original.value), metric.number(baseline[1])
     return [f"{title}: the original scores {value}, below the {constant} achieved by always giving the same answer."]
 
 
@@ -176,11 +177,11 @@ def concerns(task: str, score: Score, *, compressed: bool) -> list[str]:
     """
     title = within_sentence(task_title(task, score))
     clauses = []
-    if score.get("collapsed") and "flips" in score:
+    if score.collapsed and score.flips:
         clauses.append(f"gives the same answer to every {title} sentence.")
-    elif score.get("collapsed"):
+    elif score.collapsed:
         clauses.append(f"can no longer tell the examples of {title} apart: all outputs are alike.")
-    if compressed and score.get("unchanged"):
+    if compressed and score.unchanged:
         answers = f"gives exactly the same answers as the original on {title}, to the last bit"
         clauses.append(f"{answers}: the task does not use the compressed weights.")
     return clauses

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from offcomp.planning.data.scores import Score
 from offcomp.planning.data.task_fields import task_name
 from offcomp.results.bundled import origin
 from offcomp.results.originals import model_titles
 from offcomp.results.paired import paired_difference, same_test
 from offcomp.results.runs import method_title, modules_title, ratio_title, result_of, run_table, short_names, weights_of
-from offcomp.results.scores import Score, against_original, difference_text, metric_of, on_task, overlap, score_text, value_of
+from offcomp.results.scores import against_original, difference_text, metric_of, on_task, overlap, score_text, value_of
 from offcomp.runs.store import Run
 
 ALIKE = 1.1
@@ -46,7 +47,7 @@ def _answer_on(run: Run) -> str:
         figures = run_table([run]).iloc[0]
         start = f"{method_title(run)} stores {modules_title(run)} {smaller(figures['parameter_ratio'])} "
         start += f"with a relative error of {figures['relative_error']:.3g}"
-    clauses = [_score_clause(task, score) for task, score in result_of(run)["scores"].items()]
+    clauses = [_score_clause(task, score) for task, score in result_of(run).scores.items()]
     return "; ".join([start, *clauses]) + "." + ("" if clauses else " No task was scored.")
 
 
@@ -76,15 +77,13 @@ def _error_clause(runs: Sequence[Run]) -> str:
 def _score_clauses(runs: Sequence[Run]) -> list[str]:
     """Compare the best run with the worst on each task that all runs were scored on with the same examples."""
     return [
-        _best_and_worst(runs, task)
-        for task in result_of(runs[0])["scores"]
-        if all(same_test(runs[0], run, task) for run in runs)
+        _best_and_worst(runs, task) for task in result_of(runs[0]).scores if all(same_test(runs[0], run, task) for run in runs)
     ]
 
 
 def _best_and_worst(runs: Sequence[Run], task: str) -> str:
     """State how much the best run on a task differs from the worst, and how certain the difference is."""
-    names, scores = short_names(runs), {run.id: result_of(run)["scores"][task] for run in runs}
+    names, scores = short_names(runs), {run.id: result_of(run).scores[task] for run in runs}
     metric, where = metric_of(scores[runs[0].id]), on_task(task, scores[runs[0].id])
     ordered = sorted(runs, key=lambda run: metric.ranked(value_of(scores[run.id])))
     worst, best = ordered[0], ordered[-1]
@@ -99,20 +98,20 @@ def _best_and_worst(runs: Sequence[Run], task: str) -> str:
 def provenance(runs: Sequence[Run]) -> str:
     """One-line provenance of a measurement: model, seed, date and versions."""
     result, plan = result_of(runs[0]), runs[0].plan
-    versions = ", ".join(f"{name} {result['environment'][name]}" for name in ("offcomp", "torch"))
-    return f"{plan.model}, seed {plan.seed}, {result['started'][:10]}, {versions}"
+    versions = ", ".join(f"{name} {result.environment.get(name)}" for name in ("offcomp", "torch"))
+    return f"{plan.model}, seed {plan.seed}, {result.started[:10]}, {versions}"
 
 
 def origin_text(run: Run) -> str:
     """Describe the origin of a run's numbers: bundled or the user's own, plan, seed, versions and machine."""
-    environment, groups = result_of(run)["environment"], run.plan.groups
+    environment, groups = result_of(run).environment, run.plan.groups
     owner = "Bundled measurement" if origin(run) == "bundled" else "Your run"
     names = ", ".join(group.name for group in groups[:NAMED_GROUPS])
     more = f" and {len(groups) - NAMED_GROUPS} more" if len(groups) > NAMED_GROUPS else ""
-    dtypes = {group.get("dtype") for group in result_of(run)["groups"]} - {None} or {group.dtype for group in groups}
+    dtypes = {group.dtype for group in result_of(run).groups if group.dtype} or {group.dtype for group in groups}
     stored = f"stored as {' and '.join(sorted(dtypes))}"
     choice = f"{names}{more}, at {ratio_title(run)} in {groups[0].unit}, {stored}" if groups else "nothing"
-    machine = f"{environment['machine']}, {environment['threads']} threads" if "machine" in environment else "machine unknown"
+    machine = f"{environment.machine}, {environment.threads} threads" if environment.machine else "machine unknown"
     tasks = ", ".join(map(task_name, run.plan.tasks)) or "no task"
     source = f"{owner} {run.id}: {provenance([run])}, {machine}"
     return f"{source}. Compressed with {method_title(run)}: {choice}. Scored on {tasks}."
@@ -132,7 +131,7 @@ def first_impression(runs: Sequence[Run]) -> str:
 
 def _agreement(run: Run) -> tuple[str, int, str] | None:
     """Agreement with the original on the first task with classes, the number of its sentences, and the method."""
-    for score in result_of(run)["scores"].values():
-        if "agreement" in score["paired"]:
-            return metric_of(score).number(score["paired"]["agreement"]), score["compressed"]["n"], method_title(run)
+    for score in result_of(run).scores.values():
+        if score.paired.agreement is not None:
+            return metric_of(score).number(score.paired.agreement), score.compressed.n, method_title(run)
     return None

@@ -9,25 +9,45 @@ processes cannot be checked from this host.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import psutil
+
+from offcomp.planning.document import Amount, Document, Line, Positive
 
 MACHINE, BOOT = Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id")
 START_SECONDS = 2.0
 """Maximum difference between two readings of a process's start time, unless the clock was adjusted in between."""
 
 
-@lru_cache(maxsize=1)
-def this_host() -> dict[str, str]:
-    """The identifiers of this host: name, machine id and boot id. Containers on the same kernel share a boot id.
+class Host(Document):
+    """A host. Containers on the same kernel share a boot id.
 
-    Identifiers that the system does not provide are empty strings.
+    Identifiers that the system does not provide are empty strings; those that were not recorded are None.
     """
-    return {"host": socket.gethostname(), "machine": _text(MACHINE), "boot": _text(BOOT)}
+
+    host: Line | None = None
+    """Name of the host."""
+    machine: Line | None = None
+    """Machine id."""
+    boot: Line | None = None
+    """Boot id."""
+
+
+class Claim(Host):
+    """A process that works on a run."""
+
+    pid: Positive | None = None
+    """Process id."""
+    started: Amount | None = None
+    """When the process started, in seconds since 1970."""
+
+
+@lru_cache(maxsize=1)
+def this_host() -> Host:
+    """The identifiers of this host."""
+    return Host(host=socket.gethostname(), machine=_text(MACHINE), boot=_text(BOOT))
 
 
 def _text(file: Path) -> str:
@@ -37,40 +57,40 @@ def _text(file: Path) -> str:
         return ""
 
 
-def claim(pid: int) -> dict[str, Any]:
-    """Return the values that uniquely identify a process: its host, process id and start time."""
+def claim(pid: int) -> Claim:
+    """Identify a process uniquely by its host, process id and start time."""
     try:
         started = psutil.Process(pid).create_time()
     except psutil.Error:
         started = 0.0
-    return this_host() | {"pid": pid, "started": started}
+    return Claim(**this_host().to_dict(), pid=pid, started=started)
 
 
-def foreign_host(worker: Mapping[str, Any]) -> str:
+def foreign_host(worker: Claim) -> str:
     """Return the host name in a claim if it refers to another host, and an empty string otherwise.
 
     A claim with the same boot id comes from the same kernel, even if the host or container has been renamed, so its lock can
     be checked. With a different boot id, the claim is from this host (before a reboot) if the host name and machine id match.
     """
-    host = this_host()
-    if "host" not in worker or _is_of_this_boot(worker):
+    here = this_host()
+    if worker.host is None or _is_of_this_boot(worker):
         return ""
-    same = all(worker.get(name, host[name]) == host[name] for name in ("host", "machine"))
-    return "" if same else str(worker["host"])
+    same = worker.host == here.host and worker.machine in (None, here.machine)
+    return "" if same else worker.host
 
 
-def _is_of_this_boot(worker: Mapping[str, Any]) -> bool:
-    boot = this_host()["boot"]
-    return bool(boot) and worker.get("boot") == boot
+def _is_of_this_boot(worker: Claim) -> bool:
+    boot = this_host().boot
+    return bool(boot) and worker.boot == boot
 
 
-def is_alive(worker: Mapping[str, Any]) -> bool:
+def is_alive(worker: Claim) -> bool:
     """Whether the process in a claim is alive; False after a reboot. Used only for workers from earlier versions."""
-    if not _is_of_this_boot(worker):
+    if worker.pid is None or worker.started is None or not _is_of_this_boot(worker):
         return False
     try:
-        process = psutil.Process(int(worker["pid"]))
+        process = psutil.Process(worker.pid)
         ended = process.status() == psutil.STATUS_ZOMBIE
-        return not ended and abs(process.create_time() - float(worker["started"])) <= START_SECONDS
-    except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):
+        return not ended and abs(process.create_time() - worker.started) <= START_SECONDS
+    except (psutil.Error, OverflowError):
         return False

@@ -36,6 +36,7 @@ from offcomp.planning.plan import Group, members
 from offcomp.planning.sizes import bytes_in_own_dtype, group_budget, original_dtypes, original_size, ratio_of
 from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.calibration.hints import share_of_outputs
+from offcomp.runs.result import Errors, GroupResult, LedgerEntry
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class CompressedGroup:
     compressed: CompressedMatrix
     members: tuple[ModuleSpec, ...]
     stacking: str
-    figures: dict[str, Any]
+    figures: GroupResult
 
     @property
     def name(self) -> str:
@@ -145,58 +146,58 @@ def compress_group(
     reconstructions = written_back(compressed, specs, group.stack)
     errors = reconstruction_error((read_matrix(model, spec), decoded) for spec, decoded in reconstructions.items())
     module_errors = {
-        spec.name: asdict(reconstruction_error([(read_matrix(model, spec), decoded)]))
+        spec.name: Errors.model_construct(**asdict(reconstruction_error([(read_matrix(model, spec), decoded)])))
         for spec, decoded in reconstructions.items()
     }
     original, stored = original_size(specs), compressed.stored
-    figures = {
-        "name": group.name,
-        "modules": list(group.modules),
-        "stack": group.stack,
-        "method": group.method,
-        "options": asdict(method),
-        "unit": group.unit,
-        "dtype": budget.dtype,
-        "original_dtypes": original_dtypes(specs),
-        "rows": rows,
-        "cols": cols,
-        "form": compressed.decoder,
-        "size_name": method.size_name,
-        "size": compressed.size,
-        "budget": budget.limit,
-        "requested_ratio": group.ratio,
-        "compression_ratio": ratio_of(original, stored, group.unit),
-        "parameter_ratio": ratio_of(original, stored, "parameters"),
-        "byte_ratio": ratio_of(original, stored, "bytes"),
-        "num_parameters": stored.num_parameters,
-        "num_bytes": stored.num_bytes,
-        "bytes_in_own_dtype": bytes_in_own_dtype(method, specs, rows, cols, compressed.size),
-        "original_parameters": original.num_parameters,
-        "original_bytes": original.num_bytes,
+    figures = GroupResult.model_construct(  # may contain values that are not finite, see `check_finite`
+        name=group.name,
+        modules=group.modules,
+        stack=group.stack,
+        method=group.method,
+        options=asdict(method),
+        unit=group.unit,
+        dtype=budget.dtype,
+        original_dtypes=original_dtypes(specs),
+        rows=rows,
+        cols=cols,
+        form=compressed.decoder,
+        size_name=method.size_name,
+        size=compressed.size,
+        budget=budget.limit,
+        requested_ratio=group.ratio,
+        compression_ratio=ratio_of(original, stored, group.unit),
+        parameter_ratio=ratio_of(original, stored, "parameters"),
+        byte_ratio=ratio_of(original, stored, "bytes"),
+        num_parameters=stored.num_parameters,
+        num_bytes=stored.num_bytes,
+        bytes_in_own_dtype=bytes_in_own_dtype(method, specs, rows, cols, compressed.size),
+        original_parameters=original.num_parameters,
+        original_bytes=original.num_bytes,
         **asdict(errors),
-        "num_rows": sum(spec.rows for spec in specs),
-        "squared_norm": energy,
-        "module_errors": module_errors,
+        num_rows=sum(spec.rows for spec in specs),
+        squared_norm=energy,
+        module_errors=module_errors,
         **_on_text(hints, method, compressed, reconstructions if measure_outputs else None),
-        "history": list(compressed.history),
-        "ledger": compressed.ledger(),
-        "seconds": perf_counter() - started,
-    }
+        history=tuple(compressed.history),
+        ledger=tuple(map(LedgerEntry.from_json, compressed.ledger())),
+        seconds=perf_counter() - started,
+    )
     return CompressedGroup(compressed, specs, group.stack, figures)
 
 
 def check_finite(group: CompressedGroup) -> None:
     """Raise RunError if a group has non-finite values, either when decoded or after rounding to the checkpoint's dtype."""
     figures = group.figures
-    if all(isfinite(figures[name]) for name in ("relative_error", "rmse", "mae", "cosine_distance")):
+    if all(isfinite(getattr(figures, name)) for name in ("relative_error", "rmse", "mae", "cosine_distance")):
         return
     if not num_not_finite(group.compressed.reconstruct()):
         dtypes = " and ".join(dict.fromkeys(spec.dtype for spec in group.members))
         raise RunError(
-            f"group {figures['name']!r} has values that overflow {dtypes}, the dtype of its weights in the model; "
+            f"group {figures.name!r} has values that overflow {dtypes}, the dtype of its weights in the model; "
             "choose a different method or a smaller ratio, or save the model in float32 first"
         )
-    raise RunError(f"group {figures['name']!r} has values that are not finite; lower the learning rate, or use float32")
+    raise RunError(f"group {figures.name!r} has values that are not finite; lower the learning rate, or use float32")
 
 
 def _on_text(
@@ -205,29 +206,36 @@ def _on_text(
     compressed: CompressedMatrix,
     reconstructions: Mapping[ModuleSpec, Tensor] | None,
 ) -> dict[str, Any]:
-    """Results measured on text: the output error and, for a calibrated method, a summary of its calibration."""
+    """Fields measured on text: the output error and, for a calibrated method, a summary of its calibration."""
     if hints is None:
         return {}
+    diagnostics: dict[str, Any] = dict(compressed.diagnostics)
     if reconstructions is None:
-        return {"calibration": hints.summary() | dict(compressed.diagnostics)} if method.calibrated else {}
+        return {"calibration": hints.summary(**diagnostics)} if method.calibrated else {}
     with hints.calibration.model_loaded():
         held_out = hints.output_error(reconstructions, held_out=True)
         if not method.calibrated:
             return {"output_error": held_out}
-        fitted = {"output_error_fitted": hints.output_error(reconstructions, held_out=False)}
-    return {"output_error": held_out, "calibration": hints.summary() | fitted | dict(compressed.diagnostics)}
+        diagnostics["output_error_fitted"] = hints.output_error(reconstructions, held_out=False)
+    return {"output_error": held_out, "calibration": hints.summary(**diagnostics)}
 
 
-def add_output_errors(calibration: Calibration, groups: Sequence[SavedGroup], figures: Sequence[dict[str, Any]]) -> None:
-    """Add the output errors of all groups to `figures`, in one pass over the text. All reconstructions must fit in memory."""
+def add_output_errors(
+    calibration: Calibration, groups: Sequence[SavedGroup], figures: Sequence[GroupResult]
+) -> list[GroupResult]:
+    """The figures with the output errors of all groups, from one pass over the text. All reconstructions must fit in memory."""
     reconstructions = {spec: matrix for group in groups for spec, matrix in group.reconstructions.items()}
     held_out = calibration.output_errors(reconstructions, held_out=True)
-    calibrated = any("calibration" in group_figures for group_figures in figures)
+    calibrated = any(group_figures.calibration for group_figures in figures)
     fitted = calibration.output_errors(reconstructions, held_out=False) if calibrated else {}
+    completed = []
     for group, group_figures in zip(groups, figures, strict=True):
-        group_figures["output_error"] = share_of_outputs([held_out[spec] for spec in group.members])
-        if "calibration" in group_figures:
-            group_figures["calibration"]["output_error_fitted"] = share_of_outputs([fitted[spec] for spec in group.members])
+        update: dict[str, Any] = {"output_error": share_of_outputs([held_out[spec] for spec in group.members])}
+        if group_figures.calibration:
+            error = share_of_outputs([fitted[spec] for spec in group.members])
+            update["calibration"] = group_figures.calibration.model_copy(update={"output_error_fitted": error})
+        completed.append(group_figures.model_copy(update=update))
+    return completed
 
 
 def save_group(group: CompressedGroup, folder: Path, *, make_folder: bool = True) -> Path:
@@ -236,13 +244,13 @@ def save_group(group: CompressedGroup, folder: Path, *, make_folder: bool = True
     Raises StorageError if the file cannot be written or does not match the ledger.
     """
     figures = group.figures
-    path = folder / f"{figures['name']}.safetensors"
-    manifest = {key: figures[key] for key in ("name", "modules", "stack", "method", "form", "rows", "cols")}
+    path = folder / f"{figures.name}.safetensors"
+    manifest = figures.model_dump(mode="json", include={"name", "modules", "stack", "method", "form", "rows", "cols"})
     manifest["codes"] = dict(group.compressed.codes)
     write_bytes(path, save(dict(group.compressed.tensors), metadata={"offcomp": json.dumps(manifest)}), make_folder=make_folder)
     payload = sum(tensor.num_bytes for tensor in stored_tensors([path]).values())
-    if payload != figures["num_bytes"]:
-        raise StorageError(f"{path} contains {payload} bytes of tensors, but its ledger says {figures['num_bytes']}")
+    if payload != figures.num_bytes:
+        raise StorageError(f"{path} contains {payload} bytes of tensors, but its ledger says {figures.num_bytes}")
     return path
 
 

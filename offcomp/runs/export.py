@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -21,10 +19,12 @@ from offcomp.errors import InputError, StorageError
 from offcomp.files import new_folder
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.listing import check_unchanged
+from offcomp.planning.model_sizes import ModelSizes
 from offcomp.planning.plan import members
 from offcomp.runs.compress import SavedGroup
 from offcomp.runs.dense_export import GROUPS, DenseModel
 from offcomp.runs.manifest import MANIFEST, Manifest, StoredGroup, file_entry, ledger_faults
+from offcomp.runs.result import GroupResult
 from offcomp.runs.store import Run
 
 
@@ -34,10 +34,10 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
     Raises InputError if the run's compressed weights are missing, its model has changed or the folder cannot be used, and
     StorageError if the run's files are damaged.
     """
-    figures = _figures(run, original)
+    figures, sizes = _figures(run, original)
     with new_folder(folder) as part:
         (part / GROUPS).mkdir()
-        groups = tuple(_copied_group(run, entry, part) for entry in figures["groups"])
+        groups = tuple(_copied_group(run, entry, part) for entry in figures)
         dense_model = DenseModel(run.plan.model, part) if dense else None
         manifest = Manifest(
             offcomp=__version__,
@@ -47,7 +47,7 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
             groups=groups,
             num_parameters=sum(group.num_parameters for group in groups),
             num_bytes=sum(group.num_bytes for group in groups),
-            sizes=figures["model"]["sizes"],
+            sizes=sizes,
             dense=dense,
             files={},
             left_out=dense_model.left_out if dense_model else (),
@@ -56,15 +56,15 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
             for group in manifest.groups:
                 dense_model.write(reconstructions(part, manifest, group))
         files = {file.relative_to(part).as_posix(): file_entry(file) for file in sorted(part.rglob("*")) if file.is_file()}
-        manifest = replace(manifest, files=files)
+        manifest = manifest.replace(files=files)
         (part / MANIFEST).write_text(json.dumps(manifest.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
         check_unchanged(original)
     return manifest
 
 
-def _figures(run: Run, original: ModelInfo) -> dict[str, Any]:
-    """Return the result of a run. Raises InputError if the run cannot be exported."""
-    if run.result is None or run.status != "done":
+def _figures(run: Run, original: ModelInfo) -> tuple[tuple[GroupResult, ...], ModelSizes]:
+    """Return the figures of the groups of a run, and its sizes. Raises InputError if the run cannot be exported."""
+    if run.result is None or run.result.model is None or run.status != "done":
         raise InputError(f"run {run.id} has status {run.status} and no compressed weights; choose a finished run")
     if not run.plan.groups:
         raise InputError(f"run {run.id} compresses nothing, so there is nothing to export; choose a run with groups")
@@ -78,20 +78,19 @@ def _figures(run: Run, original: ModelInfo) -> dict[str, Any]:
             f"run {run.id} comes from an earlier version, which identified {original.model} by a sample of its weights, so "
             "it is not possible to verify that this is the model that was compressed; run the plan again"
         )
-    if run.result["model"].get("reads") != original.reads:
+    if run.result.model.reads != original.reads:
         raise InputError(
             f"{original.model} is no longer the model that run {run.id} compressed: its files have changed; "
             "restore the files, or run the plan again"
         )
-    return run.result
+    return run.result.groups, run.result.model.sizes
 
 
-def _copied_group(run: Run, figures: Mapping[str, Any], part: Path) -> StoredGroup:
+def _copied_group(run: Run, figures: GroupResult, part: Path) -> StoredGroup:
     """Copy the stored tensors of a group. Raises StorageError if the run's file does not match its ledger."""
-    name = figures["name"]
-    values = {field.name: figures[field.name] for field in fields(StoredGroup) if field.name not in ("file", "ledger")}
-    group = StoredGroup(**values, file=f"{GROUPS}/{name}.safetensors", ledger=tuple(figures["ledger"]))
-    shutil.copyfile(run.group_file(name), part / group.file)
+    values = {field: getattr(figures, field) for field in StoredGroup.model_fields if field != "file"}
+    group = StoredGroup(**values, file=f"{GROUPS}/{figures.name}.safetensors")
+    shutil.copyfile(run.group_file(figures.name), part / group.file)
     if faults := ledger_faults(part, group):
         raise StorageError(f"run {run.id} is damaged: {faults[0]}; run its plan again with --again")
     return group

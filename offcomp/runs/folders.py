@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from offcomp.files import changed, check_shortage
 from offcomp.models.identity import is_content
 from offcomp.planning.json_checks import Malformed
 from offcomp.planning.plan import Plan
 from offcomp.runs import documents
-from offcomp.runs.claims import foreign_host
+from offcomp.runs.claims import Claim, foreign_host
+from offcomp.runs.documents import Progress
+from offcomp.runs.result import Inputs, RunResult
 from offcomp.runs.start import LOG, has_worker
 
 MOST_CACHED = 4096
@@ -27,10 +27,10 @@ ENDED = ("done", "failed", "cancelled", "interrupted")
 class Run:
     """A snapshot of a run, read from its files.
 
-    progress    the validated content of progress.json for a run that has not ended; empty if unknown
-    result      the validated content of run.json (see `offcomp.runs.documents`); None if it has not been written
+    progress    the content of progress.json for a run that has not ended; None if unknown
+    result      the content of run.json; None if it has not been written
     host        the host on which the run is in progress; empty if it is this host
-    inputs      the inputs with which the run was submitted; empty if it has a result
+    inputs      the inputs with which the run was submitted; None if it has a result
     """
 
     id: str
@@ -38,16 +38,16 @@ class Run:
     plan: Plan
     status: str
     submitted: float
-    progress: dict[str, Any]
-    result: dict[str, Any] | None
+    progress: Progress | None = None
+    result: RunResult | None = None
     host: str = ""
-    inputs: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Inputs | None = None
 
     @property
     def of_a_sample(self) -> bool:
         """Whether the run identifies its model by only a sample of the weights, as earlier versions did."""
-        model = (self.result or {}).get("model") or {}
-        return "fingerprint" in model and not is_content(str(model["fingerprint"]))
+        model = self.result.model if self.result else None
+        return model is not None and not is_content(model.fingerprint)
 
     @property
     def status_text(self) -> str:
@@ -71,8 +71,8 @@ class Run:
     @property
     def error(self) -> str:
         """The reason why the run did not finish, as a sentence; empty if it finished."""
-        if self.result and self.result.get("error"):
-            return str(self.result["error"])
+        if self.result and self.result.error:
+            return self.result.error
         if self.status != "interrupted":
             return ""
         try:
@@ -105,10 +105,11 @@ def _ended_run(folder: Path, _stamp: tuple[int, int]) -> Run | BadFolder:
     except Malformed as fault:
         return _bad(folder, fault)
     try:
-        submitted = float(documents.read_worker(folder).get("submitted", 0.0))
+        worker = documents.read_worker(folder)
+        submitted = worker.submitted if worker else 0.0
     except Malformed:
         submitted = _started(result)
-    return Run(folder.name, folder, plan, result["status"], submitted, {}, result)
+    return Run(folder.name, folder, plan, result.status, submitted, result=result)
 
 
 def _bad(folder: Path, fault: Malformed | OSError) -> BadFolder:
@@ -119,10 +120,10 @@ def _bad(folder: Path, fault: Malformed | OSError) -> BadFolder:
     return BadFolder(folder.name, folder, str(fault))
 
 
-def _started(result: Mapping[str, Any]) -> float:
+def _started(result: RunResult) -> float:
     """The start time of a run in seconds since 1970; 0 if unknown."""
     try:
-        seconds = datetime.fromisoformat(result["started"]).timestamp()
+        seconds = datetime.fromisoformat(result.started).timestamp()
     except (ValueError, OverflowError):
         return 0.0
     return min(max(seconds, 0.0), documents.LATEST_SECONDS)
@@ -131,14 +132,15 @@ def _started(result: Mapping[str, Any]) -> float:
 def _unended_run(folder: Path) -> Run | BadFolder:
     """Read the current state of a run that has no result yet."""
     worker = documents.read_worker(folder)
-    host = foreign_host(worker)
-    alive = bool(host) or has_worker(folder, worker)
+    claimed = worker or Claim()
+    host = foreign_host(claimed)
+    alive = bool(host) or has_worker(folder, claimed)
     if not alive and changed(folder / documents.RESULT):  # its worker ended between the two checks
         return read_run(folder)
     progress, status = documents.read_progress(folder), "interrupted"
     if alive:
-        status = "queued" if progress.get("stage", "queued") == "queued" else "running"
-    plan, submitted = documents.read_plan(folder), worker.get("submitted", 0.0)
+        status = "queued" if progress is None or progress.stage == "queued" else "running"
+    plan, submitted = documents.read_plan(folder), worker.submitted if worker else 0.0
     return Run(folder.name, folder, plan, status, submitted, progress, None, host, documents.read_inputs(folder))
 
 

@@ -12,9 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub.constants import HF_HOME
 
@@ -28,6 +26,7 @@ from offcomp.planning.data.calibration_text import BUNDLED, BUNDLED_FILE
 from offcomp.planning.data.task_files import all_files, location_of
 from offcomp.planning.data.tasks import HUB, Task
 from offcomp.planning.plan import Plan
+from offcomp.runs.result import Inputs
 
 RESULTS_VERSION = 3
 """Increment this whenever the same plan would produce different results, so that outdated results are not reused."""
@@ -41,28 +40,28 @@ TITLES = {
 """Input -> its description in messages."""
 
 
-def inputs_of(plan: Plan, model: str) -> dict[str, Any]:
-    """Return the inputs of a plan as JSON values.
+def inputs_of(plan: Plan, model: str) -> Inputs:
+    """Return the inputs of a plan.
 
     model    the identity of all files that are read from the model (`ModelInfo.reads`)
     """
-    return {
-        "identity": IDENTITY,
-        "results": RESULTS_VERSION,
-        "model": model,
-        "calibration": calibration_digest(plan),
-        "tasks": {task.name: [task.version, _task_digests(task)] for task in plan.resolved_tasks},
-        "environment": versions(),
-    }
+    return Inputs(
+        identity=IDENTITY,
+        results=RESULTS_VERSION,
+        model=model,
+        calibration=calibration_digest(plan),
+        tasks={task.name: [task.version, _task_digests(task)] for task in plan.resolved_tasks},
+        environment=versions(),
+    )
 
 
-def run_id(plan: Plan, inputs: Mapping[str, Any]) -> str:
+def run_id(plan: Plan, inputs: Inputs) -> str:
     """The id of a run: twelve hexadecimal digits that depend on the plan and its inputs, but not on the model's location."""
-    key = {"plan": plan.to_dict() | {"model": ""}, "inputs": inputs}
+    key = {"plan": plan.to_dict() | {"model": ""}, "inputs": inputs.to_dict()}
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def check_inputs(plan: Plan, info: ModelInfo, inputs: Mapping[str, Any]) -> None:
+def check_inputs(plan: Plan, info: ModelInfo, inputs: Inputs) -> None:
     """Raise RunError unless the loaded model and the files currently on disk match the inputs of a run."""
     try:
         identity = identity_of(info.model)
@@ -70,7 +69,7 @@ def check_inputs(plan: Plan, info: ModelInfo, inputs: Mapping[str, Any]) -> None
         identity = None
     if identity and identity.reads == info.reads:
         current = inputs_of(plan, info.reads)
-        changed_names = [name for name in current if current[name] != inputs.get(name)]
+        changed_names = [name for name in Inputs.model_fields if getattr(current, name) != getattr(inputs, name)]
     else:
         changed_names = ["model"]
     if changed_names:

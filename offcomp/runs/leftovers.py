@@ -17,7 +17,8 @@ from pathlib import Path
 
 from offcomp.errors import StorageError
 from offcomp.files import read_json, remove_left_over
-from offcomp.runs.claims import foreign_host
+from offcomp.planning.json_checks import Malformed
+from offcomp.runs.claims import Claim, foreign_host
 from offcomp.runs.documents import RESULT, WORKER
 from offcomp.runs.start import LOCK, has_worker, remove_folder
 
@@ -97,6 +98,8 @@ def _sweep_run(folder: Path) -> None:
 
 def is_in_use(folder: Path) -> bool:
     """Whether a run's folder may be in use, by a live worker on this host or by another host. Raises OSError."""
-    worker = read_json(folder / WORKER)
-    claimed = worker if isinstance(worker, dict) else {}
+    try:
+        claimed = Claim.from_json(read_json(folder / WORKER) or {})
+    except Malformed:
+        return True
     return has_worker(folder, claimed) or bool(foreign_host(claimed))

@@ -9,70 +9,132 @@ DIR/config.json and so on      dense exports only: every file of the original, w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError
+from pydantic_core import PydanticCustomError
 
 from offcomp.errors import InputError, ModelError, PlanError
 from offcomp.files import read_json
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.safetensors_files import FLOATS, stored_tensors
-from offcomp.planning.json_checks import Check, Malformed, by_name, count, each, fields, flag, text
-from offcomp.planning.json_fields import is_number, is_text, is_text_list, read_fields
+from offcomp.planning.document import Count, Flag, MustBe
+from offcomp.planning.json_fields import JsonModel, Number, Text, Texts, parts_of
+from offcomp.planning.model_sizes import ModelSizes
 from offcomp.planning.plan import Group, Plan, members
+from offcomp.runs.result import LedgerEntry
 
 MANIFEST = "offcomp.json"
-MANIFEST_SCHEMA = 1
+MANIFEST_SCHEMA: Final = 1
 DTYPES = FLOATS | {"I8": "int8", "U8": "uint8"}
 NAMED_FAULTS = 3
+AnyText = Annotated[Text, MustBe("a string")]
 
 
-@dataclass(frozen=True)
-class StoredGroup:
-    """The stored tensors of one group of the plan.
+class StoredGroup(JsonModel):
+    """The stored tensors of one group of the plan."""
 
-    form        the decoder that turns the tensors into one matrix (rows, cols) of vertically stacked members
-    ledger      every tensor: name, shape, dtype, bytes
-    """
+    noun = "group"
+
+    name: AnyText
+    """Name of the group in the plan."""
+    file: AnyText
+    """Path of the safetensors file in the folder."""
+    form: AnyText
+    """The decoder that turns the tensors into one matrix of vertically stacked members."""
+    rows: Count
+    """Number of rows of this matrix."""
+    cols: Count
+    """Number of columns of this matrix."""
+    num_parameters: Count
+    """Number of stored values."""
+    num_bytes: Count
+    """Size of the stored tensors, in bytes."""
+    original_parameters: Count
+    """Number of values in the modules of the original."""
+    original_bytes: Count
+    """Size of the modules in the original's checkpoint, in bytes."""
+    relative_error: Number
+    """‖original - reconstruction‖ / ‖original‖, Frobenius norm."""
+    ledger: Annotated[
+        tuple[LedgerEntry, ...], Field(strict=False), MustBe("a list of tensors, each with name, shape, dtype and bytes")
+    ]
+    """Every stored tensor; sizes in bytes."""
+
+
+class StoredFile(JsonModel):
+    """A file of an export."""
+
+    model_config = ConfigDict(extra="allow")
+
+    bytes: Count
+    sha256: str
+
+
+class _Module(JsonModel):
+    """The fields of a module from which shapes are computed; `ModelInfo.from_dict` checks all others."""
+
+    model_config = ConfigDict(extra="allow")
 
     name: str
-    file: str
-    form: str
-    rows: int
-    cols: int
-    num_parameters: int
-    num_bytes: int
-    original_parameters: int
-    original_bytes: int
-    relative_error: float
-    ledger: tuple[Mapping[str, Any], ...]
+    path: str
+    rows: Count
+    cols: Count
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """The contents and origin of an export.
+class Listing(JsonModel):
+    """A model and its modules, as `offcomp modules --json` prints them."""
 
-    offcomp     the version that wrote the export
-    run         the id of the run
-    original    the model that was compressed, listing only the modules of the plan
-    sizes       parameters, bytes and ratios before and after: chosen modules, all linear and embedding weights, whole model
-    dense       whether the folder also contains the whole model with the reconstructions
-    files       path in the folder -> bytes and sha256
-    left_out    files of the original that a dense export omits, as paths relative to the original's folder
-    """
+    model_config = ConfigDict(extra="allow")
 
-    offcomp: str
-    run: str
+    modules: Annotated[tuple[_Module, ...], Field(strict=False)]
+
+
+def _model_info(value: Any) -> ModelInfo:
+    if isinstance(value, ModelInfo):
+        return value
+    try:
+        Listing.model_validate(value)
+        return ModelInfo.from_dict(value)
+    except ValidationError:
+        raise PydanticCustomError("must_be", "a model listing") from None
+    except ModelError as error:
+        raise PydanticCustomError("sentence", "{sentence}", {"sentence": str(error)}) from None
+
+
+class Manifest(JsonModel):
+    """The contents and origin of an export."""
+
+    parts = {"plan": Plan, "groups": StoredGroup}  # noqa: RUF012
+
+    document_schema: Annotated[Literal[1], MustBe("1")] = Field(default=MANIFEST_SCHEMA, alias="schema")
+    """Version of this format."""
+    offcomp: AnyText
+    """The version of offcomp that wrote the export."""
+    run: AnyText
+    """The id of the run."""
     plan: Plan
-    original: ModelInfo
-    groups: tuple[StoredGroup, ...]
-    num_parameters: int
-    num_bytes: int
-    sizes: Mapping[str, Any]
-    dense: bool
-    files: Mapping[str, Mapping[str, Any]]
-    left_out: tuple[str, ...] = ()
+    """The plan of the run."""
+    original: Annotated[
+        ModelInfo, PlainValidator(_model_info, json_schema_input_type=Listing), PlainSerializer(ModelInfo.to_dict)
+    ]
+    """The model that was compressed, listing only the modules of the plan."""
+    groups: Annotated[tuple[StoredGroup, ...], parts_of("a list of groups")]
+    """The groups of the plan, in order."""
+    num_parameters: Count
+    """Number of stored values."""
+    num_bytes: Count
+    """Size of all stored tensors, in bytes."""
+    sizes: Annotated[ModelSizes, MustBe("a JSON object with the sizes of the model")]
+    """Parameters, bytes and ratios before and after."""
+    dense: Flag
+    """Whether the folder also contains the whole model with the reconstructions."""
+    files: Annotated[dict[str, StoredFile], MustBe("an object with the bytes and sha256 of each file")]
+    """Path in the folder -> size and checksum."""
+    left_out: Annotated[Texts, MustBe("a list of file names")] = ()
+    """Files of the original that a dense export omits, as paths relative to the original's folder."""
 
     def planned(self, group: StoredGroup) -> Group:
         """The group as it is defined in the plan."""
@@ -82,12 +144,6 @@ class Manifest:
         """The modules of a group, in stacking order."""
         return tuple(members(self.planned(group), self.original))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The manifest as JSON values."""
-        groups = [vars(group) | {"ledger": list(group.ledger)} for group in self.groups]
-        parts = {"plan": self.plan.to_dict(), "original": self.original.to_dict(), "groups": groups}
-        return {"schema": MANIFEST_SCHEMA} | vars(self) | parts | {"left_out": list(self.left_out)}
-
     @staticmethod
     def from_dict(document: Any) -> Manifest:
         """Read a manifest. Raises InputError with one clause per invalid field."""
@@ -95,17 +151,10 @@ class Manifest:
             raise InputError("it is not a JSON object")
         if document.get("schema") != MANIFEST_SCHEMA:
             raise InputError(f"its schema is {document.get('schema')!r}, but this version reads only schema {MANIFEST_SCHEMA}")
-        faults: list[str] = []
-        own_fields = {name: value for name, value in document.items() if name != "schema"}
-        values = read_fields(Manifest, own_fields, "it", MANIFEST_TYPES, faults, parts=PARTS)
-        entries = [read_fields(StoredGroup, entry, "a group", GROUP_TYPES, faults) for entry in values.get("groups", ())]
-        if faults:
-            raise InputError(" ".join(faults[:NAMED_FAULTS]).rstrip("."))
         try:
-            parts = {"plan": Plan.from_dict(values["plan"]), "original": ModelInfo.from_dict(values["original"])}
-        except (PlanError, ModelError) as error:
-            raise InputError(str(error).rstrip(".")) from None
-        manifest = Manifest(**values | parts | {"groups": tuple(StoredGroup(**entry) for entry in entries)})
+            manifest = Manifest(**document)
+        except PlanError as error:
+            raise InputError(" ".join(error.faults[:NAMED_FAULTS]).rstrip(".")) from None
         manifest.check_names()
         return manifest
 
@@ -121,48 +170,6 @@ class Manifest:
             self.members(group)
 
 
-def _passes(check: Check) -> Callable[[Any], bool]:
-    """Return a function that tests whether a JSON value passes a check."""
-
-    def accepts(value: Any) -> bool:
-        try:
-            check(value)
-        except Malformed:
-            return False
-        return True
-
-    return accepts
-
-
-COUNT = (_passes(count()), "a whole number, 0 or greater")
-TEXT = (is_text, "a string")
-OBJECT = (_passes(fields({})), "a JSON object")
-MODULE = fields({"rows": count(), "cols": count(), "name": text, "path": text})
-"""The module fields from which shapes are computed; `ModelInfo.from_dict` checks all other fields."""
-LEDGER_ENTRY = fields({"name": text, "shape": each(count()), "dtype": text, "bytes": count()})
-FILE = fields({"bytes": count(), "sha256": text})
-MANIFEST_TYPES = {
-    "offcomp": TEXT,
-    "run": TEXT,
-    "plan": OBJECT,
-    "original": (_passes(fields({}, {"modules": each(MODULE)})), "a model listing"),
-    "groups": (_passes(each(fields({}))), "a list of groups"),
-    "num_parameters": COUNT,
-    "num_bytes": COUNT,
-    "sizes": OBJECT,
-    "dense": (_passes(flag), "true or false"),
-    "files": (_passes(by_name(FILE)), "an object with the bytes and sha256 of each file"),
-    "left_out": (is_text_list, "a list of file names"),
-}
-PARTS = ("plan", "original", "groups")
-GROUP_TYPES = {
-    **dict.fromkeys(("name", "file", "form"), TEXT),
-    **dict.fromkeys(("rows", "cols", "num_parameters", "num_bytes", "original_parameters", "original_bytes"), COUNT),
-    "relative_error": (is_number, "a number"),
-    "ledger": (_passes(each(LEDGER_ENTRY)), "a list of tensors, each with name, shape, dtype and bytes"),
-}
-
-
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of an export. Raises InputError if the manifest is missing or cannot be read."""
     if not folder.is_dir():
@@ -176,11 +183,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(f"{path} is not a valid export manifest: {error}; export the run again") from None
 
 
-def file_entry(file: Path) -> dict[str, Any]:
+def file_entry(file: Path) -> StoredFile:
     """The size in bytes and the SHA-256 of a file."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"bytes": file.stat().st_size, "sha256": digest}
+    return StoredFile(bytes=file.stat().st_size, sha256=digest)
 
 
 Tensors = Mapping[str, tuple[tuple[int, ...], str, int]]
@@ -197,9 +204,9 @@ def ledger_faults(folder: Path, group: StoredGroup) -> list[str]:
     stored = {
         name: (tensor.shape, DTYPES.get(tensor.dtype, tensor.dtype), tensor.num_bytes) for name, tensor in tensors.items()
     }
-    listed = {entry["name"]: (tuple(entry["shape"]), entry["dtype"], entry["bytes"]) for entry in group.ledger}
+    listed = {entry.name: (entry.shape, entry.dtype, entry.bytes) for entry in group.ledger}
     faults = _tensor_faults(where, stored, listed)
-    total = sum(entry["bytes"] for entry in group.ledger)
+    total = sum(entry.bytes for entry in group.ledger)
     if total != group.num_bytes:
         faults.append(f"{where} claims {group.num_bytes:,} bytes, but the tensors in its ledger add up to {total:,}")
     payload = sum(size for _, _, size in stored.values())  # all bytes after the header, which `stored_tensors` checks

@@ -33,9 +33,9 @@ def measured_curve(
             figures = compress_group(model, info, group.at_ratio(float(ratio), unit), seed=seed).figures
         except BudgetTooSmall:
             continue
-        energy = figures["squared_norm"]
-        sizes.append(figures[f"num_{unit}"])
-        errors.append(figures["relative_error"] ** 2 * energy)
+        energy = figures.squared_norm
+        sizes.append(figures.stored.in_unit(unit))
+        errors.append(figures.relative_error**2 * energy)
     if not sizes:
         raise InputError(f"group {group.name!r} cannot reach any of the ratios {', '.join(f'{r:g}' for r in ratios)}")
     specs = members(group, info)

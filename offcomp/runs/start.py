@@ -24,7 +24,7 @@ from typing import Any
 
 from offcomp import files
 from offcomp.files import PART, private_folder
-from offcomp.runs.claims import claim, is_alive
+from offcomp.runs.claims import Claim, claim, is_alive
 from offcomp.runs.documents import INPUTS, PLAN, WORKER
 
 LOG, LOCK = "log.txt", "worker.lock"
@@ -59,7 +59,7 @@ def start_run(folder: Path, plan: Mapping[str, Any], inputs: Mapping[str, Any]) 
         with files.closing(files.open_lock(new / LOCK)) as lock:  # the worker keeps holding the lock afterwards
             files.take_lock(lock)
             worker = start_worker(folder, new / LOG, lock)
-        _write(new / WORKER, claim(worker.pid) | {"submitted": time.time()})
+        _write(new / WORKER, claim(worker.pid).to_dict() | {"submitted": time.time()})
         _move_into_place(new, folder)
     except BaseException:
         if worker is not None:
@@ -97,8 +97,8 @@ def start_worker(folder: Path, log: Path, lock: int) -> subprocess.Popen[bytes]:
         )
 
 
-def has_worker(folder: Path, worker: Mapping[str, Any]) -> bool:
-    """Whether a worker on this host is using a run's folder; `worker` is the content of worker.json. Raises OSError."""
+def has_worker(folder: Path, worker: Claim) -> bool:
+    """Whether a worker on this host is using a run's folder; `worker` is the claim in worker.json. Raises OSError."""
     lock = folder / LOCK
     return files.is_locked(lock) or (not lock.exists() and is_alive(worker))
 

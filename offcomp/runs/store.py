@@ -23,7 +23,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from offcomp.errors import InputError, PlanError, RunError, StorageError
@@ -100,7 +99,7 @@ class RunStore:
                 raise RunError(f"run {folder.name} is in progress but cannot be read; wait for it to end, or stop its process")
             else:
                 self._check_space(plan, info)
-                start_run(folder, plan.to_dict(), inputs)
+                start_run(folder, plan.to_dict(), inputs.to_dict())
         return self.get(folder.name)
 
     def follow(self, name: str) -> Iterator[Run]:
@@ -147,11 +146,12 @@ def _update_model_name(run: Run, model: str) -> None:
 
     The run's id guarantees that both names refer to the same model at the time of the call.
     """
-    if run.result is None or run.plan.model == model:
+    if run.result is None or run.result.model is None or run.plan.model == model:
         return
-    result = run.result | {"plan": run.result["plan"] | {"model": model}, "model": run.result["model"] | {"name": model}}
-    write_json(run.folder / PLAN, replace(run.plan, model=model).to_dict())
-    write_json(run.folder / RESULT, result)
+    named = run.result.model.model_copy(update={"name": model})
+    result = run.result.model_copy(update={"plan": run.result.plan | {"model": model}, "model": named})
+    write_json(run.folder / PLAN, run.plan.replace(model=model).to_dict())
+    write_json(run.folder / RESULT, result.to_dict())
 
 
 def _check_host(run: Run) -> None:

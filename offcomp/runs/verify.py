@@ -84,10 +84,10 @@ def file_faults(folder: Path, manifest: Manifest) -> dict[str, str]:
         except OSError as error:
             faults[name] = f"cannot be read: {error.strerror}"
             continue
-        if actual["bytes"] != expected["bytes"]:
-            faults[name] = f"has {actual['bytes']} bytes, not {expected['bytes']}"
-        elif actual["sha256"] != expected["sha256"]:
-            faults[name] = f"has been modified: its sha256 begins with {actual['sha256'][:12]}"
+        if actual.bytes != expected.bytes:
+            faults[name] = f"has {actual.bytes} bytes, not {expected.bytes}"
+        elif actual.sha256 != expected.sha256:
+            faults[name] = f"has been modified: its sha256 begins with {actual.sha256[:12]}"
     return faults
 
 

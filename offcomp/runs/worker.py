@@ -8,23 +8,26 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from offcomp.errors import OffcompError, RunError
 from offcomp.files import storage_error
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.listing import model_info
-from offcomp.numerics.accounting import Size
 from offcomp.planning.cost import FLOAT32_BYTES, estimate, free_memory
+from offcomp.planning.data.scores import Score
 from offcomp.planning.json_checks import Malformed
+from offcomp.planning.model_sizes import model_sizes
 from offcomp.planning.plan import Group, Plan, members
 from offcomp.planning.size_notes import size_notes
-from offcomp.planning.sizes import model_sizes, predict
+from offcomp.planning.sizes import predict
 from offcomp.runs.documents import read_inputs
 from offcomp.runs.inputs import check_inputs, inputs_of
-from offcomp.runs.worker_process import Worker, hold_lock, slot
+from offcomp.runs.result import GroupResult, ModelResult
+from offcomp.runs.worker_process import Outcome, Worker, hold_lock, slot
 
 if TYPE_CHECKING:
     from offcomp.evaluation import OpenTask
@@ -39,8 +42,8 @@ SMALL_SHARE = 0.25
 """Models that take up at most this fraction of the free memory stay loaded; calibration statistics may use as much again."""
 
 
-def work(worker: Worker) -> dict[str, Any]:
-    """Load, compress and evaluate the model. Returns the model, scores, inputs and notes for run.json."""
+def work(worker: Worker) -> Outcome:
+    """Load, compress and evaluate the model."""
     plan = worker.plan
     info = model_info(plan.model, worker.folder.parent.parent)
     worker.expect(estimate(plan, info, predict(plan, info)).stages)
@@ -76,20 +79,24 @@ def work(worker: Worker) -> dict[str, Any]:
             worker.groups.append(result.figures)
     if calibration and model_loaded:
         with worker.stage("measure outputs on text"):
-            add_output_errors(calibration, compressed, worker.groups)
+            worker.groups = add_output_errors(calibration, compressed, worker.groups)
     scores = _evaluate(worker, loaded, tasks, compressed)
     try:
         check_inputs(plan, loaded.info, inputs)
     except RunError:
         worker.groups.clear()  # these results match neither the old files nor the new files
         raise
-    stored = [
-        (Size(g["original_parameters"], g["original_bytes"]), Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups
-    ]
-    info = loaded.info
-    facts = {name: getattr(info, name) for name in ("family", "fingerprint", "reads", "dtype", "unlisted")}
-    model = {"name": info.model, **facts, "sizes": model_sizes(stored, info)}
-    return {"model": model, "scores": scores, "inputs": inputs, "notes": size_notes(worker.groups)}
+    info, sizes = loaded.info, model_sizes(((group.original, group.stored) for group in worker.groups), loaded.info)
+    model = ModelResult(
+        name=info.model,
+        family=info.family,
+        fingerprint=info.fingerprint,
+        reads=info.reads,
+        dtype=info.dtype,
+        unlisted=info.unlisted,
+        sizes=sizes,
+    )
+    return Outcome(model, scores, inputs, size_notes(worker.groups))
 
 
 def _is_small(info: ModelInfo) -> bool:
@@ -131,7 +138,7 @@ def _hints(
     return GroupHints(calibration, specs, group.stack, lambda: (saved.reconstructions for saved in compressed))
 
 
-def _evaluate(worker: Worker, loaded: LoadedModel, tasks: list[OpenTask], compressed: list[SavedGroup]) -> dict[str, Any]:
+def _evaluate(worker: Worker, loaded: LoadedModel, tasks: list[OpenTask], compressed: list[SavedGroup]) -> dict[str, Score]:
     """Scores of the compressed model, by task. The loaded weights are overwritten with the reconstructions."""
     from offcomp.models.weights import replace
 
@@ -145,10 +152,10 @@ def _evaluate(worker: Worker, loaded: LoadedModel, tasks: list[OpenTask], compre
     return scores
 
 
-def _check_changed(groups: list[dict[str, Any]], scores: dict[str, Any]) -> None:
+def _check_changed(groups: Sequence[GroupResult], scores: Mapping[str, Score]) -> None:
     """Raise RunError if the weights changed but all outputs are bit-identical, which shows that the weights are not used."""
-    error = max((group["relative_error"] for group in groups), default=0.0)
-    if error > NOTICEABLE_ERROR and scores and all(score["unchanged"] for score in scores.values()):
+    error = max((group.relative_error for group in groups), default=0.0)
+    if error > NOTICEABLE_ERROR and scores and all(score.unchanged for score in scores.values()):
         raise RunError(
             f"the compressed weights differ from the originals by up to {error:.2%}, but all outputs are bit-identical, "
             "so the model does not use these weights; choose modules that these tasks use"
@@ -183,8 +190,7 @@ def main(arguments: list[str]) -> None:
     try:
         worker.reserve_space()
         with slot(worker):
-            fields = work(worker)
-            worker.finish("done", **fields)
+            worker.finish("done", outcome=work(worker))
     except (OffcompError, Malformed, MemoryError) as error:
         log.info("%s", error)
         sentence = str(error) or "The machine ran out of memory; choose fewer modules or a smaller batch."

@@ -12,8 +12,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from offcomp import files
 from offcomp.errors import InputError, RunError, StorageError
 from offcomp.files import PART, write_json
 from offcomp.models.environment import environment
+from offcomp.planning.data.scores import Score
 from offcomp.planning.json_checks import Malformed
-from offcomp.runs.documents import PROGRESS, RESULT, RUN_SCHEMA, read_plan
+from offcomp.runs.documents import PROGRESS, RESULT, Progress, read_plan
+from offcomp.runs.result import RUN_SCHEMA, Environment, GroupResult, Inputs, ModelResult, RunResult
 from offcomp.runs.start import LOCK, LOCK_VARIABLE, PARENT_VARIABLE
 from offcomp.runs.store import RunStore
 
@@ -75,6 +78,19 @@ def is_in_place(folder: Path, lock: int) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a run knows at its end: the model, its scores by task, and notes on its sizes. Empty if it fails."""
+
+    model: ModelResult | None = None
+    scores: dict[str, Score] = field(default_factory=dict)
+    inputs: Inputs | None = None
+    notes: Sequence[str] = ()
+
+
+NOTHING = Outcome()
+
+
 class Worker:
     """A single run, from its plan to its result. `finish` may be called from any thread; the first call wins.
 
@@ -89,7 +105,7 @@ class Worker:
         except Malformed as fault:
             raise StorageError(f"the plan in {folder} cannot be read because {fault}; remove the folder") from None
         self.started = time.time()
-        self.groups: list[dict[str, Any]] = []
+        self.groups: list[GroupResult] = []
         self.timings: dict[str, float] = {}
         self._costs: Mapping[str, float] = {}
         self._done_cost = 0.0
@@ -97,37 +113,42 @@ class Worker:
         self._working_since = self.started
         self._lock = threading.Lock()
 
-    def finish(self, status: str, **fields: Any) -> None:
+    def finish(self, status: str, *, error: str = "", outcome: Outcome = NOTHING) -> None:
         """Write run.json, including any results so far, and exit the process."""
         with self._lock:
-            document = {
-                "schema": RUN_SCHEMA,
-                "id": self.folder.name,
-                "status": status,
-                "error": "",
-                "plan": self.plan.to_dict(),
-                "groups": self.groups,
-                "model": None,
-                "scores": {},
-                "environment": environment(),
-                "timings": self.timings | {"total": time.time() - self.started},
-                "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
-            }
-            written = self._write_result(document | fields)
+            written = self._write_result(self.result(status, error, outcome))
             logging.shutdown()
             os._exit(0 if written and status == "done" else 1)
 
-    def _write_result(self, document: dict[str, Any]) -> bool:
+    def result(self, status: str, error: str = "", outcome: Outcome = NOTHING) -> RunResult:
+        """The content of run.json. It is not validated, so that a failure can always be reported."""
+        known: dict[str, Any] = {"inputs": outcome.inputs, "notes": tuple(outcome.notes)} if outcome.inputs else {}
+        return RunResult.model_construct(
+            schema=RUN_SCHEMA,
+            id=self.folder.name,
+            status=status,
+            error=error,
+            plan=self.plan.to_dict(),
+            groups=tuple(self.groups),
+            model=outcome.model,
+            scores=outcome.scores,
+            environment=Environment.from_json(environment()),
+            timings=self.timings | {"total": time.time() - self.started},
+            started=datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
+            **known,
+        )
+
+    def _write_result(self, result: RunResult) -> bool:
         """Write run.json, or only the error if that fails (e.g. on a full disk). Returns whether either was written."""
         try:
             (self.folder / RESERVE).unlink(missing_ok=True)
-            write_json(self.folder / RESULT, document, make_folder=False)
+            write_json(self.folder / RESULT, result.to_dict(), make_folder=False)
         except (OSError, StorageError) as error:
             log.error("%s", error)  # the last log line, shown if the run appears as interrupted
-            document |= {"groups": [], "scores": {}, "model": None}
-            document |= {"status": "failed", "error": document["error"] or f"{error}."}
+            failure = {"status": "failed", "error": result.error or f"{error}."}
+            result = result.model_copy(update=failure | {"groups": (), "scores": {}, "model": None})
             with suppress(StorageError):
-                write_json(self.folder / RESULT, document, make_folder=False)
+                write_json(self.folder / RESULT, result.to_dict(), make_folder=False)
                 return True
             return False
         return True
@@ -161,9 +182,9 @@ class Worker:
         done = min(self._done_cost + self._costs.get(stage, 0.0) * fraction, total)
         elapsed = now - self._working_since
         pace = elapsed / done if done > 1 else 1.0  # actual seconds per estimated second
-        progress = {"stage": stage, "fraction": done / total}
-        progress |= {"remaining_seconds": (total - done) * pace, "elapsed_seconds": elapsed}
-        write_json(self.folder / PROGRESS, progress, make_folder=False)
+        remaining = (total - done) * pace
+        progress = Progress(stage=stage, fraction=done / total, remaining_seconds=remaining, elapsed_seconds=elapsed)
+        write_json(self.folder / PROGRESS, progress.to_dict(), make_folder=False)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[float], None]]:

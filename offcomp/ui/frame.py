@@ -130,9 +130,9 @@ def _show_jobs() -> None:
     active = [run for run in RunStore().all() if not run.ended]
     running = [run for run in active if run.status == "running"]
     if running:
-        fraction = running[0].progress.get("fraction", 0.0)
+        fraction = running[0].progress.fraction if running[0].progress else 0.0
         waiting = f", {len(active) - len(running)} waiting" if len(active) > len(running) else ""
-        st.progress(min(1.0, fraction), text=f"{len(running)} running{waiting}")
+        st.progress(fraction, text=f"{len(running)} running{waiting}")
     elif active:
         st.caption(f"{len(active)} waiting to start")
     elif st.session_state.pop("was_busy", False):

@@ -49,7 +49,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def plan(tmp_path: Path) -> str:
     """The path of a plan."""
     file = tmp_path / "plan.json"
-    file.write_text(Plan("minilm-l6", (Group("query", ("query.0",)),), ()).to_json())
+    file.write_text(Plan(model="minilm-l6", groups=(Group(name="query", modules=("query.0",)),), tasks=()).to_json())
     return str(file)
 
 

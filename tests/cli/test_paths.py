@@ -26,7 +26,7 @@ TAKERS: tuple[Callable[[str], object], ...] = (
     calibration_text,
     fill,
     lambda text: own_task(text, "probe", {}),
-    lambda text: CalibrationText(text).read(0),
+    lambda text: CalibrationText().replace(text=text).read(0),
 )
 
 
@@ -38,7 +38,7 @@ def test_what_can_be_no_path_is_one_sentence(take: Callable[[str], object], text
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 300
 
 
-@pytest.mark.parametrize("fault_of", [lambda text: CalibrationText(text).fault(), data_fault])
+@pytest.mark.parametrize("fault_of", [lambda text: CalibrationText().replace(text=text).fault(), data_fault])
 @pytest.mark.parametrize("text", NO_PATHS)
 def test_a_plan_with_what_can_be_no_path_has_a_fault(fault_of: Callable[[str], str | None], text: str) -> None:
     assert "is not a usable path" in (fault_of(text) or "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +17,7 @@ from offcomp.evaluation import OpenTask, open_task
 from offcomp.evaluation.causal_lm import CausalLM
 from offcomp.evaluation.continuations import NEW_TOKENS, OPENING_TOKENS, OPENINGS
 from offcomp.models.loading import LoadedModel
+from offcomp.planning.data.scores import Continuation
 from offcomp.planning.data.tasks import Task
 from tests import language_models
 from tests.language_models import CAUSAL, LONGEST, START, TEXTS, causal, ids_of, syllable_tokenizer, texts_of, zeroed
@@ -38,10 +38,10 @@ def damaged(loaded: LoadedModel) -> None:
         parameter.add_(parameter.std() * torch.randn(parameter.shape, generator=generator))
 
 
-def compared(evaluator: CausalLM) -> list[dict[str, Any]]:
+def compared(evaluator: CausalLM) -> list[Continuation]:
     """The continuations of the model as it was at first beside those of the model as it is now."""
     reference = evaluator.reference()
-    return list(evaluator.compare(reference, evaluator.predict(reference))["continuations"])
+    return list(evaluator.compare(reference, evaluator.predict(reference)).continuations)
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -67,14 +67,15 @@ def test_an_unchanged_model_writes_the_same_and_a_damaged_one_does_not(tmp_path:
     evaluator = causal(loaded)
     reference = evaluator.reference()
     same = compared(evaluator)
-    assert all(entry["original"] == entry["compressed"] and entry["same_tokens"] == entry["tokens"] for entry in same)
+    assert all(entry.original == entry.compressed and entry.same_tokens == entry.tokens for entry in same)
     damaged(loaded)
     result = evaluator.compare(reference, evaluator.predict(reference))
-    other = result["continuations"]
-    assert [entry["original"] for entry in other] == [entry["original"] for entry in same]
-    assert [entry["opening"] for entry in other] == [entry["opening"] for entry in same]
-    assert sum(entry["same_tokens"] < entry["tokens"] and entry["original"] != entry["compressed"] for entry in other) > 4
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    other = result.continuations
+    assert [entry.original for entry in other] == [entry.original for entry in same]
+    assert [entry.opening for entry in other] == [entry.opening for entry in same]
+    assert sum(entry.same_tokens < entry.tokens and entry.original != entry.compressed for entry in other) > 4
+    document = result.to_dict()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
 def test_the_leading_tokens_that_agree_are_counted(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_the_leading_tokens_that_agree_are_counted(tmp_path: Path) -> None:
     changed[0, 3] += 1
     changed[1, 0] += 1
     changed[2, -1] += 1
-    same = [entry["same_tokens"] for entry in evaluator.continuations.compare(original, changed)]
+    same = [entry.same_tokens for entry in evaluator.continuations.compare(original, changed)]
     assert same == [3, 0, original.shape[1] - 1, *[original.shape[1]] * 5]
 
 
@@ -110,7 +111,7 @@ def test_a_model_that_reads_more_has_openings_and_continuations_of_full_length(t
     loaded = opened(tmp_path, "llama")
     loaded.model.config.max_position_embeddings = 64  # its positions are computed, so it reads as far
     entries = compared(causal(loaded))
-    assert {entry["tokens"] for entry in entries} == {NEW_TOKENS}
+    assert {entry.tokens for entry in entries} == {NEW_TOKENS}
     lengths = [len(prompt) for prompt in causal(loaded).continuations.prompts]
     assert min(lengths) > OPENING_TOKENS - 3 and max(lengths) == OPENING_TOKENS
 
@@ -125,11 +126,11 @@ def test_openings_are_spread_over_the_texts_that_are_long_enough_each_once(tmp_p
     loaded = opened(tmp_path, "gpt2")
     assert len(compared(causal(loaded, ["", "ba", *texts_of(30, 30, 30), *texts_of(30, 30, 30)]))) == 3
     several = texts_of(*[20] * 21)
-    found = [entry["opening"] for entry in compared(causal(loaded, several))]
+    found = [entry.opening for entry in compared(causal(loaded, several))]
     starts = [next(index for index, text in enumerate(several) if text.startswith(opening)) for opening in found]
     assert len(starts) == OPENINGS and starts[0] == 0 and starts[-1] == 20
     assert set(np.diff(starts)) <= {2, 3, 4}
-    assert [entry["opening"] for entry in compared(causal(loaded, ["ba do", "", "be"]))] == [
+    assert [entry.opening for entry in compared(causal(loaded, ["ba do", "", "be"]))] == [
         "ba do",
         "be",
     ]  # none is long enough
@@ -142,8 +143,8 @@ def test_what_is_added_to_the_opening_begins_where_the_opening_ends(tmp_path: Pa
     written = evaluator.reference()["continuations"]
     entries = evaluator.continuations.compare(written, written)
     for prompt, tokens, entry in zip(evaluator.continuations.prompts, written.tolist(), entries, strict=True):
-        assert entry["opening"] + entry["original"] == loaded.tokenizer.decode([*prompt, *tokens], skip_special_tokens=True)
-    assert {entry["original"][:1] == " " for entry in entries} == {True, False}  # a new word, or more of the last
+        assert entry.opening + entry.original == loaded.tokenizer.decode([*prompt, *tokens], skip_special_tokens=True)
+    assert {entry.original[:1] == " " for entry in entries} == {True, False}  # a new word, or more of the last
 
 
 def test_after_an_end_token_nothing_is_written(tmp_path: Path) -> None:
@@ -158,8 +159,8 @@ def test_after_an_end_token_nothing_is_written(tmp_path: Path) -> None:
     assert written[0, :first].tolist() == free[0, :first].tolist()
     assert set(written[0, first:].tolist()) == {ending}
     entry = evaluator.continuations.compare(written, written)[0]
-    assert entry["same_tokens"] == entry["tokens"] == free.shape[1]
-    assert len(ids_of(loaded, entry["original"])) <= first
+    assert entry.same_tokens == entry.tokens == free.shape[1]
+    assert len(ids_of(loaded, entry.original)) <= first
 
 
 @pytest.mark.parametrize("specials", [{"unk_token": "[UNK]"}, {"eos_token": "[SEP]", "unk_token": "[UNK]"}])
@@ -182,7 +183,7 @@ def test_the_originals_continuations_are_kept_so_that_others_cost_one_pass_each(
     loaded = opened(tmp_path, "llama")
     file = tmp_path / "own.csv"
     pd.DataFrame({"text": TEXTS}).to_csv(file, index=False)
-    task, cache, passes = Task("own", "causal-lm", str(file)), tmp_path / "cache", [0]
+    task, cache, passes = Task(name="own", family="causal-lm", data=str(file)), tmp_path / "cache", [0]
     loaded.model.register_forward_hook(lambda *_: passes.append(passes.pop() + 1))
 
     def again() -> OpenTask:
@@ -196,13 +197,13 @@ def test_the_originals_continuations_are_kept_so_that_others_cost_one_pass_each(
     assert once > NEW_TOKENS / 2
     kept = again()
     assert passes[0] == 0
-    original = [entry["original"] for entry in kept.compare()["continuations"]]
+    original = [entry.original for entry in kept.compare().continuations]
     assert passes[0] == once
     damaged(loaded)
     for opened_task in (fresh, kept):
         result = opened_task.compare()
-        assert [entry["original"] for entry in result["continuations"]] == original
-        assert [entry["compressed"] for entry in result["continuations"]] != original
+        assert [entry.original for entry in result.continuations] == original
+        assert [entry.compressed for entry in result.continuations] != original
 
 
 def test_bundled_figures_keep_no_text_of_them(tmp_path: Path) -> None:
@@ -212,5 +213,5 @@ def test_bundled_figures_keep_no_text_of_them(tmp_path: Path) -> None:
     damaged(loaded)
     result = evaluator.compare(reference, evaluator.predict(reference))
     kept = json.dumps(figures_of(result))
-    assert result["continuations"][0]["opening"] in json.dumps(result)
-    assert not any(entry["opening"] in kept for entry in result["continuations"])
+    assert result.continuations[0].opening in json.dumps(result.to_dict())
+    assert not any(entry.opening in kept for entry in result.continuations)

@@ -88,7 +88,7 @@ def test_a_model_of_text_does_its_families_and_says_so_of_the_others(tiny: Tiny,
     loaded = readable(tiny(name), masked=name in MASKED)
     done = set()
     for family in FAMILIES:
-        task = Task("mine", family, table, columns=columns_for(family))
+        task = Task(name="mine", family=family, data=table, columns=columns_for(family))
         try:
             score = open_task(task, loaded).original()
         except TaskError as error:
@@ -96,7 +96,7 @@ def test_a_model_of_text_does_its_families_and_says_so_of_the_others(tiny: Tiny,
             if family != "head-regression":
                 assert all(other in str(error) for other in CAN_DO[name]), error
             continue
-        assert np.isfinite(score["value"]) and score["n"] >= 20
+        assert np.isfinite(score.value) and score.n >= 20
         done.add(family)
     assert done == CAN_DO[name]
     assert done <= set(fitting_families(loaded.info.architecture, loaded.info.reads_text))
@@ -115,7 +115,7 @@ def test_a_model_of_images_or_sound_is_told_in_one_sentence(offcomp: Command, tm
         assert len(err.strip().splitlines()) == 1
         assert info.architecture in err and "supports no family of tasks" in err
     with pytest.raises(PlanError, match="no family of tasks"):
-        validate(Plan(folder, (), ("sentiment",)), info)
+        validate(Plan(model=folder, groups=(), tasks=("sentiment",)), info)
     with pytest.raises(TaskError, match="no family of tasks"):  # a listing of an earlier version does not know it
         open_task(find_task("sentiment"), replace(load(folder), info=replace(info, reads_text=True)))
 
@@ -129,7 +129,7 @@ def test_a_model_that_reads_text_but_fails_at_it_is_one_sentence(
         raise ValueError("You have to specify bbox\nand more")
 
     monkeypatch.setattr(loaded.model.embeddings, "forward", forward)
-    task = Task("mine", "similarity", table, columns=columns_for("similarity"))
+    task = Task(name="mine", family="similarity", data=table, columns=columns_for("similarity"))
     with pytest.raises(TaskError, match="a BertModel: You have to specify bbox; choose a different task family") as error:
         open_task(task, loaded)
     assert "\n" not in str(error.value)
@@ -143,9 +143,9 @@ def test_an_encoder_decoder_with_a_head_scores_or_says_why_not(tmp_path: Path, t
     config = transformers.BartConfig(**sizes, **heads, **ids, vocab_size=61, max_position_embeddings=40, num_labels=5)
     folder = tiny_models.save(tiny_models._built("BartForSequenceClassification", config), tmp_path / "bart", tokenizer=False)
     loaded = load(str(folder))
-    task = Task("mine", "head", table, columns=columns_for("head"))
+    task = Task(name="mine", family="head", data=table, columns=columns_for("head"))
     framed = open_task(task, readable(loaded, masked=True)).original()
-    assert framed["n"] == 80
+    assert framed.n == 80
     with pytest.raises(TaskError, match=r"BartForSequenceClassification: .*choose a different task family"):
         open_task(task, readable(loaded, masked=False)).original()
 
@@ -159,5 +159,8 @@ def test_the_families_of_a_class_are_those_it_is_fit_for() -> None:
 
 def test_the_trial_leaves_the_global_generator_alone(tiny: Tiny, table: str) -> None:
     before = torch.random.get_rng_state()
-    open_task(Task("mine", "similarity", table, columns=columns_for("similarity")), readable(tiny("bert_base"), masked=True))
+    open_task(
+        Task(name="mine", family="similarity", data=table, columns=columns_for("similarity")),
+        readable(tiny("bert_base"), masked=True),
+    )
     assert torch.equal(before, torch.random.get_rng_state())

@@ -26,6 +26,7 @@ from offcomp.evaluation import OpenTask, open_task
 from offcomp.evaluation.base import TaskData
 from offcomp.evaluation.head import CHECKED_EXAMPLES, Head, check_order
 from offcomp.models.loading import LoadedModel, load
+from offcomp.planning.data.scores import OriginalScore
 from offcomp.planning.data.tasks import Task
 from offcomp.results.scores import notes
 from tests import tiny_models
@@ -103,13 +104,13 @@ def data_of(
         name: split_of(texts, [class_of(output) for output in outputs_of(loaded, texts)], names)
         for name, texts in parts.items()
     }
-    return TaskData(Task("made", "head", "made.csv", options=options), DatasetDict(splits), "0123456789ab")
+    return TaskData(Task(name="made", family="head", data="made.csv", options=options), DatasetDict(splits), "0123456789ab")
 
 
 def accuracy(loaded: LoadedModel, data: TaskData) -> float:
     evaluator = Head(loaded, data)
     reference = evaluator.reference()
-    return float(evaluator.compare(reference, reference)["original"]["value"])
+    return float(evaluator.compare(reference, reference).original.value)
 
 
 @pytest.fixture(scope="module")
@@ -146,13 +147,15 @@ def test_a_pair_is_read_as_one_input(moods: LoadedModel) -> None:
     first, second = ([" ".join(text.split()[:6]) for text in texts[:20]] for texts in (TEXTS, MORE_TEXTS))  # fit the model
     split = Dataset.from_dict({"sentence1": first, "sentence2": second, "label": [0, 1] * 10})
     split = split.cast_column("label", ClassLabel(names=list(MOODS)))
-    evaluator = Head(moods, TaskData(Task("made", "head", "made.csv"), DatasetDict({"test": split}), "0123456789ab"))
+    evaluator = Head(
+        moods, TaskData(Task(name="made", family="head", data="made.csv"), DatasetDict({"test": split}), "0123456789ab")
+    )
     reference = evaluator.reference()
     logits = np.array([raw_logits(moods, *pair) for pair in zip(first, second, strict=True)])
     np.testing.assert_allclose(reference["probabilities"], np.exp(logits) / np.exp(logits).sum(1, keepdims=True), atol=1e-5)
     flipped = {"probabilities": reference["probabilities"][:, ::-1]}
-    changes = evaluator.compare(reference, flipped)["flips"]
-    assert changes["right_to_wrong"][0]["text"].count(" | ") == 1
+    changes = evaluator.compare(reference, flipped).flips
+    assert changes.right_to_wrong[0].text.count(" | ") == 1
 
 
 def test_progress_rises_to_one_over_both_splits(moods: LoadedModel) -> None:
@@ -212,8 +215,8 @@ def test_names_without_meaning_are_taken_as_they_stand_and_checked(moods: Loaded
     evaluator = Head(relabelled(moods, "LABEL_0", "LABEL_1"), data)
     reference = evaluator.reference()
     result = evaluator.compare(reference, reference)
-    assert result["original"]["value"] == 1.0
-    assert result["labels"] == {"known_by": "index", "checked": True}
+    assert result.original.value == 1.0
+    assert result.labels == {"known_by": "index", "checked": True}
 
 
 @pytest.mark.parametrize("theirs", [("LABEL_0", "LABEL_1"), ("NEGATIVE", "POSITIVE")])
@@ -239,8 +242,8 @@ def test_the_option_labels_puts_a_wrong_order_right(moods: LoadedModel) -> None:
     evaluator = Head(relabelled(moods, "LABEL_0", "LABEL_1"), data)
     reference = evaluator.reference()
     result = evaluator.compare(reference, reference)
-    assert result["original"]["value"] == 1.0
-    assert result["labels"] == {"known_by": "option", "checked": False}
+    assert result.original.value == 1.0
+    assert result.labels == {"known_by": "option", "checked": False}
 
 
 def test_the_option_labels_follows_the_order_of_the_outputs(tmp_path: Path) -> None:
@@ -259,15 +262,15 @@ def test_without_a_validation_split_a_reversed_order_is_noted_beside_the_score(
     evaluator = Head(relabelled(moods, *theirs), data)
     reference = evaluator.reference()
     result = evaluator.compare(reference, reference)
-    assert result["original"]["value"] == 0.0
-    assert result["labels"]["checked"] is False
-    (note,) = result["note"]
+    assert result.original.value == 0.0
+    assert result.labels["checked"] is False
+    (note,) = result.note
     assert "order would give an accuracy of 1.000" in note and "0.000 in the current order" in note and "labels" in note
     assert notes("made", result) == [f"Made: {note}"]
-    assert of_the_original(moods, data)["note"] == [note]
+    assert of_the_original(moods, data).note == (note,)
 
 
-def of_the_original(loaded: LoadedModel, data: TaskData) -> dict[str, Any]:
+def of_the_original(loaded: LoadedModel, data: TaskData) -> OriginalScore:
     """What is said of the original alone, as on the command line."""
     opened = OpenTask(data.task, loaded, data, None)
     return opened.original()
@@ -280,13 +283,14 @@ def test_the_note_is_about_the_original_and_its_best_order_not_about_a_bad_model
     truth[:wrong] = [1 - label for label in truth[:wrong]]
     splits = DatasetDict({"test": split_of(TEXTS, truth, MOODS)})
     evaluator = Head(
-        relabelled(moods, "LABEL_0", "LABEL_1"), TaskData(Task("made", "head", "made.csv"), splits, "0123456789ab")
+        relabelled(moods, "LABEL_0", "LABEL_1"),
+        TaskData(Task(name="made", family="head", data="made.csv"), splits, "0123456789ab"),
     )
     reference = evaluator.reference()
     right = 1 - wrong / len(TEXTS)
     compared = evaluator.compare(reference, {"probabilities": reference["probabilities"][:, ::-1]})
-    assert f"would give an accuracy of {right:.3f}" in compared["note"][0]
-    assert compared["compressed"]["value"] == pytest.approx(right)  # the note is not of the compressed one
+    assert f"would give an accuracy of {right:.3f}" in compared.note[0]
+    assert compared.compressed.value == pytest.approx(right)  # the note is not of the compressed one
 
 
 @pytest.mark.parametrize("settled", ["right order", "option", "validation"])
@@ -299,7 +303,7 @@ def test_an_order_that_is_right_or_settled_has_no_note(moods: LoadedModel, settl
     evaluator = Head(relabelled(moods, "LABEL_0", "LABEL_1"), data)
     reference = evaluator.reference()
     result = evaluator.compare(reference, reference)
-    assert "note" not in result
+    assert "note" not in result.to_dict()
     assert bool(notes("made", result)) is backwards  # of an accuracy of 0, the majority is still said to be better
 
 
@@ -309,7 +313,7 @@ def test_another_order_of_three_classes_is_noted_with_what_should_be_what(tmp_pa
     data = data_of(loaded, names, class_of=lambda output: (1, 2, 0)[output], validation=False)
     evaluator = Head(loaded, data)
     reference = evaluator.reference()
-    note = evaluator.compare(reference, reference)["note"][0]
+    note = evaluator.compare(reference, reference).note[0]
     assert "contradiction should be entailment; entailment should be neutral; neutral should be contradiction" in note
 
 
@@ -325,7 +329,7 @@ def test_the_order_is_judged_on_the_original_alone(moods: LoadedModel) -> None:
     finally:
         for parameter in parameters:
             parameter.neg_()
-    assert result["original"]["value"] == 1.0 and result["compressed"]["value"] == 0.0
+    assert result.original.value == 1.0 and result.compressed.value == 0.0
 
 
 @pytest.mark.parametrize("classes", [2, 3, 6])
@@ -373,7 +377,7 @@ def test_a_large_validation_split_is_sampled_from_end_to_end(moods: LoadedModel)
         "test": split_of(TEXTS[:4], [0, 1, 0, 1], MOODS),
         "validation": split_of(["w5 w6"] * count, [0] * (count // 2) + [1] * (count // 2), MOODS),
     }
-    evaluator = Head(moods, TaskData(Task("made", "head", "made.csv"), DatasetDict(splits), "0123456789ab"))
+    evaluator = Head(moods, TaskData(Task(name="made", family="head", data="made.csv"), DatasetDict(splits), "0123456789ab"))
     labels = np.array(splits["validation"]["label"])[evaluator._checked]
     assert len(labels) == CHECKED_EXAMPLES and sum(labels) == CHECKED_EXAMPLES // 2
 
@@ -436,22 +440,24 @@ def scored_pairs(folder: Path, loaded: LoadedModel, target: str) -> tuple[str, N
 def test_a_head_with_one_output_is_scored_by_the_order_of_its_numbers(tmp_path: Path, family: str, target: str) -> None:
     loaded = one_output(tmp_path)
     path, scores, given = scored_pairs(tmp_path, loaded, target)
-    opened = open_task(Task("pairs", family, path, also=("pearson",) if family == "head-regression" else ()), loaded)
+    opened = open_task(
+        Task(name="pairs", family=family, data=path, also=("pearson",) if family == "head-regression" else ()), loaded
+    )
     score = opened.original()
-    assert (score["metric"], score["family"], score["n"]) == ("spearman", "head-regression", 60)
-    assert score["value"] == pytest.approx(scipy.stats.spearmanr(given, scores).statistic, abs=1e-4) and score["value"] > 0.4
+    assert (score.metric, score.family, score.n) == ("spearman", "head-regression", 60)
+    assert score.value == pytest.approx(scipy.stats.spearmanr(given, scores).statistic, abs=1e-4) and score.value > 0.4
     if family == "head-regression":
-        assert score["also"]["pearson"]["value"] == pytest.approx(scipy.stats.pearsonr(given, scores).statistic, abs=1e-4)
-    assert opened.compare()["unchanged"] is True
+        assert score.also["pearson"].value == pytest.approx(scipy.stats.pearsonr(given, scores).statistic, abs=1e-4)
+    assert opened.compare().unchanged is True
     loaded.model.get_parameter("classifier.weight").neg_()
     transposed = opened.compare()
-    assert transposed["compressed"]["value"] == pytest.approx(-score["value"], abs=1e-3)
+    assert transposed.compressed.value == pytest.approx(-score.value, abs=1e-3)
 
 
 def test_a_head_of_classes_does_no_regression(moods: LoadedModel, tmp_path: Path) -> None:
     path, _, _ = scored_pairs(tmp_path, moods, "score")
     with pytest.raises(TaskError, match=r"2 classes \(NEGATIVE, POSITIVE\).*family to head"):
-        open_task(Task("pairs", "head-regression", path), moods)
+        open_task(Task(name="pairs", family="head-regression", data=path), moods)
 
 
 @pytest.mark.parametrize("family", ["head", "head-regression"])
@@ -463,13 +469,13 @@ def test_a_head_with_several_labels_a_text_is_refused_and_no_softmax_is_applied(
     with pytest.raises(
         TaskError, match=r"several labels to one text \(problem_type multi_label_classification\).*family to probe"
     ):
-        open_task(Task("mine", family, str(tmp_path / "mine.csv")), loaded)
+        open_task(Task(name="mine", family=family, data=str(tmp_path / "mine.csv")), loaded)
 
 
 def test_a_head_that_is_not_finite_in_a_regression_is_refused(tmp_path: Path) -> None:
     loaded = one_output(tmp_path)
     path, _, _ = scored_pairs(tmp_path, loaded, "score")
-    opened = open_task(Task("pairs", "head", path), loaded)
+    opened = open_task(Task(name="pairs", family="head", data=path), loaded)
     loaded.model.get_parameter("classifier.bias")[0] = float("nan")
     with pytest.raises(TaskError, match="not finite"):
         opened.prepare()
@@ -478,7 +484,7 @@ def test_a_head_that_is_not_finite_in_a_regression_is_refused(tmp_path: Path) ->
 def test_a_model_without_such_a_head_is_refused(tmp_path: Path) -> None:
     loaded = saved(tmp_path, tiny_models.shared("bert_base"))
     with pytest.raises(TaskError, match="ForSequenceClassification"):
-        open_task(Task("made", "head", "made.csv"), loaded)
+        open_task(Task(name="made", family="head", data="made.csv"), loaded)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -500,10 +506,11 @@ def test_an_unchanged_model_differs_by_nothing(moods: LoadedModel) -> None:
     evaluator = Head(moods, data_of(moods, MOODS))
     reference = evaluator.reference()
     result = evaluator.compare(reference, evaluator.predict(reference))
-    assert result["unchanged"] is True and result["collapsed"] is False
-    assert result["paired"]["difference"] == 0.0 and result["paired"]["agreement"] == 1.0
-    assert result["flips"] == {"right_to_wrong": [], "wrong_to_right": []}
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result.unchanged is True and result.collapsed is False
+    assert result.paired.difference == 0.0 and result.paired.agreement == 1.0
+    assert result.flips.to_dict() == {"right_to_wrong": [], "wrong_to_right": []}
+    document = result.to_dict()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
 def test_a_ruined_model_says_one_class_for_all(tmp_path: Path) -> None:
@@ -515,6 +522,6 @@ def test_a_ruined_model_says_one_class_for_all(tmp_path: Path) -> None:
         parameter.zero_()
     result = evaluator.compare(reference, evaluator.predict(reference))
     negative = float(np.mean(np.array(data.splits["test"]["label"]) == 0))
-    assert result["collapsed"] is True
-    assert result["compressed"]["value"] == pytest.approx(negative)
-    assert {flip["label"] for flip in result["flips"]["right_to_wrong"]} == {"positive"}
+    assert result.collapsed is True
+    assert result.compressed.value == pytest.approx(negative)
+    assert {flip.label for flip in result.flips.right_to_wrong} == {"positive"}

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +25,7 @@ from offcomp.evaluation.data import read
 from offcomp.evaluation.embeddings import cosines, embed
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import substituted
+from offcomp.planning.data.scores import Score
 from offcomp.planning.data.tasks import FAMILIES, TASKS, Task, find_task, unfit, usual_tasks
 from offcomp.planning.plan import Group
 from offcomp.runs.compress import compress_group
@@ -202,7 +202,7 @@ def minilm() -> LoadedModel:
 def third(tmp_path_factory: pytest.TempPathFactory) -> Task:
     """A third of the bundled sentences."""
     tables = {name: split.to_pandas()[::3] for name, split in read(SENTIMENT).splits.items()}
-    return replace(SENTIMENT, data=as_files(tmp_path_factory.mktemp("third") / "data", tables))
+    return SENTIMENT.replace(data=as_files(tmp_path_factory.mktemp("third") / "data", tables))
 
 
 @pytest.fixture(scope="module")
@@ -213,28 +213,29 @@ def opened(minilm: LoadedModel, third: Task) -> OpenTask:
 
 
 @pytest.fixture(scope="module")
-def unchanged(opened: OpenTask) -> dict[str, Any]:
+def unchanged(opened: OpenTask) -> Score:
     return opened.compare()
 
 
-def test_the_probe_on_minilm_is_good_but_not_perfect(unchanged: dict[str, Any], third: Task) -> None:
-    assert 0.75 <= unchanged["original"]["value"] <= 0.97
-    assert unchanged["original"]["n"] == len(read(third).splits["test"])
-    assert unchanged["majority_baseline"] == pytest.approx(0.5, abs=0.1)
+def test_the_probe_on_minilm_is_good_but_not_perfect(unchanged: Score, third: Task) -> None:
+    assert 0.75 <= unchanged.original.value <= 0.97
+    assert unchanged.original.n == len(read(third).splits["test"])
+    assert unchanged.majority_baseline == pytest.approx(0.5, abs=0.1)
 
 
-def test_a_comparison_names_its_task_version_and_split(unchanged: dict[str, Any], third: Task) -> None:
-    about = {name: unchanged[name] for name in ("task", "version", "split", "family", "digest", "settings")}
+def test_a_comparison_names_its_task_version_and_split(unchanged: Score, third: Task) -> None:
+    about = unchanged.to_dict()
     assert about["task"] == "sentiment" and about["version"] == SENTIMENT.version and about["split"] == "test"
+    assert about["family"] == "probe"
     assert about["digest"] == read(third).digest and about["settings"] == {"refit": False}
-    json.dumps(unchanged, allow_nan=False)
+    json.dumps(about, allow_nan=False)
 
 
-def test_an_unchanged_model_agrees_with_itself(unchanged: dict[str, Any], opened: OpenTask) -> None:
-    assert unchanged["unchanged"] is True and unchanged["paired"]["agreement"] == 1.0
-    assert unchanged["flips"] == {"right_to_wrong": [], "wrong_to_right": []}
-    assert unchanged["original"] == unchanged["compressed"]
-    assert opened.original()["value"] == unchanged["original"]["value"]
+def test_an_unchanged_model_agrees_with_itself(unchanged: Score, opened: OpenTask) -> None:
+    assert unchanged.unchanged is True and unchanged.paired.agreement == 1.0
+    assert unchanged.flips.to_dict() == {"right_to_wrong": [], "wrong_to_right": []}
+    assert unchanged.original == unchanged.compressed
+    assert opened.original().value == unchanged.original.value
 
 
 def as_files(folder: Path, splits: dict[str, pd.DataFrame]) -> str:
@@ -265,7 +266,7 @@ def test_the_probe_is_fitted_on_training_texts_and_chosen_on_validation_texts_on
     found = {}
     for split in ("none", "train", "test"):
         made = {name: transposed(table) if name == split else table for name, table in tables.items()}
-        task = Task("mine", "probe", as_files(tmp_path / split, made))
+        task = Task(name="mine", family="probe", data=as_files(tmp_path / split, made))
         found[split] = EVALUATORS["probe"](loaded, read(task)).reference(lambda _fraction: None)
     for name in ("probabilities", "weights", "validation_accuracy"):
         assert np.array_equal(found["test"][name], found["none"][name])
@@ -276,8 +277,8 @@ def test_shuffled_labels_give_chance(minilm: LoadedModel, third: Task, tmp_path:
     tables = {name: split.to_pandas() for name, split in read(third).splits.items()}
     generator = np.random.default_rng(0)
     made = {name: table.assign(label=generator.permutation(table["label"].to_numpy())) for name, table in tables.items()}
-    score = open_task(Task("shuffled", "probe", as_files(tmp_path / "data", made)), minilm).original()
-    assert abs(score["value"] - 0.5) < 3.5 * score["standard_error"]
+    score = open_task(Task(name="shuffled", family="probe", data=as_files(tmp_path / "data", made)), minilm).original()
+    assert abs(score.value - 0.5) < 3.5 * score.standard_error
 
 
 @contextmanager
@@ -288,24 +289,24 @@ def ruined(loaded: LoadedModel) -> Iterator[None]:
         yield
 
 
-def test_a_zeroed_model_does_not_pass_for_unchanged(minilm: LoadedModel, opened: OpenTask, unchanged: dict[str, Any]) -> None:
+def test_a_zeroed_model_does_not_pass_for_unchanged(minilm: LoadedModel, opened: OpenTask, unchanged: Score) -> None:
     with ruined(minilm):
         result = opened.compare()
-    assert result["unchanged"] is False and result["original"] == unchanged["original"]
-    assert result["compressed"]["value"] < result["original"]["value"] - 0.1
-    assert result["paired"]["agreement"] < 0.9 and result["paired"]["interval"][1] < 0
-    assert len(result["flips"]["right_to_wrong"]) == result["paired"]["right_to_wrong"] > 7
+    assert result.unchanged is False and result.original == unchanged.original
+    assert result.compressed.value < result.original.value - 0.1
+    assert result.paired.agreement < 0.9 and result.paired.interval[1] < 0
+    assert len(result.flips.right_to_wrong) == result.paired.right_to_wrong > 7
 
 
 def test_a_refitted_probe_reads_more_from_a_ruined_model_and_says_that_it_was_refitted(
     minilm: LoadedModel, opened: OpenTask, third: Task
 ) -> None:
-    refitting = open_task(replace(third, options={"refit": True}), minilm)
+    refitting = open_task(third.replace(options={"refit": True}), minilm)
     refitting.prepare()
     with ruined(minilm):
         kept, refitted = opened.compare(), refitting.compare()
-    assert refitted["settings"] == {"refit": True}
-    assert refitted["compressed"]["value"] > kept["compressed"]["value"]
+    assert refitted.settings == {"refit": True}
+    assert refitted.compressed.value > kept.compressed.value
 
 
 def test_a_model_whose_hidden_states_are_constant_is_flagged_as_collapsed(minilm: LoadedModel, opened: OpenTask) -> None:
@@ -316,27 +317,27 @@ def test_a_model_whose_hidden_states_are_constant_is_flagged_as_collapsed(minilm
     try:
         scale.zero_()
         result = opened.compare()
-        collapsed = alike.compare()["collapsed"]
+        collapsed = alike.compare().collapsed
     finally:
         scale.copy_(before)
-    assert result["collapsed"] is True and collapsed is True
-    assert result["compressed"]["value"] == pytest.approx(result["majority_baseline"], abs=0.1)
+    assert result.collapsed is True and collapsed is True
+    assert result.compressed.value == pytest.approx(result.majority_baseline, abs=0.1)
 
 
 def test_more_compression_agrees_less_with_the_original(minilm: LoadedModel, opened: OpenTask) -> None:
     agreements = []
     for ratio in (1.2, 20.0):
         modules = tuple(f"{kind}.{layer}" for kind in ("value", "ffn_in") for layer in range(6))
-        group = compress_group(minilm.model, minilm.info, Group("some", modules, ratio=ratio))
+        group = compress_group(minilm.model, minilm.info, Group(name="some", modules=modules, ratio=ratio))
         with substituted(minilm.model, group.reconstructions):
-            agreements.append(opened.compare()["paired"]["agreement"])
+            agreements.append(opened.compare().paired.agreement)
     assert 1.0 > agreements[0] > agreements[1] + 0.05
 
 
 def test_the_originals_answers_are_kept_by_content(tmp_path: Path) -> None:
     """Another task object finds them; other files, and other options, do not."""
     loaded, cache = saved(tmp_path, "bert_base"), tmp_path / "cache"
-    task = Task("mine", "probe", as_files(tmp_path / "data", sentiment_tables()))
+    task = Task(name="mine", family="probe", data=as_files(tmp_path / "data", sentiment_tables()))
     first = open_task(task, loaded, cache=cache).original()
     (file,) = cache.iterdir()
     with ruined(loaded):
@@ -345,7 +346,7 @@ def test_the_originals_answers_are_kept_by_content(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="changed while it was in use"):
             open_task(task, other, cache=cache).original()
     assert len(list(cache.iterdir())) == 1
-    open_task(replace(task, options={"refit": True}), loaded, cache=cache).prepare()
+    open_task(task.replace(options={"refit": True}), loaded, cache=cache).prepare()
     assert len(list(cache.iterdir())) == 2
     file.write_bytes(b"damaged")
     assert open_task(task, loaded, cache=cache).original() == first
@@ -353,16 +354,16 @@ def test_the_originals_answers_are_kept_by_content(tmp_path: Path) -> None:
 
 def test_another_model_is_compared_on_the_same_examples(minilm: LoadedModel, opened: OpenTask) -> None:
     other = load("minilm-l6")
-    assert opened.compare(model=other)["unchanged"] is True
+    assert opened.compare(model=other).unchanged is True
     with ruined(other):
-        assert opened.compare(model=other)["compressed"]["value"] < opened.original()["value"] - 0.1
-    assert opened.compare()["unchanged"] is True
+        assert opened.compare(model=other).compressed.value < opened.original().value - 0.1
+    assert opened.compare().unchanged is True
 
 
 def test_a_task_runs_on_a_decoder_without_a_padding_token(tmp_path: Path) -> None:
     loaded = saved(tmp_path, "gpt2", unk_token="[UNK]")  # noqa: S106
     score = open_task(SENTIMENT, loaded).original()
-    assert 0.3 <= score["value"] <= 0.7  # every English word is unknown to it
+    assert 0.3 <= score.value <= 0.7  # every English word is unknown to it
 
 
 # ------------------------------------------------------------------------------------------------- similarity, regression
@@ -381,24 +382,24 @@ def scored_pairs(folder: Path, generator: np.random.Generator) -> str:
 
 def test_similarity_is_the_rank_correlation_of_cosines(tmp_path: Path) -> None:
     loaded = saved(tmp_path, "bert_base")
-    task = Task("pairs", "similarity", scored_pairs(tmp_path / "data", np.random.default_rng(0)))
+    task = Task(name="pairs", family="similarity", data=scored_pairs(tmp_path / "data", np.random.default_rng(0)))
     test = read(task).splits["test"]
     cosine = cosines(embed(loaded, list(test["sentence1"])), embed(loaded, list(test["sentence2"])))
     expected = spearmanr(cosine, test["score"]).statistic
     score = open_task(task, loaded).original()
-    assert score["metric"] == "spearman" and score["n"] == 40
-    assert score["value"] == pytest.approx(expected, abs=0.01)
-    assert score["value"] > 0.5  # shared words show in the embeddings of any model
+    assert score.metric == "spearman" and score.n == 40
+    assert score.value == pytest.approx(expected, abs=0.01)
+    assert score.value > 0.5  # shared words show in the embeddings of any model
 
 
 def test_regression_learns_from_training_pairs_what_the_test_pairs_ask(tmp_path: Path) -> None:
     loaded = saved(tmp_path, "bert_base")
-    task = Task("pairs", "regression", scored_pairs(tmp_path / "data", np.random.default_rng(0)))
+    task = Task(name="pairs", family="regression", data=scored_pairs(tmp_path / "data", np.random.default_rng(0)))
     opened = open_task(task, loaded)
-    assert opened.original()["value"] > 0.5
-    assert opened.compare()["unchanged"] is True
+    assert opened.original().value > 0.5
+    assert opened.compare().unchanged is True
     with ruined(loaded):
-        assert opened.compare()["unchanged"] is False
+        assert opened.compare().unchanged is False
 
 
 def test_cosines_of_equal_opposite_and_zero_vectors() -> None:
@@ -420,9 +421,9 @@ def test_texts_longer_than_the_model_takes_are_counted(tmp_path: Path, family: s
     pd.DataFrame(rows).assign(split=["test" if i < 60 else "validation" if i < 120 else "train" for i in range(200)]).to_csv(
         file
     )
-    task = Task("long", family, str(file), columns={"text": "text", "label": "label"})
+    task = Task(name="long", family=family, data=str(file), columns={"text": "text", "label": "label"})
     score = open_task(task, loaded).original()
-    assert score["cut"] == {"texts": 40, "of": 60, "tokens": room}
+    assert score.cut.to_dict() == {"texts": 40, "of": 60, "tokens": room}
 
 
 def test_texts_that_fit_leave_no_word_of_cutting(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def data_of(target: str) -> TaskData:
         values = (signal > 0).astype(int).tolist() if target == "label" else signal.tolist()
         rows = {"text": [f"{name} {i}" for i in range(count)], target: values}
         parts[name] = Dataset.from_dict(rows, features=Features({"text": Value("string"), target: kind}))
-    task = Task("planted", "probe" if target == "label" else "regression", "planted.csv")
+    task = Task(name="planted", family="probe" if target == "label" else "regression", data="planted.csv")
     return TaskData(task, DatasetDict(parts), "0" * 12)
 
 
@@ -68,8 +68,8 @@ def test_a_dead_dimension_changes_no_probes_score_by_more_than_one_example(shift
     reference = made.reference()
     embedders["test"].shift = shift
     found = made.compare(reference, made.predict(reference))
-    assert found["original"]["value"] > 0.85
-    changed = found["paired"]["right_to_wrong"] + found["paired"]["wrong_to_right"]
+    assert found.original.value > 0.85
+    changed = found.paired.right_to_wrong + found.paired.wrong_to_right
     assert changed <= 1
 
 
@@ -80,7 +80,7 @@ def test_a_dead_dimension_does_not_move_a_regression(shift: float):
     embedders["test"].shift = shift
     predicted = made.predict(reference)["values"]
     np.testing.assert_allclose(predicted, reference["values"], atol=1e-2 * float(np.ptp(reference["values"])))
-    assert abs(made.compare(reference, {"values": predicted})["paired"]["difference"]) < 1e-3
+    assert abs(made.compare(reference, {"values": predicted}).paired.difference) < 1e-3
 
 
 def test_the_scale_is_never_below_the_floor_and_else_the_spread():
@@ -117,11 +117,11 @@ def test_dead_dimensions_of_a_model_change_no_more_than_one_example(tmp_path: Pa
     labels = ["high" if sum(int(word[1:]) for word in text.split()) / len(text.split()) > 31 else "low" for text in texts]
     lines = [f"{text},{label}" for text, label in zip(texts, labels, strict=True)]
     (tmp_path / "own.csv").write_text("\n".join(["text,label", *lines]))
-    opened = open_task(Task("own", "probe", str(tmp_path / "own.csv")), loaded := load(str(folder)))
+    opened = open_task(Task(name="own", family="probe", data=str(tmp_path / "own.csv")), loaded := load(str(folder)))
     opened.prepare()
     changed = loaded.model.encoder.layer[-1].output.LayerNorm
     with torch.no_grad():
         changed.weight[[3, 11, 20]] += shift
     found = opened.compare()
-    assert found["original"]["value"] > 0.6
-    assert found["paired"]["right_to_wrong"] + found["paired"]["wrong_to_right"] <= 1
+    assert found.original.value > 0.6
+    assert found.paired.right_to_wrong + found.paired.wrong_to_right <= 1

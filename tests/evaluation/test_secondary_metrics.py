@@ -22,6 +22,7 @@ from offcomp.errors import PlanError, TaskError
 from offcomp.evaluation import open_task
 from offcomp.evaluation.secondary_metrics import class_metrics, pearson, score_metrics
 from offcomp.models.sources import bundled_info
+from offcomp.planning.data.scores import Comparison
 from offcomp.planning.data.tasks import ALSO, FAMILIES, TASKS, Task, find_task
 from offcomp.planning.plan import Plan, validate
 from offcomp.results.scores import others_text
@@ -56,12 +57,15 @@ def test_classes_are_scored_as_by_scikit_learn(metric: str, classes: int, n: int
     truth, first, second = answers(n, classes)
     found = class_metrics([metric], truth, first, second)[metric]
     expected = [OF_SKLEARN[metric](truth, given.argmax(1)) for given in (first, second)]
-    assert [found[which]["value"] for which in ("original", "compressed")] == pytest.approx(expected)
-    assert found["paired"]["difference"] == pytest.approx(expected[1] - expected[0])
+    assert [found.of(which).value for which in ("original", "compressed")] == pytest.approx(expected)
+    assert found.paired.difference == pytest.approx(expected[1] - expected[0])
     majority = np.full(n, np.bincount(truth).argmax())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a constant answer, scikit-learn warns
-        assert found["baseline"] == {"name": "majority class", "value": pytest.approx(OF_SKLEARN[metric](truth, majority))}
+        assert found.baseline.to_dict() == {
+            "name": "majority class",
+            "value": pytest.approx(OF_SKLEARN[metric](truth, majority)),
+        }
 
 
 @pytest.mark.parametrize("n", [12, 400])
@@ -71,8 +75,8 @@ def test_scores_are_correlated_as_by_scipy(n: int) -> None:
     first, second = (truth + generator.normal(0, spread, n) for spread in (0.2, 0.6))
     found = score_metrics(["pearson"], truth, first, second)["pearson"]
     expected = [scipy.stats.pearsonr(truth, given).statistic for given in (first, second)]
-    assert [found[which]["value"] for which in ("original", "compressed")] == pytest.approx(expected)
-    assert found["baseline"] is None
+    assert [found.of(which).value for which in ("original", "compressed")] == pytest.approx(expected)
+    assert found.baseline is None
 
 
 def test_a_draw_gives_the_correlation_of_the_examples_drawn() -> None:
@@ -106,9 +110,9 @@ def test_interval_and_standard_error_are_those_of_scipys_bootstrap(metric: str) 
     options = {"n_resamples": 400, "vectorized": False, "method": "percentile", "rng": np.random.default_rng(0)}
     one = scipy.stats.bootstrap((np.arange(n),), statistic, **options)
     two = scipy.stats.bootstrap((np.arange(n),), difference, **options)
-    assert found["original"]["standard_error"] == pytest.approx(one.standard_error, rel=0.12)
+    assert found.original.standard_error == pytest.approx(one.standard_error, rel=0.12)
     spread = two.confidence_interval.high - two.confidence_interval.low
-    assert found["paired"]["interval"] == pytest.approx(list(two.confidence_interval), abs=0.12 * spread)
+    assert found.paired.interval == pytest.approx(list(two.confidence_interval), abs=0.12 * spread)
 
 
 ALIKE = np.tile([0.9, 0.1], (20, 1))
@@ -123,9 +127,10 @@ ALIKE = np.tile([0.9, 0.1], (20, 1))
         score_metrics(["pearson"], np.array([1.0]), np.array([1.0]), np.array([2.0])),
     ],
 )
-def test_what_is_undefined_is_nothing_and_json(found: dict[str, Any]) -> None:
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert {metric["original"]["value"] for metric in found.values()} == {0.0}
+def test_what_is_undefined_is_nothing_and_json(found: dict[str, Comparison]) -> None:
+    documents = {name: score.to_dict() for name, score in found.items()}
+    assert json.loads(json.dumps(documents, allow_nan=False)) == documents
+    assert {metric.original.value for metric in found.values()} == {0.0}
 
 
 def test_the_tasks_of_glue_list_the_metrics_of_glue() -> None:
@@ -156,25 +161,25 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_task_lists_its_other_metrics_beside_its_own(tiny: Tiny, mine: Path) -> None:
-    task = Task("mine", "probe", str(mine), columns={"label": "label"}, also=("f1", "matthews"))
+    task = Task(name="mine", family="probe", data=str(mine), columns={"label": "label"}, also=("f1", "matthews"))
     opened = open_task(task, tiny("bert_base"))
     alone, compared = opened.original(), opened.compare()
-    assert alone["metric"] == compared["metric"] == "accuracy"
+    assert alone.metric == compared.metric == "accuracy"
     for name in ("f1", "matthews"):
-        assert alone["also"][name]["value"] == compared["also"][name]["original"]["value"] > 0
-        assert alone["also"][name]["standard_error"] > 0
-        assert compared["also"][name]["paired"]["interval"] == [0.0, 0.0]
-    assert "also" not in open_task(replace(task, also=()), tiny("bert_base")).original()
+        assert alone.also[name].value == compared.also[name].original.value > 0
+        assert alone.also[name].standard_error > 0
+        assert compared.also[name].paired.interval == (0.0, 0.0)
+    assert "also" not in open_task(task.replace(also=()), tiny("bert_base")).original().to_dict()
     shown = scores_text({"mine": alone})
     assert [line.split()[1] for line in shown.splitlines()[2:5]] == ["accuracy", "f1", "matthews"]
-    assert f"{alone['also']['f1']['value']:.4g}" in shown
+    assert f"{alone.also['f1'].value:.4g}" in shown
     f1, matthews = others_text(compared)
     assert f1.startswith("F1 0.") and " -> 0." in f1 and matthews.startswith("Matthews correlation")
     assert f1 in score_line(compared)
 
 
 def test_f1_of_more_than_two_classes_is_refused_before_anything_is_computed(tiny: Tiny, mine: Path) -> None:
-    task = Task("mine", "probe", str(mine), columns={"label": "three"}, also=("f1",))
+    task = Task(name="mine", family="probe", data=str(mine), columns={"label": "three"}, also=("f1",))
     with pytest.raises(TaskError, match="f1, which needs two classes, but its data has 3"):
         open_task(task, tiny("bert_base"))
 
@@ -191,6 +196,6 @@ def test_a_metric_that_does_not_fit_is_a_fault_of_the_plan(mine: Path, family: s
 
 
 def test_the_metrics_of_a_described_task_survive_json(mine: Path) -> None:
-    plan = Plan("minilm-l6", (), (Task("mine", "probe", str(mine), also=("f1",)),))
+    plan = Plan(model="minilm-l6", groups=(), tasks=(Task(name="mine", family="probe", data=str(mine), also=("f1",)),))
     assert Plan.from_json(plan.to_json()) == plan
-    assert find_task("mrpc").to_dict()["also"] == ("f1",)
+    assert find_task("mrpc").to_dict()["also"] == ["f1"]

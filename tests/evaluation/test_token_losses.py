@@ -131,15 +131,16 @@ def test_an_unchanged_model_differs_by_nothing(tmp_path: Path, name: str) -> Non
     evaluator = masked(loaded) if name == "bert" else causal(loaded)
     reference = evaluator.reference()
     result = evaluator.compare(reference, evaluator.predict(reference))
-    assert result["unchanged"] is True
-    assert result["paired"]["difference"] == 0.0 and result["paired"]["interval"] == [0.0, 0.0]
-    assert result["original"] == result["compressed"]
-    assert result["original"]["value"] == pytest.approx(exp(reference["loss"].mean()))
-    assert result["metric"] == ("masked perplexity" if name == "bert" else "perplexity")
-    assert result["direction"] == "lower"
-    assert result["baseline"] == {"name": "unigram", "value": evaluator.unigram}
-    assert result["protocol"] == evaluator.settings
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result.unchanged is True
+    assert result.paired.difference == 0.0 and result.paired.interval == (0.0, 0.0)
+    assert result.original == result.compressed
+    assert result.original.value == pytest.approx(exp(reference["loss"].mean()))
+    assert result.metric == ("masked perplexity" if name == "bert" else "perplexity")
+    assert result.direction == "lower"
+    assert result.baseline.to_dict() == {"name": "unigram", "value": evaluator.unigram}
+    assert result.protocol == evaluator.settings
+    document = result.to_dict()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
 @pytest.mark.parametrize("name", ["roberta", "llama"])
@@ -149,11 +150,11 @@ def test_a_ruined_model_ends_at_the_size_of_its_vocabulary(tmp_path: Path, name:
     reference = evaluator.reference()
     zeroed(loaded)
     result = evaluator.compare(reference, evaluator.predict(reference))
-    assert result["unchanged"] is False
-    assert result["compressed"]["value"] == pytest.approx(tiny_models.VOCABULARY, rel=1e-4)
-    assert result["original"]["value"] == pytest.approx(exp(reference["loss"].mean()))
-    assert result["token_accuracy"]["original"] == pytest.approx(reference["correct"].mean())
-    assert result["changes"]
+    assert result.unchanged is False
+    assert result.compressed.value == pytest.approx(tiny_models.VOCABULARY, rel=1e-4)
+    assert result.original.value == pytest.approx(exp(reference["loss"].mean()))
+    assert result.token_accuracy["original"] == pytest.approx(reference["correct"].mean())
+    assert result.changes
 
 
 def worse(reference: Arrays) -> Arrays:
@@ -165,18 +166,18 @@ def test_texts_are_the_independent_pieces_where_there_are_enough(bert: LoadedMod
     evaluator = masked(bert)
     reference = evaluator.reference()
     result = evaluator.compare(reference, worse(reference))
-    assert result["rows"] == len(TEXTS)
-    last = result["changes"][0]
-    assert last["text"] == TEXTS[-1]
-    assert last["original"] == pytest.approx(by_row(evaluator, reference["loss"])[-1].mean())
+    assert result.units == len(TEXTS)
+    last = result.changes[0]
+    assert last.text == TEXTS[-1]
+    assert last.original == pytest.approx(by_row(evaluator, reference["loss"])[-1].mean())
 
 
 def test_rows_are_the_independent_pieces_of_few_texts(bert: LoadedModel) -> None:
     evaluator = masked(bert, TEXTS[:2])
     reference = evaluator.reference()
     result = evaluator.compare(reference, worse(reference))
-    assert result["rows"] == len(evaluator.rows) > 2
-    assert "[MASK]" in result["changes"][0]["text"]
+    assert result.units == len(evaluator.rows) > 2
+    assert "[MASK]" in result.changes[0].text
 
 
 def test_texts_without_tokens_do_not_shift_the_others(bert: LoadedModel) -> None:
@@ -184,8 +185,8 @@ def test_texts_without_tokens_do_not_shift_the_others(bert: LoadedModel) -> None
     reference = evaluator.reference()
     result = evaluator.compare(reference, worse(reference))
     other = spaced.compare(spaced.reference(), worse(reference))
-    assert [change["text"] for change in other["changes"]] == [change["text"] for change in result["changes"]]
-    assert other["rows"] == result["rows"] == len(TEXTS)
+    assert [change.text for change in other.changes] == [change.text for change in result.changes]
+    assert other.units == result.units == len(TEXTS)
 
 
 # -------------------------------------------------------------------------------------------------------------- refusals

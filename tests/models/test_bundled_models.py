@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -63,8 +62,8 @@ def test_it_knows_what_it_was_trained_for(name: str, tmp_path: Path) -> None:
     asked = find_task(task)
     if "prose" in task:  # a fifth of the passages shows it
         pd.read_csv(ASSETS / "tasks" / "prose.csv").iloc[::5].to_csv(tmp_path / "prose.csv", index=False)
-        asked = replace(asked, data=str(tmp_path / "prose.csv"))
+        asked = asked.replace(data=str(tmp_path / "prose.csv"))
     score = open_task(asked, load(name)).original()
-    better = score["value"] <= expected if score["direction"] == "lower" else score["value"] >= expected
-    assert better, f"{task}: {score['value']:.3f}"
-    assert not score["collapsed"]
+    better = score.value <= expected if score.direction == "lower" else score.value >= expected
+    assert better, f"{task}: {score.value:.3f}"
+    assert not score.collapsed

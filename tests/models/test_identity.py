@@ -333,9 +333,9 @@ def test_the_checksum_of_a_catalogue_model_is_looked_up(hashed: list[str]) -> No
 
 
 def plan_of(folder: Path, texts: Path, examples: Path) -> Plan:
-    group = Group("key", KEYS, method="svd", options={"preset": "whitened"}, ratio=2.0)
-    task = Task("pairs", "similarity", str(examples))
-    return Plan(str(folder), (group,), (task,), calibration=CalibrationText(str(texts)))
+    group = Group(name="key", modules=KEYS, method="svd", options={"preset": "whitened"}, ratio=2.0)
+    task = Task(name="pairs", family="similarity", data=str(examples))
+    return Plan(model=str(folder), groups=(group,), tasks=(task,), calibration=CalibrationText(text=str(texts)))
 
 
 def name_of(plan: Plan) -> str:
@@ -344,15 +344,15 @@ def name_of(plan: Plan) -> str:
 
 def with_options(plan: Plan, **options: Any) -> Plan:
     (group,) = plan.groups
-    return replace(plan, groups=(replace(group, options=group.options | options),))
+    return plan.replace(groups=(group.replace(options=group.options | options),))
 
 
 ASKED: dict[str, Callable[[Plan], Plan]] = {
-    "seed": lambda plan: replace(plan, seed=1),
+    "seed": lambda plan: plan.replace(seed=1),
     "option of the method": lambda plan: with_options(plan, preset="asvd"),
-    "ratio": lambda plan: replace(plan, groups=(replace(plan.groups[0], ratio=3.0),)),
-    "option of the task": lambda plan: replace(plan, tasks=(replace(plan.tasks[0], family="regression"),)),
-    "length of the texts": lambda plan: replace(plan, calibration=replace(plan.calibration, max_tokens=9)),
+    "ratio": lambda plan: plan.replace(groups=(plan.groups[0].replace(ratio=3.0),)),
+    "option of the task": lambda plan: plan.replace(tasks=(plan.tasks[0].replace(family="regression"),)),
+    "length of the texts": lambda plan: plan.replace(calibration=plan.calibration.replace(max_tokens=9)),
 }
 
 
@@ -414,7 +414,7 @@ def test_the_same_inputs_are_the_same_run(folder: Path, texts: Path, examples: P
     texts.write_text(texts.read_text())
     assert name_of(plan) == before
     copy = shutil.copytree(folder, tmp_path / "copy")
-    assert name_of(replace(plan, model=str(copy))) == before
+    assert name_of(plan.replace(model=str(copy))) == before
     assert name_of(Plan.from_json(plan.to_json())) == before
 
 
@@ -423,7 +423,7 @@ def test_another_revision_of_a_hub_data_set_is_another_run(
 ) -> None:
     """What `datasets` would read without a network: the newest revision of that configuration in its cache."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    plan = Plan(str(folder), (), (Task("own", "similarity", "hub:Some-One/MyPairs/first"),))
+    plan = Plan(model=str(folder), groups=(), tasks=(Task(name="own", family="similarity", data="hub:Some-One/MyPairs/first"),))
 
     def fetched(config: str, revision: str, time: int) -> str:
         place = tmp_path / "cache" / "Some-One___my_pairs" / config / "0.0.0" / revision
@@ -449,7 +449,7 @@ def test_what_is_known_of_the_weights_is_not_taken_for_that_of_others(
     info = model_info(str(folder), home)
     assert known_info(str(folder), home) == info
     specs = [info.module("key.0"), info.module("key.1")]
-    compute(Plan(str(folder), (Group("key", KEYS),)), home)
+    compute(Plan(model=str(folder), groups=(Group(name="key", modules=KEYS),)), home)
     survey = Survey(info.model, info.fingerprint, 2.0, KEYS, 0.5, (), (), {})
     save_survey(survey, home)
     assert find(info, specs, "rows", home) is not None and find_survey(info, specs, 2.0, home) is not None
@@ -474,10 +474,10 @@ CHANGES = WEIGHTS_AND_CONFIG | TEXT_FILES
 
 def test_the_scores_of_the_original_are_those_of_its_files(folder: Path, examples: Path, tmp_path: Path) -> None:
     """After each change the same cache gives what a fresh one gives, and the files of before are found again."""
-    task, cache = Task("pairs", "similarity", str(examples)), tmp_path / "cache"
+    task, cache = Task(name="pairs", family="similarity", data=str(examples)), tmp_path / "cache"
 
     def score(where: Path, cache: Path | None) -> float:
-        return float(open_task(task, load(str(where)), cache=cache).original()["value"])
+        return float(open_task(task, load(str(where)), cache=cache).original().value)
 
     first, seen = score(folder, cache), []
     for number, (name, change) in enumerate(CHANGES.items()):
@@ -498,21 +498,21 @@ def test_the_cache_knows_examples_options_and_versions(
 ) -> None:
     import offcomp.evaluation
 
-    task, loaded, cache = Task("pairs", "similarity", str(examples)), load(str(folder)), tmp_path / "cache"
+    task, loaded, cache = Task(name="pairs", family="similarity", data=str(examples)), load(str(folder)), tmp_path / "cache"
     open_task(task, loaded, cache=cache).prepare()
-    open_task(replace(task, name="renamed"), loaded, cache=cache).prepare()
+    open_task(task.replace(name="renamed"), loaded, cache=cache).prepare()
     assert len(list(cache.iterdir())) == 1
     found = offcomp.evaluation.versions()
     if number == 0:
         overwrite(examples, "w12", "w56")
     elif number == 1:
-        task = replace(task, family="regression")
+        task = task.replace(family="regression")
     elif number in (6, 7, 8):
         constant = ("PROBE_VERSION", "ANSWERS", "__version__")[number - 6]
         monkeypatch.setattr(offcomp.evaluation, constant, f"{getattr(offcomp.evaluation, constant)}1")
     elif number == 9:
-        task = replace(task, family="regression", options={"refit": True})
-        open_task(replace(task, options={}), loaded, cache=cache).prepare()
+        task = task.replace(family="regression", options={"refit": True})
+        open_task(task.replace(options={}), loaded, cache=cache).prepare()
         next(cache.iterdir()).unlink()
     else:
         package = ("torch", "transformers", "tokenizers", "scikit-learn")[number - 2]
@@ -539,10 +539,10 @@ def test_a_language_model_is_scored_anew_when_its_config_or_tokenizer_changes(
     file = tmp_path / "texts.csv"
     texts = [text.upper() if index % 2 else text for index, text in enumerate(language_models.texts_of(*[9] * 30))]
     file.write_text("\n".join(["text", *texts]) + "\n")
-    task = Task("own", family, str(file))
+    task = Task(name="own", family=family, data=str(file))
 
     def score(cache: Path) -> float:
-        return float(open_task(task, load(str(folder)), cache=cache).original()["value"])
+        return float(open_task(task, load(str(folder)), cache=cache).original().value)
 
     before = score(tmp_path / "cache")
     change(folder)

@@ -285,10 +285,10 @@ def test_an_embedding_task_of_a_hub_model_is_checked_by_its_cached_folder(
     shutil.copy(tmp_path / "kept", snapshot / "2_Dense" / "model.safetensors")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     info = describe("owner/name")
-    validate(Plan("owner/name", (), ("similarity",)), info)
+    validate(Plan(model="owner/name", groups=(), tasks=("similarity",)), info)
     (snapshot / "2_Dense" / "config.json").write_text(json.dumps({"in_features": 0}))
     with pytest.raises(PlanError, match=r"task 'similarity' embeds sentences, but .* must set in_features"):
-        validate(Plan("owner/name", (), ("similarity",)), info)
+        validate(Plan(model="owner/name", groups=(), tasks=("similarity",)), info)
 
 
 def test_every_text_file_that_a_tokenizer_reads_is_asked_of_the_hub() -> None:

@@ -125,17 +125,15 @@ def test_the_weights_of_a_whole_model_are_those_of_the_model(tmp_path: Path) -> 
 def test_a_plan_compresses_it_and_no_task_fits(tmp_path: Path) -> None:
     folder = save_upload("w.npz", npz({"w": values(12, 8)}), tmp_path)
     loaded = load(str(folder))
-    group = Group("w", ("w",), ratio=2.0)
-    validate(Plan(str(folder), (group,), ()), loaded.info)
+    group = Group(name="w", modules=("w",), ratio=2.0)
+    validate(Plan(model=str(folder), groups=(group,), tasks=()), loaded.info)
     result = compress_group(loaded.model, loaded.info, group)
     singular = np.linalg.svd(values(12, 8).astype(np.float64), compute_uv=False)
-    rank = result.figures["size"]
+    rank = result.figures.size
     assert rank * (12 + 8) <= 48
-    assert result.figures["relative_error"] == pytest.approx(np.sqrt((singular[rank:] ** 2).sum() / (singular**2).sum()))
-    with pytest.raises(
-        PlanError, match="task 'sentiment' needs a model that reads text, but this one is only a set of matrices"
-    ):
-        validate(Plan(str(folder), (group,), ("sentiment",)), loaded.info)
+    assert result.figures.relative_error == pytest.approx(np.sqrt((singular[rank:] ** 2).sum() / (singular**2).sum()))
+    with pytest.raises(PlanError, match="needs a model that reads text, but this one is only a set of matrices"):
+        validate(Plan(model=str(folder), groups=(group,), tasks=("sentiment",)), loaded.info)
 
 
 def test_a_plan_of_the_command_line_asks_for_no_task(offcomp: Command, tmp_path: Path) -> None:

@@ -226,9 +226,9 @@ def test_pickled_dense_weights_are_refused(folder: Path):
 def test_an_unsupported_embedding_is_a_fault_of_the_plan_and_none_without_such_a_task(folder: Path, tmp_path: Path):
     declare(folder, TRANSFORMER, {"type": "sentence_transformers.models.CNN", "path": "1_CNN"})
     info = model_info(str(folder), tmp_path / "home")
-    validate(Plan(str(folder), (), ()), info)
+    validate(Plan(model=str(folder), groups=(), tasks=()), info)
     with pytest.raises(PlanError, match="CNN"):
-        validate(Plan(str(folder), (), ("similarity",)), info)
+        validate(Plan(model=str(folder), groups=(), tasks=("similarity",)), info)
 
 
 def test_an_empty_text_has_an_embedding_of_finite_numbers():

@@ -21,6 +21,7 @@ from offcomp.planning.plan import Group, Plan
 from offcomp.planning.sizes import predict, predict_group, resolved
 from offcomp.runs.compress import compress_group
 from offcomp.runs.inputs import run_id
+from offcomp.runs.result import Inputs
 from tests import tiny_models
 from tests.checkpoints import DTYPES, headers, store_as, stored_bytes
 from tests.tiny_models import BERT_SIZES, HEADS, HIDDEN, LAYERS, VOCABULARY
@@ -84,22 +85,22 @@ def test_the_accounts_of_a_checkpoint_are_sums_over_its_files(tmp_path: Path, na
         assert spec.dtype == NAMES[stored[keys[0]][1]]
         assert spec.num_bytes == spec.rows * spec.cols * BYTES[stored[keys[0]][1]]
     assert info.matrix_bytes == sum(spec.num_bytes for spec in info.modules)
-    before = predict(Plan(info.model, ()), info).model
-    assert (before["whole"]["bytes_before"], before["matrices"]["bytes_before"]) == (info.num_bytes, info.matrix_bytes)
+    before = predict(Plan(model=info.model, groups=()), info).model
+    assert (before.whole.bytes_before, before.matrices.bytes_before) == (info.num_bytes, info.matrix_bytes)
 
 
 def test_what_is_not_compressed_keeps_its_own_bytes(tmp_path: Path) -> None:
     folder = store_as(tiny_models.save(tiny_models.bert(), tmp_path / "bert"), DTYPES["mixed"])
     info = describe(str(folder))
     assert len({spec.dtype for spec in info.modules}) == 2
-    group = Group("both", ("key.0", "ffn_in.0"), ratio=2.0)  # in bfloat16 and in float32
-    predicted = predict(Plan(info.model, (group,)), info)
+    group = Group(name="both", modules=("key.0", "ffn_in.0"), ratio=2.0)  # in bfloat16 and in float32
+    predicted = predict(Plan(model=info.model, groups=(group,)), info)
     (found,) = predicted.groups
     assert found.original_bytes == 2 * 24 * 24 + 4 * 40 * 24
-    whole = predicted.model["whole"]
-    assert whole["bytes_after"] == stored_bytes(folder) - found.original_bytes + found.num_bytes
-    chosen = predicted.model["chosen"]
-    assert (chosen["bytes_before"], chosen["bytes_after"]) == (found.original_bytes, found.num_bytes)
+    whole = predicted.model.whole
+    assert whole.bytes_after == stored_bytes(folder) - found.original_bytes + found.num_bytes
+    chosen = predicted.model.chosen
+    assert (chosen.bytes_before, chosen.bytes_after) == (found.original_bytes, found.num_bytes)
 
 
 @pytest.mark.parametrize("name", UNLISTED)
@@ -170,12 +171,12 @@ def test_a_run_says_what_stored_was_and_the_plan_keeps_what_was_asked(tmp_path: 
     folder = store_as(tiny_models.save(tiny_models.bert(), tmp_path / "bert"), DTYPES["mixed"])
     loaded = load(str(folder))
     for modules, dtype in ((("key.0", "key.1"), "bfloat16"), (("ffn_in.0",), "float32"), (("key.0", "ffn_in.0"), "float32")):
-        group = Group("some", modules)
+        group = Group(name="some", modules=modules)
         assert group.dtype == "stored"
         figures = compress_group(loaded.model, loaded.info, group).figures
-        assert figures["dtype"] == predict_group(group, loaded.info).dtype == dtype
-        assert {entry["dtype"] for entry in figures["ledger"]} == {dtype}
-        assert figures["bytes_in_own_dtype"] == figures["num_bytes"]
+        assert figures.dtype == predict_group(group, loaded.info).dtype == dtype
+        assert {entry.dtype for entry in figures.ledger} == {dtype}
+        assert figures.bytes_in_own_dtype == figures.num_bytes
 
 
 def test_a_plan_without_a_dtype_means_stored_and_one_with_float32_keeps_it() -> None:
@@ -200,8 +201,11 @@ def test_a_description_from_before_dtypes_were_counted_reads_as_one_dtype(tmp_pa
 
 def test_stored_and_the_dtype_that_it_means_are_one_run(tmp_path: Path) -> None:
     info = describe(str(store_as(tiny_models.save(tiny_models.bert(), tmp_path / "bert"), DTYPES["bfloat16"])))
+    inputs = Inputs(model=info.fingerprint)
     ids = {
-        dtype: run_id(resolved(Plan(info.model, (Group("key", ("key.0",), dtype=dtype),)), info), {"model": info.fingerprint})
+        dtype: run_id(
+            resolved(Plan(model=info.model, groups=(Group(name="key", modules=("key.0",), dtype=dtype),)), info), inputs
+        )
         for dtype in ("stored", "bfloat16", "float32")
     }
     assert ids["stored"] == ids["bfloat16"] != ids["float32"]

@@ -37,7 +37,7 @@ from tests.test_layers import loaded_by
 INFO = bundled_info("minilm-l6")
 assert INFO is not None
 SPECS = [spec for spec in INFO.modules if spec.default and spec.layer is not None]
-EACH = Plan("minilm-l6", make_groups(SPECS, "module"))
+EACH = Plan(model="minilm-l6", groups=make_groups(SPECS, "module"))
 
 
 def group_spectrum(group: Group) -> MatrixSpectrum:
@@ -203,7 +203,7 @@ def test_on_minilm_water_filling_beats_uniform_within_the_same_total(ratio: floa
 
 
 def test_uniform_is_what_a_plan_with_one_ratio_stores() -> None:
-    plan = replace(EACH, groups=tuple(replace(group, ratio=3.0) for group in EACH.groups))
+    plan = EACH.replace(groups=tuple(group.replace(ratio=3.0) for group in EACH.groups))
     curves = curves_of(plan)
     original = sum(curve.original for curve in curves)
     same = uniform(curves, original // 3, weights_for(curves))
@@ -327,7 +327,7 @@ def test_a_larger_loss_never_allows_less_error(measured: list[tuple[float, float
     ("unit", "dtype"), [("parameters", "float32"), ("bytes", "float32"), ("bytes", "float16"), ("bytes", "int8")]
 )
 def test_the_plan_stores_what_was_allocated(unit: str, dtype: str) -> None:
-    plan = replace(EACH, groups=tuple(replace(group, dtype=dtype) for group in EACH.groups))
+    plan = EACH.replace(groups=tuple(group.replace(dtype=dtype) for group in EACH.groups))
     curves = curves_of(plan, unit)
     found = waterfill(curves, int(sum(curve.original for curve in curves) / 2.7), weights_for(curves))
     made = allocated_plan(plan, found, INFO, unit)
@@ -339,7 +339,7 @@ def test_the_plan_stores_what_was_allocated(unit: str, dtype: str) -> None:
 
 
 def test_a_dense_group_stays_dense_in_the_plan() -> None:
-    plan = Plan("minilm-l6", EACH.groups[:2])
+    plan = Plan(model="minilm-l6", groups=EACH.groups[:2])
     curves = curves_of(plan)
     found = waterfill(curves, sum(curve.original for curve in curves), weights_for(curves))
     assert [predict_group(group, INFO).form for group in allocated_plan(plan, found, INFO, "parameters").groups] == [
@@ -348,32 +348,32 @@ def test_a_dense_group_stays_dense_in_the_plan() -> None:
 
 
 def test_an_allocation_of_other_groups_or_other_sizes_is_refused() -> None:
-    plan = Plan("minilm-l6", EACH.groups[:2])
+    plan = Plan(model="minilm-l6", groups=EACH.groups[:2])
     found = waterfill(curves_of(plan), 10**6, weights_for(curves_of(plan)))
     with pytest.raises(InputError, match="which do not match those in the plan"):
-        allocated_plan(replace(plan, groups=plan.groups[::-1]), found, INFO, "parameters")
+        allocated_plan(plan.replace(groups=plan.groups[::-1]), found, INFO, "parameters")
     with pytest.raises(InputError, match="cannot be stored in exactly 1001 parameters"):
         allocated_plan(plan, replace(found, sizes=(1001, found.sizes[1])), INFO, "parameters")
 
 
 def test_methods_without_a_spectrum_take_part_by_measured_curves() -> None:
     loaded = load("minilm-l6")
-    coded = Group("coded", ("key.0",), method="kronecker")
-    plan = Plan("minilm-l6", (coded, Group("plain", ("query.0",))))
+    coded = Group(name="coded", modules=("key.0",), method="kronecker")
+    plan = Plan(model="minilm-l6", groups=(coded, Group(name="plain", modules=("query.0",))))
     curves = [measured_curve(loaded.model, loaded.info, coded, [2, 5, 20], unit="parameters"), curves_of(plan)[1]]
     assert curves[0].original == 384 * 384 and curves[0].is_dense and len(curves[0].sizes) == 4
     found = waterfill(curves, 384 * 384, weights_for(curves))
     made = allocated_plan(plan, found, INFO, "parameters")
     figures = [compress_group(loaded.model, loaded.info, group).figures for group in made.groups]
-    assert tuple(each["num_parameters"] for each in figures) == found.sizes
+    assert tuple(each.num_parameters for each in figures) == found.sizes
     for each, error in zip(figures, found.errors, strict=True):
-        assert each["relative_error"] ** 2 * each["squared_norm"] == pytest.approx(error, rel=1e-4, abs=1e-6)
+        assert each.relative_error**2 * each.squared_norm == pytest.approx(error, rel=1e-4, abs=1e-6)
 
 
 def test_a_method_that_reaches_no_ratio_is_named() -> None:
     loaded = load("minilm-l6")
     with pytest.raises(InputError, match="'x' cannot reach any of the ratios 500, 1000"):
-        measured_curve(loaded.model, loaded.info, Group("x", ("key.0",)), [500, 1000], unit="parameters")
+        measured_curve(loaded.model, loaded.info, Group(name="x", modules=("key.0",)), [500, 1000], unit="parameters")
 
 
 def test_allocating_loads_no_torch() -> None:

@@ -17,7 +17,7 @@ from offcomp.planning.plan import Plan, make_groups
 from offcomp.planning.sizes import predict
 from offcomp.results.bundled import bundled_runs
 from offcomp.results.runs import stage_times
-from tests.made_runs import made_group, made_run
+from tests.made_runs import made_group, made_run, with_result
 
 KINDS = ("query", "key")
 
@@ -33,7 +33,7 @@ INFO = minilm()
 
 def plan_of(kinds: tuple[str, ...] = KINDS, grouping: str = "kind", **settings: Any) -> Plan:
     specs = [spec for spec in INFO.modules if spec.kind in kinds]
-    return Plan(INFO.model, make_groups(specs, grouping, **settings))
+    return Plan(model=INFO.model, groups=make_groups(specs, grouping, **settings))
 
 
 def estimated(plan: Plan, known: dict[str, float] | None = None) -> Any:
@@ -43,7 +43,7 @@ def estimated(plan: Plan, known: dict[str, float] | None = None) -> Any:
 def test_the_stages_are_those_that_a_run_goes_through() -> None:
     for run in bundled_runs():
         assert run.result
-        assert list(estimated(run.plan).stages) == [name for name in run.result["timings"] if name != "total"]
+        assert list(estimated(run.plan).stages) == [name for name in run.result.timings if name != "total"]
 
 
 def test_the_time_of_compressing_is_that_of_the_prediction() -> None:
@@ -55,9 +55,9 @@ def test_the_time_of_compressing_is_that_of_the_prediction() -> None:
 
 def test_every_task_and_reading_text_cost_time() -> None:
     plan = plan_of(method="svd", options={"preset": "whitened"})
-    plain = estimated(replace(plan, tasks=())).seconds
-    assert estimated(replace(plan, tasks=("sentiment", "topics"))).seconds > plain + 10
-    assert plain > estimated(replace(plan_of(), tasks=())).seconds + 10
+    plain = estimated(plan.replace(tasks=())).seconds
+    assert estimated(plan.replace(tasks=("sentiment", "topics"))).seconds > plain + 10
+    assert plain > estimated(plan_of().replace(tasks=())).seconds + 10
 
 
 @pytest.mark.parametrize("method", METHODS, ids=[method.style_key for method in METHODS])
@@ -76,7 +76,7 @@ def test_text_that_runs_through_the_model_needs_more_memory() -> None:
 
 
 def test_a_plan_without_groups_needs_the_model_alone() -> None:
-    assert estimated(Plan(INFO.model)).memory == PROCESS_BYTES + 4 * INFO.num_parameters
+    assert estimated(Plan(model=INFO.model)).memory == PROCESS_BYTES + 4 * INFO.num_parameters
 
 
 def test_smaller_groups_need_less_memory() -> None:
@@ -135,9 +135,8 @@ def test_rough_numbers_are_told_roughly(say: Callable[[Any], str], value: float,
 def timed(name: str, seconds: float, submitted: float, *, key: str = "key", model: str = "tiny") -> Any:
     """A finished run of one group whose every stage took the same."""
     run = made_run(name, [made_group(key, 0.5)], model=model)
-    assert run.result
     stages = ("load the model", f"compress {key}", "total")
-    return replace(run, submitted=submitted, result=run.result | {"timings": dict.fromkeys(stages, seconds)})
+    return replace(with_result(run, timings=dict.fromkeys(stages, seconds)), submitted=submitted)
 
 
 def test_the_newest_run_tells_how_long_a_stage_takes() -> None:
@@ -149,7 +148,7 @@ def test_the_newest_run_tells_how_long_a_stage_takes() -> None:
 def test_compressing_other_groups_tells_nothing_of_these() -> None:
     asked = timed("a", 1.0, 10.0).plan
     other = timed("b", 2.0, 20.0, key="query")
-    ratio = replace(asked, groups=tuple(replace(group, ratio=5.0) for group in asked.groups))
+    ratio = asked.replace(groups=tuple(group.replace(ratio=5.0) for group in asked.groups))
     for run in (other, replace(timed("c", 3.0, 30.0), plan=ratio)):
         known = stage_times(asked, "tiny", [run])
         assert "load the model" in known and "compress key" not in known

@@ -89,7 +89,7 @@ def test_the_best_stacking_fits_wherever_one_does_and_says_clearly_where_none_do
     info = info_of(name)
     for selected in SELECTIONS.values():
         for group in make_groups([spec for spec in info.modules if selected(spec)], preset, stack="best"):
-            plan = Plan(info.model, (group,))
+            plan = Plan(model=info.model, groups=(group,))
             specs = named(info, *group.modules)
             if any(fits(specs, stack) for stack in STACKS):
                 validate(plan, info)
@@ -106,8 +106,10 @@ def test_all_together_is_refused_where_the_embeddings_are_narrower_than_the_laye
     info = info_of(name)
     groups = make_groups([spec for spec in info.modules if spec.default], "all")
     with pytest.raises(PlanError, match=r"word_embeddings \(61, 14\) and (query|key)\.0 .* 14 columns versus 24"):
-        validate(Plan(info.model, groups), info)
-    validate(Plan(info.model, make_groups([s for s in info.modules if s.default and s.layer is not None], "all")), info)
+        validate(Plan(model=info.model, groups=groups), info)
+    validate(
+        Plan(model=info.model, groups=make_groups([s for s in info.modules if s.default and s.layer is not None], "all")), info
+    )
 
 
 @pytest.mark.parametrize("preset", GROUPINGS)

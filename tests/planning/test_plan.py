@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from offcomp.errors import PlanError
 from offcomp.methods import default_options
+from offcomp.planning.data.calibration_text import CalibrationText
+from offcomp.planning.json_fields import JsonModel
 from offcomp.planning.plan import PLAN_SCHEMA, Group, Plan, validate
 from offcomp.planning.sizes import predict
 from tests.minilm import minilm_info
@@ -43,7 +45,7 @@ def faults_of_reading(document: Any) -> tuple[str, ...]:
 
 def faults_of(*groups: Group, tasks: tuple[str, ...] = ()) -> tuple[str, ...]:
     with pytest.raises(PlanError) as raised:
-        validate(Plan("minilm-l6", groups, tasks), INFO)
+        validate(Plan(model="minilm-l6", groups=groups, tasks=tasks), INFO)
     return raised.value.faults
 
 
@@ -212,9 +214,9 @@ def test_another_schema_is_refused_with_its_number(schema: Any) -> None:
 
 
 def test_unknown_fields_are_refused_at_both_levels_with_those_that_exist() -> None:
-    of_plan, of_group = faults_of_reading(PLAN | {"task": [], "groups": [GROUP | {"rank": 3}]})
+    of_plan, of_group = faults_of_reading(PLAN | {"task": [], "groups": [GROUP | {"bits": 3}]})
     assert "'task'" in of_plan and "tasks" in of_plan and "groups" in of_plan
-    assert "'rank'" in of_group and "'key'" in of_group and "ratio" in of_group
+    assert "'bits'" in of_group and "'key'" in of_group and "ratio" in of_group
 
 
 @pytest.mark.parametrize(
@@ -232,12 +234,99 @@ def test_a_group_without_a_name_is_found_by_its_number() -> None:
 
 
 def test_all_faults_of_reading_come_at_once() -> None:
-    second = GROUP | {"stack": "up", "unit": "bits", "dtype": "int3"}
+    second = GROUP | {"name": "a/b", "stack": "up", "unit": "bits", "dtype": "int3"}
     faults = faults_of_reading({"schema": 9, "seed": -4, "colour": 1, "groups": [GROUP | {"ratio": "x"}, second]})
-    expected = ["schema 9", "'colour'", "'model'", "seed -4", "ratio 'x'", "stack 'up'", "unit 'bits'", "dtype 'int3'"]
+    expected = [
+        "schema 9",
+        "'colour'",
+        "'model'",
+        "seed -4",
+        "ratio 'x'",
+        "letters",
+        "stack 'up'",
+        "unit 'bits'",
+        "dtype 'int3'",
+    ]
     assert len(faults) == len(expected)
     for part in expected:
         assert sum(part in fault for fault in faults) == 1, part
+
+
+TASK: dict[str, Any] = {"name": "stars", "family": "probe", "data": "reviews.csv"}
+FULL = PLAN | {
+    "tasks": ["topics", TASK, "sentiment"],
+    "groups": [GROUP, GROUP | {"name": "other"}],
+    "calibration": {"num_texts": 9},
+}
+FAULTS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
+    "schema": (("schema",), 3, "plan schema 3 is unknown; this version reads schema 1."),
+    "model": (("model",), "a\nb", r"plan has model 'a\nb', which contains a line break, a control character or a"),
+    "seed": (("seed",), 0.5, "plan has seed 0.5; it must be a whole number from 0 to 2147483647."),
+    "field of the plan": (
+        ("colour",),
+        1,
+        "plan has an unknown field 'colour'; the known fields are schema, model, seed, tasks,",
+    ),
+    "task": (("tasks", 0), 7, "task 0 is 7; it must be the name of a task or a JSON object."),
+    "name of a task": (("tasks", 2), "a\nb", r"task 2 is 'a\nb'; it must be the name of a task or a JSON object."),
+    "family": (("tasks", 1, "family"), "x", "task 'stars' has family 'x'; it must be one of head, head-regression, probe,"),
+    "columns": (
+        ("tasks", 1, "columns"),
+        {"text": ""},
+        "task 'stars' has columns {'text': ''}; it must be a JSON object of column",
+    ),
+    "named like a tag": (("tasks", 1, "<name>"), 1, "task 'stars' has an unknown field '<name>'; the known fields are name,"),
+    "modules": (("groups", 0, "modules"), [], "group 'key' has modules []; it must be a list of one or more module names."),
+    "ratio": (("groups", 0, "ratio"), True, "group 'key' has ratio True; it must be a number, 1 or greater."),
+    "options": (
+        ("groups", 0, "options"),
+        {"a": ["\u202e"]},
+        r"group 'key' has options {'a': ['\u202e']}, which contains a line",
+    ),
+    "rank": (("groups", 1, "rank"), 0, "group 'other' has rank 0; it must be a whole number, 1 or greater."),
+    "energy": (
+        ("groups", 1, "energy"),
+        2,
+        "group 'other' has energy 2; it must be a share of the energy, above 0 and at most 1.",
+    ),
+    "field of a group": (
+        ("groups", 1, "<object>"),
+        1,
+        "group 'other' has an unknown field '<object>'; the known fields are name,",
+    ),
+    "calibration": (("calibration", "num_texts"), "9", "calibration has num_texts '9'; it must be a whole number from 1 to"),
+}
+"""Where a fault is put into `FULL`, the wrong value, and how its sentence begins."""
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(chosen=st.sets(st.sampled_from(sorted(FAULTS)), min_size=1))
+@example(chosen=set(FAULTS))
+def test_each_of_several_faults_is_one_sentence(chosen: set[str]) -> None:
+    document = json.loads(json.dumps(FULL))
+    for path, value, _ in (FAULTS[name] for name in chosen):
+        inner = document
+        for step in path[:-1]:
+            inner = inner[step]
+        inner[path[-1]] = value
+    faults = faults_of_reading(document)
+    assert len(faults) == len(chosen)
+    for name in chosen:
+        assert sum(fault.startswith(FAULTS[name][2]) and fault.endswith(".") for fault in faults) == 1, (name, faults)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"), [(Group, {"modules": ("a",), "rank": 0}), (CalibrationText, {"max_tokens": 1, "text": ""})]
+)
+def test_faults_of_a_part_are_named_where_it_is_made(kind: type[JsonModel], values: dict[str, Any]) -> None:
+    with pytest.raises(PlanError) as raised:
+        kind(**values)
+    assert len(raised.value.faults) == len(values)
+
+
+def test_no_field_is_replaced_that_does_not_exist() -> None:
+    with pytest.raises(TypeError, match="Group has no field ratios"):
+        svd_group("key.0").replace(ratios=3.0)
 
 
 def test_the_message_of_an_error_holds_every_fault() -> None:
@@ -336,5 +425,5 @@ def test_no_json_value_raises_anything_but_a_plan_error(document: Any) -> None:
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(name=st.text(max_size=12))
 def test_every_name_that_passes_is_one_plain_file_name(name: str) -> None:
-    if only_plan_errors(lambda: validate(Plan("minilm-l6", (svd_group("key.0", name=name),)), INFO) or True):
+    if only_plan_errors(lambda: validate(Plan(model="minilm-l6", groups=(svd_group("key.0", name=name),)), INFO) or True):
         assert name.isascii() and name[0].isalnum() and not set(name) & set("/\\:\x00\n ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from offcomp.planning.plan import Group, Plan
 from offcomp.planning.size_notes import size_notes, unlisted_note
 from offcomp.planning.sizes import predict
 from offcomp.results.report import html_report
+from offcomp.runs.result import GroupResult
 from tests import tiny_models
 from tests.checkpoints import DTYPES, store_as
 from tests.cli.test_main import Command, small_plan, write
-from tests.made_runs import made_group, made_run
+from tests.made_runs import made_group, made_run, with_result
 from tests.minilm import minilm_info
 from tests.models.test_stored_dtypes import mixtral
 from tests.pages import at, home, listed, texts
@@ -30,7 +31,7 @@ QUERIES = tuple(f"query.{layer}" for layer in range(6))
 def notes(**settings: Any) -> list[str]:
     """The notes on all queries of MiniLM as one group."""
     info = minilm_info()
-    return predict(Plan(info.model, (Group("query", QUERIES, **settings),)), info).notes
+    return predict(Plan(model=info.model, groups=(Group(name="query", modules=QUERIES, **settings),)), info).notes
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +46,16 @@ def test_a_size_that_says_all_of_itself_gets_no_note() -> None:
 
 def test_float32_factors_of_a_half_precision_checkpoint_save_less_in_bytes(half: Path) -> None:
     info = describe(str(half))
-    asked = Plan(info.model, (Group("key", ("key.0", "key.1"), ratio=2.0, dtype="float32"),))
+    asked = Plan(model=info.model, groups=(Group(name="key", modules=("key.0", "key.1"), ratio=2.0, dtype="float32"),))
     found = predict(asked, info)
-    chosen = found.model["chosen"]
-    assert chosen["parameter_ratio"] == pytest.approx(2 * chosen["byte_ratio"])
+    chosen = found.model.chosen
+    assert chosen.parameter_ratio == pytest.approx(2 * chosen.byte_ratio)
     (note,) = found.notes
-    assert note.startswith(f"key: {chosen['parameter_ratio']:.3g}x in parameters is {chosen['byte_ratio']:.3g}x in bytes")
+    assert note.startswith(f"key: {chosen.parameter_ratio:.3g}x in parameters is {chosen.byte_ratio:.3g}x in bytes")
     assert note.endswith("because weights are stored as float32, but the checkpoint uses bfloat16.")
-    stored = predict(replace(asked, groups=(replace(asked.groups[0], dtype="stored"),)), info)
+    stored = predict(asked.replace(groups=(asked.groups[0].replace(dtype="stored"),)), info)
     assert stored.notes == []
-    assert stored.model["chosen"]["byte_ratio"] == pytest.approx(chosen["parameter_ratio"])
+    assert stored.model.chosen.byte_ratio == pytest.approx(chosen.parameter_ratio)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
@@ -64,7 +65,9 @@ def test_what_narrower_numbers_save_is_not_the_methods(dtype: str) -> None:
     assert f"x comes from storing {dtype} instead of float32, and only" in note
     assert factor in note
     info = minilm_info()
-    (group,) = predict(Plan(info.model, (Group("query", QUERIES, ratio=8.0, unit="bytes", dtype=dtype),)), info).groups
+    (group,) = predict(
+        Plan(model=info.model, groups=(Group(name="query", modules=QUERIES, ratio=8.0, unit="bytes", dtype=dtype),)), info
+    ).groups
     own = group.original_bytes / group.bytes_in_own_dtype
     assert f"only {own:.3g}x from the method" in note
     assert own == pytest.approx(group.original_parameters / group.num_parameters, rel=0.02)
@@ -83,24 +86,29 @@ def test_a_ratio_far_from_the_one_asked_for_is_said() -> None:
 
 def test_notes_of_many_groups_are_one_sentence_a_kind() -> None:
     info = minilm_info()
-    groups = tuple(Group(name, (name,), ratio=2.0, unit="bytes", method="quantization") for name in QUERIES)
-    (note,) = predict(Plan(info.model, groups), info).notes
+    groups = tuple(Group(name=name, modules=(name,), ratio=2.0, unit="bytes", method="quantization") for name in QUERIES)
+    (note,) = predict(Plan(model=info.model, groups=groups), info).notes
     assert note.startswith("query.0, query.1, query.2 and 3 more: the requested ratio is 2x, but the actual ratio is ")
+
+
+def measured(name: str, **fields: Any) -> GroupResult:
+    """The figures of a group, of which those that are not given are as in `made_group`."""
+    return GroupResult.from_json(made_group(name, 0.5) | fields)
 
 
 def test_an_error_above_one_is_said() -> None:
     info = minilm_info()
-    (group,) = predict(Plan(info.model, (Group("query", QUERIES, ratio=3.0),)), info).groups
-    assert size_notes([asdict(group) | {"relative_error": 1.0}]) == []
-    (note,) = size_notes([asdict(group) | {"relative_error": 1.31}])
+    (group,) = predict(Plan(model=info.model, groups=(Group(name="query", modules=QUERIES, ratio=3.0),)), info).groups
+    assert size_notes([measured(**asdict(group) | {"relative_error": 1.0})]) == []
+    (note,) = size_notes([measured(**asdict(group) | {"relative_error": 1.31})])
     assert note == "query: the relative error is 1.31; above 1, a matrix of zeros would be closer to the original."
 
 
 def test_runs_from_before_the_figures_were_written_are_read() -> None:
     old = {"name": "key", "form": "low_rank", "unit": "parameters", "dtype": "float16", "requested_ratio": 2.0}
     sizes = {"original_parameters": 100, "original_bytes": 400, "num_parameters": 50, "num_bytes": 100}
-    assert size_notes([old | sizes | {"compression_ratio": 2.0, "relative_error": 0.5}]) == []
-    (note,) = size_notes([{"name": "key", "form": "low_rank", "compression_ratio": 4.0, "requested_ratio": 2.0}])
+    assert size_notes([measured(**old | sizes | {"compression_ratio": 2.0, "relative_error": 0.5})]) == []
+    (note,) = size_notes([measured("key", form="low_rank", compression_ratio=4.0, requested_ratio=2.0)])
     assert note == "key: the requested ratio is 2x, but the actual ratio is 4x: the method has no size closer to the budget."
 
 
@@ -149,9 +157,7 @@ def test_parameters_in_no_matrix_are_named_on_the_command_line(offcomp: Command,
 
 def test_a_report_has_the_notes_of_its_runs() -> None:
     run = made_run("one", [made_group("key", 1.2, requested_ratio=1.5, ratio=1.5)])
-    assert run.result
-    run.result["model"] |= {"unlisted": 30}
-    run.result["model"]["sizes"]["whole"]["parameters_before"] = 120
+    run = with_result(run, model={"unlisted": 30, "sizes": {"whole": {"parameters_before": 120}}})
     report = html_report([run])
     assert "key: the requested ratio is 1.5x, but the actual ratio is 2x" in report
     assert "key: the relative error is 1.2; above 1, a matrix of zeros" in report

@@ -36,6 +36,7 @@ MODULES = {
 }
 RATIOS = (1.0, 1.7, 3.7, 30.0)
 NAMES_OF_FORMS = {"low_rank": "compressed", "decoded_latents": "compressed", "dense": "dense"}
+DENOMINATORS = ("chosen", "matrices", "whole")
 
 
 def of_limit(prediction: GroupPrediction, unit: str) -> int:
@@ -44,7 +45,7 @@ def of_limit(prediction: GroupPrediction, unit: str) -> int:
 
 def assert_same_sizes(predicted: GroupPrediction, group: CompressedGroup, unit: str) -> None:
     figures = group.figures
-    assert predicted.form == NAMES_OF_FORMS[figures["form"]]
+    assert predicted.form == NAMES_OF_FORMS[figures.form]
     for key in (
         "name",
         "method",
@@ -64,27 +65,27 @@ def assert_same_sizes(predicted: GroupPrediction, group: CompressedGroup, unit: 
         "original_dtypes",
         "bytes_in_own_dtype",
     ):
-        assert getattr(predicted, key) == figures[key], key
+        assert getattr(predicted, key) == getattr(figures, key), key
     tensors = group.compressed.tensors.values()
     assert predicted.num_parameters == sum(tensor.numel() for tensor in tensors)
     assert predicted.num_bytes == sum(tensor.nbytes for tensor in tensors)
     assert of_limit(predicted, unit) <= predicted.budget
-    assert figures["compression_ratio"] >= figures["requested_ratio"]
+    assert figures.compression_ratio >= figures.requested_ratio
 
 
 def assert_payload_is_the_ledger(group: CompressedGroup, folder: Path) -> None:
     path = save_group(group, folder)
     content = path.read_bytes()
-    assert len(content) - 8 - int.from_bytes(content[:8], "little") == group.figures["num_bytes"]
-    ledger = {entry["name"]: entry for entry in group.figures["ledger"]}
-    assert sum(entry["bytes"] for entry in ledger.values()) == group.figures["num_bytes"]
+    assert len(content) - 8 - int.from_bytes(content[:8], "little") == group.figures.num_bytes
+    ledger = {entry.name: entry for entry in group.figures.ledger}
+    assert sum(entry.bytes for entry in ledger.values()) == group.figures.num_bytes
     with safe_open(path, framework="pt") as file:
         assert set(file.keys()) == set(ledger)
         for name, entry in ledger.items():
             stored = file.get_tensor(name)
-            assert list(stored.shape) == entry["shape"]
-            assert str(stored.dtype) == f"torch.{entry['dtype']}"
-            assert entry["bytes"] == prod(entry["shape"]) * BYTES_PER_ELEMENT[entry["dtype"]]
+            assert tuple(stored.shape) == entry.shape
+            assert str(stored.dtype) == f"torch.{entry.dtype}"
+            assert entry.bytes == prod(entry.shape) * BYTES_PER_ELEMENT[entry.dtype]
 
 
 # ----------------------------------------------------------------------------------------------- prediction and reality
@@ -99,7 +100,16 @@ def test_the_prediction_is_what_is_stored(tiny: Tiny, tmp_path: Path, name: str,
     kind, options = METHODS[method]
     forms = set()
     for dtype, unit, ratio in product(STORAGE_DTYPES, UNITS, RATIOS):
-        group = Group(f"{dtype}-{unit}-{ratio}", MODULES[stack], stack, kind, options, ratio, unit, dtype)
+        group = Group(
+            name=f"{dtype}-{unit}-{ratio}",
+            modules=MODULES[stack],
+            stack=stack,
+            method=kind,
+            options=options,
+            ratio=ratio,
+            unit=unit,
+            dtype=dtype,
+        )
         predicted = predict_group(group, loaded.info)
         forms.add(predicted.form)
         if predicted.form == "infeasible":
@@ -127,15 +137,15 @@ def test_a_half_precision_checkpoint_counts_two_bytes_a_parameter(
     loaded = tiny("bert")
     info = stored_in(loaded.info, checkpoint)
     for ratio in (1.0, 2.0):
-        group = Group("half", MODULES["rows"], ratio=ratio, unit="bytes", dtype=dtype)
+        group = Group(name="half", modules=MODULES["rows"], ratio=ratio, unit="bytes", dtype=dtype)
         predicted = predict_group(group, info)
         assert predicted.original_bytes == 2 * predicted.original_parameters
         assert predicted.budget == int(predicted.original_bytes / ratio)
         compressed = compress_group(loaded.model, info, group)
         assert_same_sizes(predicted, compressed, "bytes")
         assert_payload_is_the_ledger(compressed, tmp_path)
-    whole = predict(Plan(info.model, (group,)), info).model["whole"]
-    assert whole["bytes_before"] == 2 * whole["parameters_before"]
+    whole = predict(Plan(model=info.model, groups=(group,)), info).model.whole
+    assert whole.bytes_before == 2 * whole.parameters_before
 
 
 def test_ratio_one_in_bytes_of_a_half_precision_checkpoint_cannot_stay_dense_in_float32(
@@ -143,7 +153,7 @@ def test_ratio_one_in_bytes_of_a_half_precision_checkpoint_cannot_stay_dense_in_
 ) -> None:
     info = stored_in(tiny("bert").info, "float16")
     forms = [
-        predict_group(Group("half", MODULES["rows"], ratio=1.0, unit="bytes", dtype=dtype), info).form
+        predict_group(Group(name="half", modules=MODULES["rows"], ratio=1.0, unit="bytes", dtype=dtype), info).form
         for dtype in ("float32", "float16")
     ]
     assert forms == ["compressed", "dense"]
@@ -160,7 +170,9 @@ def test_the_break_even_size_is_the_last_that_saves_something(
 ) -> None:
     info = minilm_info()
     kind, options = METHODS[method]
-    predicted = predict_group(Group("some", modules, "rows", kind, options, 2.0, unit, dtype), info)
+    predicted = predict_group(
+        Group(name="some", modules=modules, stack="rows", method=kind, options=options, ratio=2.0, unit=unit, dtype=dtype), info
+    )
     rows, cols, size = predicted.rows, predicted.cols, predicted.break_even_size
 
     def stored(width: int) -> int:
@@ -173,9 +185,9 @@ def test_the_break_even_size_is_the_last_that_saves_something(
 
 
 def test_the_break_even_rank_of_svd_is_that_of_the_formula() -> None:
-    predicted = predict_group(Group("key", tuple(f"key.{i}" for i in range(6))), minilm_info())
+    predicted = predict_group(Group(name="key", modules=tuple(f"key.{i}" for i in range(6))), minilm_info())
     assert predicted.break_even_size == (2304 * 384 - 1) // (2304 + 384)
-    square = predict_group(Group("key", ("key.0",)), minilm_info())
+    square = predict_group(Group(name="key", modules=("key.0",)), minilm_info())
     assert square.break_even_size == 191  # rank 192 stores exactly as much as the matrix
 
 
@@ -186,14 +198,14 @@ def test_just_below_the_largest_ratio_is_feasible_and_just_above_is_not(
     modules: tuple[str, ...], method: str, dtype: str, unit: str
 ) -> None:
     kind, options = METHODS[method]
-    group = Group("some", modules, "rows", kind, options, 2.0, unit, dtype)
+    group = Group(name="some", modules=modules, stack="rows", method=kind, options=options, ratio=2.0, unit=unit, dtype=dtype)
     largest = predict_group(group, minilm_info()).largest_ratio
-    below = predict_group(replace(group, ratio=largest * (1 - 1e-9)), minilm_info())
+    below = predict_group(group.replace(ratio=largest * (1 - 1e-9)), minilm_info())
     assert (below.form, below.size, below.note) == ("compressed", 1, "")
-    above = predict_group(replace(group, ratio=largest * (1 + 1e-9)), minilm_info())
+    above = predict_group(group.replace(ratio=largest * (1 + 1e-9)), minilm_info())
     assert (above.form, above.size) == ("infeasible", 0)
     assert str(above.budget) in above.note and above.size_name in above.note
-    assert not predict(Plan("minilm-l6", (replace(group, ratio=largest * 1.1),)), minilm_info()).feasible
+    assert not predict(Plan(model="minilm-l6", groups=(group.replace(ratio=largest * 1.1),)), minilm_info()).feasible
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -201,10 +213,12 @@ def test_just_below_the_largest_ratio_is_feasible_and_just_above_is_not(
 def test_the_largest_ratio_of_a_small_matrix_counts_that_it_may_stay_dense(module: str, method: str) -> None:
     kind, options = METHODS[method]
     for dtype, unit in product(STORAGE_DTYPES, UNITS):
-        group = Group("small", (module,), "rows", kind, options, 1.0, unit, dtype)
+        group = Group(
+            name="small", modules=(module,), stack="rows", method=kind, options=options, ratio=1.0, unit=unit, dtype=dtype
+        )
         largest = predict_group(group, minilm_info()).largest_ratio
         below, above = (
-            predict_group(replace(group, ratio=max(1.0, largest * factor)), minilm_info()).form
+            predict_group(group.replace(ratio=max(1.0, largest * factor)), minilm_info()).form
             for factor in (1 - 1e-9, 1 + 1e-9)
         )
         assert above == "infeasible", (dtype, unit, largest)  # the largest that can be requested
@@ -215,7 +229,10 @@ def test_the_largest_ratio_of_a_small_matrix_counts_that_it_may_stay_dense(modul
 @pytest.mark.parametrize("unit", UNITS)
 def test_ratio_one_stays_dense_and_says_so(method: str, unit: str) -> None:
     kind, options = METHODS[method]
-    predicted = predict_group(Group("key", ("key.0", "key.1"), "rows", kind, options, 1.0, unit), minilm_info())
+    predicted = predict_group(
+        Group(name="key", modules=("key.0", "key.1"), stack="rows", method=kind, options=options, ratio=1.0, unit=unit),
+        minilm_info(),
+    )
     assert (predicted.form, predicted.size) == ("dense", 0)
     assert predicted.num_parameters == predicted.original_parameters == 2 * 384 * 384
     assert predicted.compression_ratio == 1.0
@@ -227,7 +244,7 @@ def test_ratio_one_stays_dense_and_says_so(method: str, unit: str) -> None:
     [(("key.0",), 10.0, 19), (tuple(f"key.{i}" for i in range(6)), 3.0, 109), (("word_embeddings",), 4.0, 94)],
 )
 def test_ranks_by_hand(modules: tuple[str, ...], ratio: float, rank: int) -> None:
-    predicted = predict_group(Group("some", modules, ratio=ratio), minilm_info())
+    predicted = predict_group(Group(name="some", modules=modules, ratio=ratio), minilm_info())
     assert predicted.size == rank == int(predicted.rows * 384 / ratio) // (predicted.rows + 384)
     assert predicted.num_parameters == rank * (predicted.rows + 384)
     assert predicted.compression_ratio == pytest.approx(predicted.rows * 384 / predicted.num_parameters, rel=1e-12)
@@ -235,7 +252,9 @@ def test_ranks_by_hand(modules: tuple[str, ...], ratio: float, rank: int) -> Non
 
 def test_more_epochs_take_longer_and_a_dense_group_no_training() -> None:
     short, long = (
-        predict_group(Group("key", ("key.0",), method="autoencoder", options={"epochs": epochs}), minilm_info()).seconds
+        predict_group(
+            Group(name="key", modules=("key.0",), method="autoencoder", options={"epochs": epochs}), minilm_info()
+        ).seconds
         for epochs in (10, 40)
     )
     assert long == pytest.approx(4 * short)
@@ -246,23 +265,32 @@ def test_more_epochs_take_longer_and_a_dense_group_no_training() -> None:
 
 def test_the_three_denominators_save_the_same_number_of_parameters_and_bytes() -> None:
     info = minilm_info()
-    keys = Group("key", tuple(f"key.{i}" for i in range(6)), ratio=3.0)
-    outputs = Group("out", ("ffn_out.0", "ffn_out.1"), "columns", "autoencoder", {}, 10.0, "bytes", "float16")
-    prediction = predict(Plan(info.model, (keys, outputs)), info)
-    chosen, matrices, whole = (prediction.model[name] for name in ("chosen", "matrices", "whole"))
-    assert chosen["parameters_before"] == 6 * 384 * 384 + 2 * 384 * 1536
-    assert chosen["parameters_after"] == sum(group.num_parameters for group in prediction.groups)
-    assert chosen["bytes_after"] == sum(group.num_bytes for group in prediction.groups)
-    assert matrices["parameters_before"] == info.matrix_parameters
-    assert whole["parameters_before"] == info.num_parameters
+    keys = Group(name="key", modules=tuple(f"key.{i}" for i in range(6)), ratio=3.0)
+    outputs = Group(
+        name="out",
+        modules=("ffn_out.0", "ffn_out.1"),
+        stack="columns",
+        method="autoencoder",
+        options={},
+        ratio=10.0,
+        unit="bytes",
+        dtype="float16",
+    )
+    prediction = predict(Plan(model=info.model, groups=(keys, outputs)), info)
+    chosen, matrices, whole = map(prediction.model.of, DENOMINATORS)
+    assert chosen.parameters_before == 6 * 384 * 384 + 2 * 384 * 1536
+    assert chosen.parameters_after == sum(group.num_parameters for group in prediction.groups)
+    assert chosen.bytes_after == sum(group.num_bytes for group in prediction.groups)
+    assert matrices.parameters_before == info.matrix_parameters
+    assert whole.parameters_before == info.num_parameters
     for unit in UNITS:
-        saved = {name: sizes[f"{unit}_before"] - sizes[f"{unit}_after"] for name, sizes in prediction.model.items()}
+        saved = {name: sizes.before(unit) - sizes.after(unit) for name, sizes in dict(prediction.model).items()}
         assert len(set(saved.values())) == 1 and saved["whole"] > 0
     for sizes in (chosen, matrices, whole):
-        assert sizes["bytes_before"] == 4 * sizes["parameters_before"]
-        assert sizes["parameter_ratio"] == sizes["parameters_before"] / sizes["parameters_after"]
-        assert sizes["byte_ratio"] == sizes["bytes_before"] / sizes["bytes_after"]
-    assert chosen["parameter_ratio"] > matrices["parameter_ratio"] > whole["parameter_ratio"] > 1
+        assert sizes.bytes_before == 4 * sizes.parameters_before
+        assert sizes.parameter_ratio == sizes.parameters_before / sizes.parameters_after
+        assert sizes.byte_ratio == sizes.bytes_before / sizes.bytes_after
+    assert chosen.parameter_ratio > matrices.parameter_ratio > whole.parameter_ratio > 1
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "qwen2", "t5"])
@@ -272,24 +300,24 @@ def test_tied_weights_count_once(tiny: Tiny, name: str) -> None:
     assert loaded.info.num_parameters == sum(unique.values())
     assert loaded.info.matrix_parameters == sum(spec.num_parameters for spec in loaded.info.modules)
     assert loaded.info.num_parameters < sum(p.numel() for _, p in loaded.model.named_parameters(remove_duplicate=False))
-    every = tuple(Group(f"g{i}", (spec.name,), ratio=1.0) for i, spec in enumerate(loaded.info.modules))
-    sizes = predict(Plan("tiny", every), loaded.info).model
-    assert sizes["chosen"] == sizes["matrices"]
-    assert sizes["whole"]["parameters_before"] == sizes["whole"]["parameters_after"]
+    every = tuple(Group(name=f"g{i}", modules=(spec.name,), ratio=1.0) for i, spec in enumerate(loaded.info.modules))
+    sizes = predict(Plan(model="tiny", groups=every), loaded.info).model
+    assert sizes.chosen == sizes.matrices
+    assert sizes.whole.parameters_before == sizes.whole.parameters_after
 
 
 def test_the_baseline_changes_nothing() -> None:
-    prediction = predict(Plan("minilm-l6"), minilm_info())
+    prediction = predict(Plan(model="minilm-l6"), minilm_info())
     assert prediction.groups == () and prediction.feasible and prediction.seconds == 0
-    for sizes in prediction.model.values():
-        assert sizes["parameters_before"] == sizes["parameters_after"]
-        assert sizes["bytes_before"] == sizes["bytes_after"]
-        assert (sizes["parameter_ratio"], sizes["byte_ratio"]) == (1.0, 1.0)
+    for sizes in map(prediction.model.of, DENOMINATORS):
+        assert sizes.parameters_before == sizes.parameters_after
+        assert sizes.bytes_before == sizes.bytes_after
+        assert (sizes.parameter_ratio, sizes.byte_ratio) == (1.0, 1.0)
 
 
 def test_one_group_that_cannot_be_makes_the_plan_infeasible() -> None:
-    groups = (Group("fine", ("key.0",), ratio=2.0), Group("not", ("key.1",), ratio=1000.0))
-    prediction = predict(Plan("minilm-l6", groups), minilm_info())
+    groups = (Group(name="fine", modules=("key.0",), ratio=2.0), Group(name="not", modules=("key.1",), ratio=1000.0))
+    prediction = predict(Plan(model="minilm-l6", groups=groups), minilm_info())
     assert [group.form for group in prediction.groups] == ["compressed", "infeasible"]
     assert not prediction.feasible
     assert prediction.to_dict()["feasible"] is False
@@ -297,7 +325,7 @@ def test_one_group_that_cannot_be_makes_the_plan_infeasible() -> None:
 
 def test_the_members_decide_the_shape_and_not_the_model(tiny: Tiny) -> None:
     info = tiny("llama").info
-    group = Group("mixed", MODULES["rows"])
+    group = Group(name="mixed", modules=MODULES["rows"])
     specs = members(group, info)
     predicted = predict_group(group, info)
     assert (predicted.rows, predicted.cols) == (sum(spec.rows for spec in specs), 24) == (24 + 12 + 12 + 40, 24)
@@ -309,7 +337,7 @@ def test_predicting_charting_and_printing_need_no_torch() -> None:
         "import offcomp.results.charts.error_curve, offcomp.cli.text;"
         "from offcomp.models.sources import bundled_info as info;"
         "from offcomp.planning.plan import *; from offcomp.planning.sizes import predict;"
-        "plan = Plan('minilm-l6', make_groups(info('minilm-l6').modules, 'kind'));"
+        "plan = Plan(model='minilm-l6', groups=make_groups(info('minilm-l6').modules, 'kind'));"
         "validate(plan, info('minilm-l6')); predict(plan, info('minilm-l6'));"
         "print(sorted({'torch', 'transformers', 'sklearn'} & set(sys.modules)))"
     )

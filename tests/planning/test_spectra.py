@@ -80,11 +80,11 @@ def test_the_error_from_the_bundled_spectrum_is_that_of_a_real_svd(minilm: Loade
     spectrum = find(INFO, members(group, INFO), group.stack, NOWHERE)
     assert spectrum is not None
     for ratio in (2.0, 7.5):
-        asked = replace(group, ratio=ratio)
+        asked = group.replace(ratio=ratio)
         measured = compress_group(minilm.model, minilm.info, asked).figures
         rank = predict_group(asked, INFO).size
-        assert rank == measured["size"] > 0
-        assert relative_error([spectrum], [rank]) == pytest.approx(measured["relative_error"], abs=1e-5)
+        assert rank == measured.size > 0
+        assert relative_error([spectrum], [rank]) == pytest.approx(measured.relative_error, abs=1e-5)
 
 
 @pytest.mark.parametrize("group", MEASURED, ids=lambda group: f"{group.name}-{group.stack}")
@@ -206,10 +206,10 @@ def kept(tmp_path: Path) -> Kept:
     folder = tiny_models.save(tiny_models.shared("bert_base"), tmp_path / "model")
     loaded = load(str(folder))
     groups = (
-        Group("keys", ("key.0", "key.1"), "rows"),
-        Group("mix", ("query.0", "attention_output.1", "ffn_out.0"), "residual"),
+        Group(name="keys", modules=("key.0", "key.1"), stack="rows"),
+        Group(name="mix", modules=("query.0", "attention_output.1", "ffn_out.0"), stack="residual"),
     )
-    return Kept(loaded, Plan(str(folder), groups), tmp_path / "home")
+    return Kept(loaded, Plan(model=str(folder), groups=groups), tmp_path / "home")
 
 
 def test_computed_spectra_are_those_of_a_direct_svd_and_are_kept(kept: Kept) -> None:
@@ -234,7 +234,7 @@ def test_kept_spectra_are_read_and_not_computed_again(kept: Kept, monkeypatch: p
 
 
 def test_only_what_is_missing_is_computed(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    compute(replace(kept.plan, groups=kept.plan.groups[:1]), kept.home)
+    compute(kept.plan.replace(groups=kept.plan.groups[:1]), kept.home)
     assert missing(kept.plan, kept.loaded.info, kept.home) == ["mix"]
     sides: list[int] = []
     real: Callable[[torch.Tensor, int], torch.Tensor] = grams.spectrum_of_gram
@@ -257,7 +257,7 @@ def test_bundled_spectra_of_another_checkpoint_are_not_used(tmp_path: Path) -> N
 
 
 def test_bundled_groups_are_found_without_a_home(tmp_path: Path) -> None:
-    plan = Plan("minilm-l6", (preset("kind", "key"), Group("odd", ("key.0", "value.5", "query.3"))))
+    plan = Plan(model="minilm-l6", groups=(preset("kind", "key"), Group(name="odd", modules=("key.0", "value.5", "query.3"))))
     assert missing(plan, INFO, tmp_path) == ["odd"]
 
 
@@ -319,7 +319,7 @@ def test_ranks_and_errors_at_every_ratio_are_those_of_the_prediction(unit: str, 
     for row, group in enumerate(MEASURED):
         spectrum = matrix_spectrum(group).values
         for column, ratio in enumerate(ratios):
-            predicted = predict_group(replace(group, ratio=ratio, unit=unit, dtype=dtype), INFO)
+            predicted = predict_group(group.replace(ratio=ratio, unit=unit, dtype=dtype), INFO)
             if predicted.form == "infeasible":
                 assert table.ranks[row, column] == OUT_OF_REACH and np.isnan(table.relative_errors[row, column])
                 continue

@@ -47,13 +47,15 @@ def row(groups: list[dict[str, Any]], change: float, interval: list[float] | Non
     """A row scored on one task with classes, whose accuracy was 0.8, and on one of similarity."""
     score = {
         "metric": "accuracy",
+        "original": {"value": 0.8, "standard_error": 0.02, "n": 400},
         "compressed": {"value": 0.8 + change, "standard_error": interval and 0.02, "n": 400},
         "paired": {"difference": change, "interval": interval},
     }
     ranks = score | {"metric": "spearman", "compressed": {"value": 0.7, "standard_error": 0.01, "n": 325}}
     ratio = groups[0]["ratio"]
     sizes = {
-        name: {"byte_ratio": 1 + (ratio - 1) * share, "parameter_ratio": 1 + 2 * (ratio - 1) * share}
+        name: dict.fromkeys(("parameters_before", "parameters_after", "bytes_before", "bytes_after"), 100)
+        | {"byte_ratio": 1 + (ratio - 1) * share, "parameter_ratio": 1 + 2 * (ratio - 1) * share}
         for name, share in (("chosen", 1.0), ("matrices", 0.5), ("whole", 0.25))
     }
     plan = {"schema": 1, "model": MODEL, "seed": 3, "tasks": [], "groups": groups}

@@ -10,6 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from offcomp.files import read_json
+from offcomp.planning.data.scores import Continuation, Score
 from offcomp.results import bundled
 from offcomp.results.charts.theme import PALETTES, Palette
 from offcomp.results.continuations import (
@@ -59,12 +60,12 @@ def test_a_row_an_opening() -> None:
     assert table["same_tokens"].tolist() == [4, 2, 0, 1]
     assert set(table["run"]) == {"a" * 12, "b" * 12} and set(table["tokens"]) == {4}
     assert continuation_table([]).empty
-    assert [continues_prompts(score) for score in (scored(None), made_score([], []))] == [True, False]
+    assert [continues_prompts(Score.from_json(score)) for score in (scored(None), made_score([], []))] == [True, False]
 
 
 def test_two_runs_stand_beside_each_other_by_opening() -> None:
     pairs = side_by_side([of("a", FIRST), of("b", SECOND)], TASK)
-    assert [(one["opening"], one["compressed"], other["compressed"]) for one, other in pairs] == [
+    assert [(one.opening, one.compressed, other.compressed) for one, other in pairs] == [
         ("A door", " in the old wall", " in a wall."),
         ("Once", " a man stood up", " the king and king"),
     ]
@@ -84,7 +85,7 @@ def test_answers() -> None:
     assert continuation_answer([of("a", FIRST), of("b", SECOND)], NAMES, TASK) == (
         "On average, A matches the original for the first 3.0 of 4 tokens, B for 0.5; 1 and 0 of 2 continuations are identical."
     )
-    said = [agreement_text(one) for one in (*FIRST, SECOND[0])]
+    said = [agreement_text(Continuation.from_json(one)) for one in (*FIRST, SECOND[0])]
     assert said == ["all 4 tokens the same", "first 2 of 4 tokens the same", "differs from the first token onwards"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,8 +25,8 @@ RATIOS = [1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0]
 
 INFO = minilm_info()
 SPECS = [spec for spec in INFO.modules if spec.default and spec.layer is not None]
-BY_KIND = Plan(INFO.model, make_groups(SPECS, "kind"))
-BY_QKV = Plan(INFO.model, make_groups(SPECS, "qkv", unit="bytes", dtype="float16"))
+BY_KIND = Plan(model=INFO.model, groups=make_groups(SPECS, "kind"))
+BY_QKV = Plan(model=INFO.model, groups=make_groups(SPECS, "qkv", unit="bytes", dtype="float16"))
 
 
 def spectra_of(plan: Plan) -> list[Spectrum]:
@@ -36,7 +35,7 @@ def spectra_of(plan: Plan) -> list[Spectrum]:
 
 
 def at_ratio(plan: Plan, ratio: float) -> Plan:
-    return replace(plan, groups=tuple(replace(group, ratio=ratio) for group in plan.groups))
+    return plan.replace(groups=tuple(group.replace(ratio=ratio) for group in plan.groups))
 
 
 # ---------------------------------------------------------------------------------------------------------- error curve
@@ -65,7 +64,7 @@ def test_every_point_is_that_of_the_prediction() -> None:
 
 
 def test_the_error_at_a_ratio_by_hand() -> None:
-    plan = Plan(INFO.model, (Group("key", tuple(f"key.{i}" for i in range(6))),))
+    plan = Plan(model=INFO.model, groups=(Group(name="key", modules=tuple(f"key.{i}" for i in range(6))),))
     (spectrum,) = spectra_of(plan)
     (point,) = error_curve_table(INFO, plan, [spectrum], [3.0]).to_dict("records")
     energy = spectrum.astype(np.float64) ** 2
@@ -81,7 +80,10 @@ def test_at_ratio_one_nothing_is_lost() -> None:
 
 
 def test_ratios_that_a_group_cannot_reach_are_left_out() -> None:
-    plan = Plan(INFO.model, (Group("one", ("key.0",)), Group("many", tuple(f"ffn_in.{i}" for i in range(6)))))
+    plan = Plan(
+        model=INFO.model,
+        groups=(Group(name="one", modules=("key.0",)), Group(name="many", modules=tuple(f"ffn_in.{i}" for i in range(6)))),
+    )
     table = error_curve_table(INFO, plan, spectra_of(plan), [2.0, 100.0, 192.0, 193.0, 300.0])
     assert list(table["requested_ratio"]) == [2.0, 100.0, 192.0]  # rank 1 of 384 x 384 stores 1 / 192
 
@@ -128,11 +130,11 @@ def test_the_error_curve_draws_its_table_and_marks_the_chosen_ratio(palette: str
 
 
 def test_achieved_ratios_are_never_below_the_requested_ones() -> None:
-    for plan, unit in ((BY_KIND, "parameter"), (BY_QKV, "byte")):
+    for plan, unit in ((BY_KIND, "parameters"), (BY_QKV, "bytes")):
         table = error_curve_table(INFO, plan, spectra_of(plan), RATIOS)
         assert (table["ratio"] >= table["requested_ratio"]).all()
-        sizes = predict(at_ratio(plan, 5.0), INFO).model["chosen"]
-        assert table.set_index("requested_ratio").loc[5.0, "ratio"] == sizes[f"{unit}_ratio"]
+        sizes = predict(at_ratio(plan, 5.0), INFO).model.chosen
+        assert table.set_index("requested_ratio").loc[5.0, "ratio"] == sizes.ratio(unit)
 
 
 def test_what_is_measured_is_solid_and_what_is_estimated_hollow_with_a_dashed_edge() -> None:
@@ -239,15 +241,19 @@ def test_without_spectra_there_is_no_error_in_the_prediction_table() -> None:
 
 
 def test_an_autoencoder_has_a_latent_width_and_no_rank() -> None:
-    plan = Plan(INFO.model, make_groups(SPECS, "kind", method="autoencoder"))
+    plan = Plan(model=INFO.model, groups=make_groups(SPECS, "kind", method="autoencoder"))
     columns = prediction_table(predict(plan, INFO).groups).columns
     assert {"latent width", "break-even latent width"} <= set(columns)
     assert not {"rank", "break-even rank"} & set(columns)
 
 
 def test_dense_and_impossible_groups_say_so_instead_of_a_rank() -> None:
-    groups = (Group("kept", ("key.0",), ratio=1.0), Group("not", ("key.1",), ratio=999.0), Group("fits", ("key.2",)))
-    plan = Plan(INFO.model, groups)
+    groups = (
+        Group(name="kept", modules=("key.0",), ratio=1.0),
+        Group(name="not", modules=("key.1",), ratio=999.0),
+        Group(name="fits", modules=("key.2",)),
+    )
+    plan = Plan(model=INFO.model, groups=groups)
     table = prediction_table(predict(plan, INFO).groups, spectra_of(plan))
     assert list(table["rank"]) == ["dense", "infeasible", "96"]
     assert table["relative error"][0] == 0.0 and pd.isna(table["relative error"][1])
@@ -255,8 +261,8 @@ def test_dense_and_impossible_groups_say_so_instead_of_a_rank() -> None:
 
 
 def test_groups_of_two_methods_leave_the_column_of_the_other_one_empty() -> None:
-    groups = (Group("a", ("key.0",)), Group("b", ("key.1",), method="autoencoder"))
-    table = prediction_table(predict(Plan(INFO.model, groups), INFO).groups)
+    groups = (Group(name="a", modules=("key.0",)), Group(name="b", modules=("key.1",), method="autoencoder"))
+    table = prediction_table(predict(Plan(model=INFO.model, groups=groups), INFO).groups)
     assert table["rank"][0] == "96" and table["latent width"][1] == "32"
     for column, row in [("rank", 1), ("latent width", 0)]:
         assert pd.isna(table[column][row]) or table[column][row] == ""
@@ -303,9 +309,9 @@ def test_no_line_ends_in_blanks() -> None:
 
 
 def test_a_prediction_as_text_holds_every_group_and_the_three_ratios() -> None:
-    groups = (Group("kept", ("key.0",), ratio=1.0), Group("keys", ("key.1", "key.2"), ratio=4.0))
-    text = prediction_text(Plan(INFO.model, groups), INFO)
-    prediction = predict(Plan(INFO.model, groups), INFO)
+    groups = (Group(name="kept", modules=("key.0",), ratio=1.0), Group(name="keys", modules=("key.1", "key.2"), ratio=4.0))
+    text = prediction_text(Plan(model=INFO.model, groups=groups), INFO)
+    prediction = predict(Plan(model=INFO.model, groups=groups), INFO)
     lines = text.splitlines()
     assert any(line.startswith("kept") and "dense" in line for line in lines)
     assert any(line.startswith("keys") and f"rank {prediction.groups[1].size}" in line for line in lines)
@@ -317,4 +323,4 @@ def test_a_prediction_as_text_holds_every_group_and_the_three_ratios() -> None:
 
 
 def test_the_text_of_the_baseline_has_sizes_only() -> None:
-    assert prediction_text(Plan(INFO.model), INFO).strip() == sizes_text(predict(Plan(INFO.model), INFO).model)
+    assert prediction_text(Plan(model=INFO.model), INFO).strip() == sizes_text(predict(Plan(model=INFO.model), INFO).model)

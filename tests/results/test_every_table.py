@@ -25,7 +25,7 @@ from offcomp.results.runs import run_table
 from offcomp.runs.manifest import Manifest, StoredGroup
 from offcomp.runs.store import Run
 from tests.drawn import public_functions
-from tests.made_runs import made_group, made_run
+from tests.made_runs import made_group, made_run, with_result
 from tests.minilm import minilm_info
 
 ELSEWHERE = {"comparison_table", "continuation_table", "difference_table", "reference_table"}
@@ -95,13 +95,14 @@ def made(name: str = ID, method: str = "svd", **fields: Any) -> Run:
         "module_errors": dict(zip(group["modules"], errors, strict=True)),
     }
     run = made_run(name, [group], score(**fields), others={"pairs": value_score()})
-    assert run.result
-    for step, denominator in enumerate(("chosen", "matrices", "whole"), 1):
-        run.result["model"]["sizes"][denominator] = {
+    sizes = {
+        denominator: {
             **{"parameters_before": 16_000 * step, "parameters_after": 7_000 * step, "parameter_ratio": 2.1 + step},
             **{"bytes_before": 64_000 * step, "bytes_after": 29_000 * step, "byte_ratio": 2.7 + step},
         }
-    return run
+        for step, denominator in enumerate(("chosen", "matrices", "whole"), 1)
+    }
+    return with_result(run, model={"sizes": sizes})
 
 
 RUN = made()
@@ -327,9 +328,32 @@ def test_a_run_and_an_export_as_text_have_the_same_figures() -> None:
     ]
     assert RUN.result
     ledger = tuple({"name": name, "shape": [2, 3], "dtype": "float32", "bytes": 24} for name in ("left", "right"))
-    group = StoredGroup("query", "groups/query.safetensors", "low_rank", 41, 39, 7_000, 30_000, 16_000, 64_000, 0.53, ledger)
-    sizes = RUN.result["model"]["sizes"]
-    manifest = Manifest("0.1.0", ID, RUN.plan, minilm_info(), (group,), 7_000, 30_000, sizes, dense=False, files={})
+    group = StoredGroup(
+        name="query",
+        file="groups/query.safetensors",
+        form="low_rank",
+        rows=41,
+        cols=39,
+        num_parameters=7_000,
+        num_bytes=30_000,
+        original_parameters=16_000,
+        original_bytes=64_000,
+        relative_error=0.53,
+        ledger=ledger,
+    )
+    sizes = RUN.result.model.sizes.to_dict()
+    manifest = Manifest(
+        offcomp="0.1.0",
+        run=ID,
+        plan=RUN.plan,
+        original=minilm_info(),
+        groups=(group,),
+        num_parameters=7_000,
+        num_bytes=30_000,
+        sizes=sizes,
+        dense=False,
+        files={},
+    )
     heading, _, values = stored_text(manifest).splitlines()[:3]
     assert re.split("  +", heading) == ["group", "matrix", "form", "tensors", "parameters", "bytes", "relative_error"]
     assert re.split("  +", values) == ["query", "41 x 39", "low_rank", "left, right", "7,000", "30,000", "0.53"]

@@ -64,7 +64,7 @@ def test_what_is_counted_and_not_listed_is_said() -> None:
     table = outcome_table(score)
     assert unlisted_text(table, score, LISTED) == ""
     assert "78 of 78 selected answers are counted but not listed." in unlisted_text(table, score, (STAYED_RIGHT,))
-    several = {**score, "paired": {**score["paired"], "agreement": 0.9}}
+    several = score.model_copy(update={"paired": score.paired.model_copy(update={"agreement": 0.9})})
     assert "7 of the answers that stayed wrong are now wrong in another way" in unlisted_text(table, several, (STAYED_WRONG,))
 
 

@@ -24,10 +24,11 @@ from offcomp.results.known_errors import (
     measured_of,
     measurement_of,
 )
-from offcomp.results.runs import overall_error, plan_as_stored, stage_times
+from offcomp.results.runs import fingerprint_of, plan_as_stored, result_of, stage_times
 from offcomp.runs.inputs import calibration_digest
+from offcomp.runs.result import overall_error
 from offcomp.runs.store import Run
-from tests.made_runs import made_group, made_run
+from tests.made_runs import made_group, made_run, with_result
 
 CURVE = pd.DataFrame({"ratio": [1.5, 2.0, 4.0, 8.0], "relative_error": [0.2, 0.3, 0.5, 0.7]})
 
@@ -35,13 +36,14 @@ CURVE = pd.DataFrame({"ratio": [1.5, 2.0, 4.0, 8.0], "relative_error": [0.2, 0.3
 def measured(name: str, method: str, ratio: float, error: float, module: str = "key", **fields: Any) -> Measured:
     """A run of one group at exactly this ratio."""
     run = made_run(name, [made_group(module, error, method=method, ratio=ratio, **fields)])
-    assert run.result
-    run.result["model"]["sizes"]["chosen"] |= {"parameter_ratio": ratio, "byte_ratio": 2 * ratio}
-    return Measured(run, error)
+    sizes = {"chosen": {"parameter_ratio": ratio, "byte_ratio": 2 * ratio}}
+    return Measured(with_result(run, model={"sizes": sizes}), error)
 
 
 def plan(method: str = "pruning", ratio: float = 3.0, module: str = "key", **settings: Any) -> Plan:
-    return Plan("tiny", (Group("any-name", (f"{module}.0",), method=method, ratio=ratio, **settings),))
+    return Plan(
+        model="tiny", groups=(Group(name="any-name", modules=(f"{module}.0",), method=method, ratio=ratio, **settings),)
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- what is measured
@@ -63,11 +65,11 @@ def test_ones_own_run_replaces_the_bundled_one_of_the_same_plan_and_comes_first(
     bundled = bundled_runs()[1]
     own = replace(bundled, folder=tmp_path)
     assert bundled.result
-    mark = bundled.result["model"]["fingerprint"]
+    mark = bundled.result.model.fingerprint
     found = measured_of([own], mark)
     assert found[0].run is own
     assert [origin(m.run) for m in found if m.run.id == own.id] == ["yours"]
-    assert found[0].relative_error == overall_error(bundled.result["groups"])
+    assert found[0].relative_error == overall_error(bundled.result.groups)
     assert len(found) == len(measured_of([], mark))
 
 
@@ -77,17 +79,28 @@ def test_runs_that_did_not_finish_or_compressed_nothing_are_none() -> None:
 
 
 def test_groups_are_the_same_under_other_names_and_in_another_order() -> None:
-    one = Plan("m", (Group("a", ("key.0", "key.1")), Group("b", ("query.0",))))
-    two = Plan("m", (Group("x", ("query.0",), "columns"), Group("y", ("key.1", "key.0"))))
-    transposed = Plan("m", (Group("a", ("key.0", "key.1"), "columns"), Group("b", ("query.0",))))
-    apart = Plan("m", (Group("a", ("key.0",)), Group("c", ("key.1",)), Group("b", ("query.0",))))
+    one = Plan(model="m", groups=(Group(name="a", modules=("key.0", "key.1")), Group(name="b", modules=("query.0",))))
+    two = Plan(
+        model="m", groups=(Group(name="x", modules=("query.0",), stack="columns"), Group(name="y", modules=("key.1", "key.0")))
+    )
+    transposed = Plan(
+        model="m", groups=(Group(name="a", modules=("key.0", "key.1"), stack="columns"), Group(name="b", modules=("query.0",)))
+    )
+    apart = Plan(
+        model="m",
+        groups=(
+            Group(name="a", modules=("key.0",)),
+            Group(name="c", modules=("key.1",)),
+            Group(name="b", modules=("query.0",)),
+        ),
+    )
     assert groups_of(one) == groups_of(two)
     assert len({groups_of(each) for each in (one, transposed, apart)}) == 3
 
 
 def test_a_measurement_is_found_by_groups_settings_ratio_and_seed_whatever_the_tasks() -> None:
     known = [measured("a", "pruning", 3.0, 0.4), measured("b", "svd", 3.0, 0.5)]
-    found = measurement_of(replace(plan(), tasks=("topics",)), known)
+    found = measurement_of(plan().replace(tasks=("topics",)), known)
     assert found is known[0]
     for other in (
         plan(ratio=2.0),
@@ -95,7 +108,7 @@ def test_a_measurement_is_found_by_groups_settings_ratio_and_seed_whatever_the_t
         plan(unit="bytes"),
         plan(dtype="float16"),
         plan(options={"positions": "indices"}),
-        replace(plan(), seed=1),
+        plan().replace(seed=1),
     ):
         assert measurement_of(other, known) is None
 
@@ -104,13 +117,12 @@ def test_a_run_calibrated_on_other_text_is_no_measurement_of_this_one(tmp_path: 
     """Neither of text at another place, nor of what lay there before, nor of text that nobody wrote down."""
     texts = tmp_path / "texts.txt"
     texts.write_text("one\ntwo\n")
-    asked = replace(plan("svd", options={"preset": "whitened"}), calibration=CalibrationText(str(texts)))
+    asked = plan("svd", options={"preset": "whitened"}).replace(calibration=CalibrationText(text=str(texts)))
 
     def known(calibration: CalibrationText, digest: str | None) -> Measured:
-        m = measured("a", "svd", 3.0, 0.4, options={"preset": "whitened"})
-        assert m.run.result
-        m.run.result["inputs"] = {} if digest is None else {"calibration": digest}
-        return Measured(replace(m.run, plan=replace(m.run.plan, calibration=calibration)), 0.4)
+        run = measured("a", "svd", 3.0, 0.4, options={"preset": "whitened"}).run
+        run = with_result(run, inputs={} if digest is None else {"calibration": digest})
+        return Measured(replace(run, plan=run.plan.replace(calibration=calibration)), 0.4)
 
     now = calibration_digest(asked)
     same, bundled = known(asked.calibration, now), known(CalibrationText(), now)
@@ -128,14 +140,13 @@ def test_one_setting_under_two_names_of_its_dtype_is_one_measurement() -> None:
     stored = measured("a", "pruning", 3.0, 0.4, dtype="float32").run
     (group,) = stored.plan.groups
     assert group.dtype == "stored"
-    named = replace(stored, id="b", plan=replace(stored.plan, groups=(replace(group, dtype="float32"),)))
+    named = replace(stored, id="b", plan=stored.plan.replace(groups=(group.replace(dtype="float32"),)))
     assert [m.run.id for m in measured_of([stored, named], "tiny")] == ["a"]
     assert {"compress key", "total"} <= stage_times(named.plan, "tiny", [with_time(stored)]).keys()
 
 
 def with_time(run: Run) -> Run:
-    assert run.result
-    return replace(run, result=run.result | {"timings": {"compress key": 1.0, "total": 2.0}})
+    return with_result(run, timings={"compress key": 1.0, "total": 2.0})
 
 
 # ------------------------------------------------------------------------------------------------------- what is estimated
@@ -192,9 +203,8 @@ def test_other_groups_teach_how_the_method_compares_with_svd_there() -> None:
 
 
 def test_the_bundled_sweep_tells_the_error_of_the_bundled_autoencoder() -> None:
-    svd, autoencoder = (Measured(run, overall_error((run.result or {})["groups"])) for run in bundled_runs())
-    assert svd.run.result
-    known = [m for m in measured_of([], svd.run.result["model"]["fingerprint"]) if m.groups != svd.groups]
+    svd, autoencoder = (Measured(run, overall_error(result_of(run).groups)) for run in bundled_runs())
+    known = [m for m in measured_of([], fingerprint_of(svd.run)) if m.groups != svd.groups]
     curve = pd.DataFrame({"ratio": [svd.ratio("parameters")], "relative_error": [svd.relative_error]})
     found = estimated(plan_as_stored(autoencoder.run), autoencoder.ratio("parameters"), known, curve)
     assert found is not None
@@ -208,7 +218,7 @@ def test_the_table_has_every_measurement_and_estimate_with_its_origin() -> None:
     own = measured("0123456789ab", "pruning", 2.0, 0.25)
     bundled = measured("b" * 12, "svd", 4.0, 0.5)
     bundled = Measured(replace(bundled.run, folder=FOLDER), bundled.relative_error)
-    guess = estimated(replace(plan(), seed=7), 3.0, [own], CURVE)
+    guess = estimated(plan().replace(seed=7), 3.0, [own], CURVE)
     assert guess is not None
     table = error_point_table([own, bundled], [guess], "bytes")
     assert tuple(table.columns) == POINT_COLUMNS

@@ -27,7 +27,7 @@ from offcomp.results.pareto import (
 )
 from offcomp.results.runs import short_names
 from offcomp.runs.store import OF_A_SAMPLE, Run
-from tests.made_runs import made_group, made_run, made_score, made_value_score
+from tests.made_runs import made_group, made_run, made_score, made_value_score, with_result
 
 NO_REFERENCES = pd.DataFrame({"name": [], "value": [], "size": []})
 
@@ -89,7 +89,9 @@ def test_only_what_can_be_set_side_by_side_shares_an_axis_and_the_rest_is_named(
     newer = made_run("e" * 12, [made_group("query", 0.5)], made_score(["a"], []) | {"version": "2"})
     unscored = made_run("f" * 12, [made_group("key", 0.5)])
     broken = made_run("g" * 12, [made_group("query", 0.5)], made_score([], []))
-    broken.result["scores"]["sentiment"]["compressed"]["value"] = float("nan")  # type: ignore[index]
+    score = broken.result.scores["sentiment"]
+    score = score.model_copy(update={"compressed": score.compressed.model_copy(update={"value": float("nan")})})
+    broken = replace(broken, result=broken.result.model_copy(update={"scores": {"sentiment": score}}))
     runs = [other, *THREE, newer, unscored, broken]
     shown, left_out = sharing_an_axis(runs, "sentiment")
     assert shown == THREE
@@ -124,9 +126,7 @@ def test_the_reason_for_leaving_a_run_out_names_what_differs(fields: dict[str, A
     asked = {"probe": 2, "embedding": "mean", "digest": "one"}
 
     def changed(run: Run, more: dict[str, Any], about: dict[str, Any]) -> Run:
-        assert run.result
-        scores = {"sentiment": run.result["scores"]["sentiment"] | asked | more}
-        return replace(run, result=run.result | {"scores": scores, "model": run.result["model"] | base | about})
+        return with_result(run, scores={"sentiment": asked | more}, model=base | about)
 
     others = [changed(each, {}, {}) for each in THREE]
     odd = changed(run("d", 10, 1), fields, model)

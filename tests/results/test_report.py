@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -117,7 +118,10 @@ def test_the_html_is_sound(page_and_text: tuple[Outline, str]) -> None:
 def test_texts_of_people_stay_texts(page_and_text: tuple[Outline, str]) -> None:
     runs = made_pair(ATTACK)
     score = made_score([ATTACK], []) | {"title": ATTACK}
-    runs.append(made_run("<b>id", [made_group(ATTACK, 0.4)], score, model=ATTACK))
+    run = made_run("<b>id", [made_group("key", 0.4, modules=[f"{ATTACK}.0"])], score, model=ATTACK)
+    (group,), (planned,) = run.result.groups, run.plan.groups  # names that no file can have
+    result = run.result.model_copy(update={"groups": (group.model_copy(update={"name": ATTACK}),)})
+    runs.append(replace(run, result=result, plan=run.plan.replace(groups=(planned.replace(name=ATTACK),))))
     page, text = outline(runs)
     harmless, _ = page_and_text
     assert {tag for tag, _ in page.elements} == {tag for tag, _ in harmless.elements}

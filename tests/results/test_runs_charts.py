@@ -13,6 +13,7 @@ import pytest
 from offcomp.methods import METHODS, default_options, own_options, presets_of
 from offcomp.methods.base import Method
 from offcomp.numerics.paired_tests import accuracy_interval
+from offcomp.planning.data.scores import Score
 from offcomp.results.bundled import FILES, bundled_runs, missing_files
 from offcomp.results.charts.dots import shortened
 from offcomp.results.charts.runs import error_figure, error_table, size_figure, size_table
@@ -24,8 +25,6 @@ from offcomp.results.runs import (
     difference_table,
     label,
     method_title,
-    overall_cosine,
-    overall_error,
     run_table,
     short_names,
     style_key_of,
@@ -35,8 +34,9 @@ from offcomp.results.runs import (
 from offcomp.results.scores import METRICS, brief_difference, difference_text, score_text
 from offcomp.results.sentences import answer, first_impression, megabytes, smaller
 from offcomp.runs.inputs import RESULTS_VERSION, run_id
+from offcomp.runs.result import GroupResult, Inputs, overall_cosine, overall_error
 from offcomp.runs.store import Run
-from tests.made_runs import made_group, made_run, made_score
+from tests.made_runs import made_group, made_run, made_score, with_result
 
 SVD = made_run("aaaaaaaaaaaa", [made_group("query", 0.5), made_group("key", 0.25)], made_score(["a", "b"], ["x"]))
 AUTOENCODER = made_run(
@@ -50,27 +50,31 @@ OTHER_MODEL = made_run("eeeeeeeeeeee", [made_group("query", 0.5)], made_score([]
 EVERYTHING = [SVD, AUTOENCODER, UNSCORED, BASELINE, OTHER_MODEL]
 
 
+def figures(name: str, error: float, **fields: Any) -> GroupResult:
+    return GroupResult.from_json(made_group(name, error, **fields))
+
+
 def test_overall_error_is_that_of_all_weights_together() -> None:
     # Residuals 4 and 9, weights 16 and 36: entries * rmse^2, and that divided by the squared relative error.
     groups = [
-        made_group("a", 0.5, rmse=1.0, rows=2, cols=2),
-        made_group("b", 0.5, rmse=1.5, rows=2, cols=2),
-        made_group("c", 1.0, rmse=1.0, rows=3, cols=1),
+        figures("a", 0.5, rmse=1.0, rows=2, cols=2),
+        figures("b", 0.5, rmse=1.5, rows=2, cols=2),
+        figures("c", 1.0, rmse=1.0, rows=3, cols=1),
     ]
     assert overall_error(groups) == pytest.approx(sqrt((4 + 9 + 3) / (16 + 36 + 3)))
     assert overall_error(groups[:1]) == 0.5
 
 
 def test_exact_groups_count_among_all_weights() -> None:
-    exact = made_group("exact", 0.0, rmse=0.0, squared_norm=3.0)
+    exact = figures("exact", 0.0, rmse=0.0, squared_norm=3.0)
     assert overall_error([exact]) == 0
     assert overall_error([]) == 0
-    assert overall_error([exact, made_group("a", 0.5, rmse=1.0, rows=2, cols=2)]) == pytest.approx(sqrt(4 / (16 + 3)))
+    assert overall_error([exact, figures("a", 0.5, rmse=1.0, rows=2, cols=2)]) == pytest.approx(sqrt(4 / (16 + 3)))
     assert overall_cosine([]) == 0
 
 
 def test_overall_cosine_is_the_mean_over_all_rows() -> None:
-    assert overall_cosine([made_group("a", 0.4, rows=30), made_group("b", 0.8, rows=10)]) == pytest.approx((3 * 0.2 + 0.4) / 4)
+    assert overall_cosine([figures("a", 0.4, rows=30), figures("b", 0.8, rows=10)]) == pytest.approx((3 * 0.2 + 0.4) / 4)
 
 
 def test_run_table() -> None:
@@ -103,7 +107,7 @@ def test_where_every_answer_is_right_or_wrong_the_interval_still_has_a_width() -
     perfect = score_table([made_run("1" * 12, [], made_score([], [], right=100))])
     assert perfect["low"].tolist() == pytest.approx([1 / (1 + 1.959964**2 / 100)] * 2)  # Wilson's of 100 in 100
     assert perfect["high"].tolist() == [1.0, 1.0]
-    scores = [made_score([], [], right=right) for right in (100, 0)]
+    scores = [Score.from_json(made_score([], [], right=right)) for right in (100, 0)]
     assert list(map(score_text, scores)) == ["100 % (≥ 96.3)", "0 % (≤ 3.7)"]
 
 
@@ -204,10 +208,7 @@ def test_default_is_the_newest_pair_on_the_same_weights() -> None:
 
 def of_model(run: Run, identity: str, **plan: Any) -> Run:
     """The run as one that started from another model, under whatever name."""
-    assert run.result
-    return replace(
-        run, plan=replace(run.plan, **plan), result=run.result | {"model": run.result["model"] | {"reads": identity}}
-    )
+    return replace(with_result(run, model={"reads": identity}), plan=run.plan.replace(**plan))
 
 
 def test_a_model_goes_by_its_content_and_not_by_its_name() -> None:
@@ -225,7 +226,7 @@ def test_a_model_goes_by_its_content_and_not_by_its_name() -> None:
 
 
 def test_a_failed_run_has_the_model_that_it_was_submitted_with(tmp_path: Path) -> None:
-    failed = replace(SVD, id="3" * 12, status="failed", folder=tmp_path, result=None, inputs={"model": "2-aaaaaaaa"})
+    failed = replace(SVD, id="3" * 12, status="failed", folder=tmp_path, result=None, inputs=Inputs(model="2-aaaaaaaa"))
     assert unfinished_siblings([of_model(SVD, "2-aaaaaaaa")], [failed]) == [failed]
     assert unfinished_siblings([of_model(SVD, "2-bbbbbbbb")], [failed]) == []
 
@@ -245,13 +246,13 @@ def test_paired_difference_agrees_with_counting_sentence_by_sentence() -> None:
 
 
 def test_paired_difference_from_the_original_is_the_recorded_one() -> None:
-    paired = SVD.result["scores"]["sentiment"]["paired"]
-    assert paired_difference(SVD, BASELINE, "sentiment") == pytest.approx((paired["difference"], *paired["interval"]))
+    paired = SVD.result.scores["sentiment"].paired
+    assert paired_difference(SVD, BASELINE, "sentiment") == pytest.approx((paired.difference, *paired.interval))
 
 
 def test_paired_difference_on_real_runs_equals_the_difference_of_accuracies() -> None:
     first, second = bundled_runs()
-    accuracies = [run.result["scores"]["sentiment"]["compressed"]["value"] for run in (first, second)]
+    accuracies = [run.result.scores["sentiment"].compressed.value for run in (first, second)]
     assert paired_difference(first, second, "sentiment")[0] == pytest.approx(accuracies[0] - accuracies[1])
 
 
@@ -300,7 +301,7 @@ def test_answers() -> None:
     assert "original model" in answer([BASELINE])
     assert "not ranked" in answer([SVD, OTHER_MODEL])
     assert "different weights" in answer([SVD, UNSCORED])
-    trained = replace(AUTOENCODER, result={**AUTOENCODER.result, "model": AUTOENCODER.result["model"] | {"fingerprint": "new"}})
+    trained = with_result(AUTOENCODER, model={"fingerprint": "new"})
     assert "different weights" in answer([SVD, trained])  # of one name, as after more training
     assert not same_test(SVD, OTHER_MODEL, "sentiment")
     assert not same_test(UNSCORED, UNSCORED, "sentiment")
@@ -315,7 +316,7 @@ def test_sizes_that_differ_are_said_to_differ() -> None:
 
 def test_numbers_in_words() -> None:
     assert difference_text(METRICS["accuracy"], 0.05, 0.01, 0.09) == "+5.0 points (95 % interval +1.0 to +9.0)"
-    assert brief_difference(made_score(["a"], [])) == "-1.0 points, within noise"
+    assert brief_difference(Score.from_json(made_score(["a"], []))) == "-1.0 points, within noise"
     assert (smaller(3.0199), smaller(0.5)) == ("3.02x smaller", "2x larger")
     assert (megabytes(86_118_912), megabytes(2_343_936), megabytes(1234)) == ("86.1 MB", "2.34 MB", "1.23 kB")
 
@@ -326,11 +327,11 @@ def test_bundled_runs_are_those_of_this_version() -> None:
     assert missing_files() == []
     for run in runs:
         assert run.result is not None
-        assert run.id == run_id(run.plan, run.result["inputs"]), "measure again: the plan changed"
-        assert run.result["inputs"]["results"] == RESULTS_VERSION, "measure again: the version of the results changed"
+        assert run.id == run_id(run.plan, run.result.inputs), "measure again: the plan changed"
+        assert run.result.inputs.results == RESULTS_VERSION, "measure again: the version of the results changed"
     assert same_test(*runs, "sentiment")
-    score = (runs[0].result or {})["scores"]["sentiment"]
-    agreement, n = 100 * score["paired"]["agreement"], score["compressed"]["n"]
+    score = runs[0].result.scores["sentiment"]
+    agreement, n = 100 * score.paired.agreement, score.compressed.n
     assert f"{agreement:.1f} % of its decisions on {n} sentences" in first_impression(runs)
 
 

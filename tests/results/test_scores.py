@@ -7,6 +7,7 @@ import json
 import pytest
 
 from offcomp.cli.text import score_line
+from offcomp.planning.data.scores import OriginalScore, Score
 from offcomp.planning.data.tasks import ALSO, FAMILIES
 from offcomp.results.charts.scores import LOG_FROM, score_figure, score_table, scores_of
 from offcomp.results.charts.theme import LIGHT
@@ -28,6 +29,7 @@ from offcomp.results.scores import (
 from offcomp.results.sentences import answer
 from tests.made_runs import made_group, made_run, made_score, made_value_score
 
+of = Score.from_json
 RANKS = made_value_score("spearman", 0.82, 0.79)
 MASKED = made_value_score("masked perplexity", 12.0, 15.0, spread=0.5)
 NEXT = made_value_score("perplexity", 20.0, 1234.5, spread=1.0)
@@ -50,44 +52,45 @@ def test_every_metric_of_a_family_is_known() -> None:
 
 
 def test_scores_in_words() -> None:
-    assert [score_text(score) for score in (OLD, RANKS, MASKED)] == ["79.0 % ± 8.0", "0.790 ± 0.039", "15.0 ± 0.98"]
+    assert [score_text(of(score)) for score in (OLD, RANKS, MASKED)] == ["79.0 % ± 8.0", "0.790 ± 0.039", "15.0 ± 0.98"]
     assert [METRICS["perplexity"].number(value) for value in (7.3, 54.26, 1234.5)] == ["7.30", "54.3", "1,234"]
-    assert [brief_difference(score) for score in (OLD, RANKS, MASKED)] == ["-1.0 points, within noise", "-0.030", "+3.00"]
+    assert [brief_difference(of(score)) for score in (OLD, RANKS, MASKED)] == ["-1.0 points, within noise", "-0.030", "+3.00"]
     assert difference_text(METRICS["spearman"], -0.01, -0.03, 0.01) == "-0.010 (95 % interval -0.030 to +0.010), within noise"
     assert [within_sentence(title) for title in ("Masked words in prose", "STS-B", "CoLA")] == [
         "masked words in prose",
         "STS-B",
         "CoLA",
     ]
-    assert score_line(RANKS).startswith("Spearman correlation 0.820 ± 0.039 -> 0.790 ± 0.039, -0.030 from the original")
-    assert score_line(OLD).endswith("agreement 0.970, 2 right to wrong, 1 wrong to right, n = 100")
+    assert score_line(of(RANKS)).startswith("Spearman correlation 0.820 ± 0.039 -> 0.790 ± 0.039, -0.030 from the original")
+    assert score_line(of(OLD)).endswith("agreement 0.970, 2 right to wrong, 1 wrong to right, n = 100")
 
 
 def test_baselines_have_names_and_old_runs_the_majority() -> None:
-    assert baseline_of(OLD) == ("always the same answer", 0.5)
-    assert baseline_of(OLD | {"baseline": {"name": "majority class", "value": 0.6}}) == ("always the same answer", 0.6)
-    assert baseline_of(MASKED) == ("word frequencies alone", 1200.0)
-    assert baseline_of(RANKS) is None
+    assert baseline_of(of(OLD)) == ("always the same answer", 0.5)
+    assert baseline_of(of(OLD | {"baseline": {"name": "majority class", "value": 0.6}})) == ("always the same answer", 0.6)
+    assert baseline_of(of(MASKED)) == ("word frequencies alone", 1200.0)
+    assert baseline_of(of(RANKS)) is None
 
 
 def test_what_the_examples_can_show_is_told_where_it_is_known() -> None:
-    assert visible_difference([OLD]) == ""
-    assert "200 examples, a true difference of 0.020 would be detected" in visible_difference([RANKS])
+    assert visible_difference([of(OLD)]) == ""
+    assert "200 examples, a true difference of 0.020 would be detected" in visible_difference([of(RANKS)])
     wider = made_value_score("spearman", 0.82, 0.5, spread=0.05)
-    assert "200 examples, a true difference of 0.050 would be detected" in visible_difference([RANKS, wider])  # in either run
+    said = visible_difference([of(RANKS), of(wider)])
+    assert "200 examples, a true difference of 0.050 would be detected" in said  # in either run
     fewer = RANKS | {"compressed": RANKS["compressed"] | {"n": 50}}
-    assert "50 to 200 examples" in visible_difference([RANKS, fewer])
+    assert "50 to 200 examples" in visible_difference([of(RANKS), of(fewer)])
     unknown = RANKS | {"paired": RANKS["paired"] | {"smallest_difference": None}}
-    assert visible_difference([RANKS, unknown]) == visible_difference([]) == ""
+    assert visible_difference([of(RANKS), of(unknown)]) == visible_difference([]) == ""
 
 
 def test_too_few_examples_for_an_interval_are_said_to_be_too_few() -> None:
     few = {"value": 0.8, "standard_error": None, "n": 2}
     paired = {"difference": -0.1, "interval": None, "smallest_difference": None}
     score = RANKS | {"original": few, "compressed": few, "paired": paired}
-    assert score_text(score) == "0.800"
-    assert visible_difference([score]) == ""
-    assert brief_difference(score) == "-0.100"  # no interval, no claim
+    assert score_text(of(score)) == "0.800"
+    assert visible_difference([of(score)]) == ""
+    assert brief_difference(of(score)) == "-0.100"  # no interval, no claim
     run = made_run("9" * 12, [made_group("query", 0.5)], others={"similarity": score})
     assert "-0.100 from the original, with too few examples for an interval" in answer([run])
     table = score_table([run])
@@ -97,12 +100,12 @@ def test_too_few_examples_for_an_interval_are_said_to_be_too_few() -> None:
 
 
 def test_what_makes_a_score_doubtful_is_told() -> None:
-    assert concerns("sentiment", OLD, compressed=True) == []
-    assert "same answer to every sentiment sentence" in concerns("sentiment", OLD | {"collapsed": True}, compressed=True)[0]
-    assert "all outputs are alike" in concerns("similarity", RANKS | {"collapsed": True}, compressed=True)[0]
-    (unchanged,) = concerns("topics", OLD | {"unchanged": True}, compressed=True)
+    assert concerns("sentiment", of(OLD), compressed=True) == []
+    assert "same answer to every sentiment sentence" in concerns("sentiment", of(OLD | {"collapsed": True}), compressed=True)[0]
+    assert "all outputs are alike" in concerns("similarity", of(RANKS | {"collapsed": True}), compressed=True)[0]
+    (unchanged,) = concerns("topics", of(OLD | {"unchanged": True}), compressed=True)
     assert "does not use the compressed weights" in unchanged
-    assert concerns("topics", OLD | {"unchanged": True}, compressed=False) == []
+    assert concerns("topics", of(OLD | {"unchanged": True}), compressed=False) == []
 
 
 def test_run_table_has_the_score_and_metric_of_every_task() -> None:
@@ -153,7 +156,7 @@ def test_a_chart_names_its_axis_its_direction_and_its_baseline(task: str, axis: 
 def test_a_task_scored_by_two_metrics_has_a_chart_for_each() -> None:
     other = made_run("h" * 12, [made_group("query", 0.5)], others={"similarity": made_score(["a"], []) | {"digest": "1"}})
     table = score_table([FIRST, other])
-    for metric, score in (("spearman", RANKS), ("accuracy", other.result["scores"]["similarity"])):
+    for metric, score in (("spearman", of(RANKS)), ("accuracy", other.result.scores["similarity"])):
         part = table[(table["task"] == "similarity") & (table["metric"] == metric)]
         assert scores_of([FIRST, other], part) == [score]
     assert "Accuracy on similarity of the original" in html_report([FIRST, other])
@@ -219,12 +222,12 @@ ACCURACY = {
 
 
 def test_an_original_worse_than_a_constant_answer_is_remarked() -> None:
-    (note,) = notes("mine", ACCURACY)
+    (note,) = notes("mine", of(ACCURACY))
     assert note == "Moods: the original scores 21.0 %, below the 50.0 % achieved by always giving the same answer."
-    alone = {key: ACCURACY[key] for key in ("metric", "title", "baseline")} | {"value": 0.21}
-    assert notes("mine", alone) == [note]
-    assert notes("mine", ACCURACY | {"original": {"value": 0.6, "standard_error": 0.03, "n": 200}}) == []
-    assert notes("mine", ACCURACY | {"note": ["the order looks wrong."]}) == ["Moods: the order looks wrong."]
+    alone = {key: ACCURACY[key] for key in ("metric", "title", "baseline")} | ACCURACY["original"]
+    assert notes("mine", OriginalScore.from_json(alone)) == [note]
+    assert notes("mine", of(ACCURACY | {"original": {"value": 0.6, "standard_error": 0.03, "n": 200}})) == []
+    assert notes("mine", of(ACCURACY | {"note": ["the order looks wrong."]})) == ["Moods: the order looks wrong."]
 
 
 def test_the_metrics_beside_a_tasks_own_are_written_with_theirs() -> None:
@@ -232,8 +235,8 @@ def test_the_metrics_beside_a_tasks_own_are_written_with_theirs() -> None:
         name: {"value": value, "standard_error": 0.02, "n": 200} for name, value in (("original", 0.8), ("compressed", 0.7))
     }
     other = figures | {"baseline": None, "paired": {"difference": -0.1, "interval": [-0.15, -0.05]}}
-    (said,) = others_text(ACCURACY | {"also": {"matthews": other}})
+    (said,) = others_text(of(ACCURACY | {"also": {"matthews": other}}))
     assert said == (
         "Matthews correlation 0.800 ± 0.039 -> 0.700 ± 0.039, -0.100 from the original (95 % interval -0.150 to -0.050)"
     )
-    assert said in score_line(ACCURACY | {"also": {"matthews": other}})
+    assert said in score_line(of(ACCURACY | {"also": {"matthews": other}}))

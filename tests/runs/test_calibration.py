@@ -14,6 +14,7 @@ from offcomp.errors import InputError
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import read
 from offcomp.planning.data.calibration_text import CalibrationText
+from offcomp.planning.data.row_counts import Truncation
 from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.calibration.batches import token_batches
 from offcomp.runs.calibration.moments import sum_moments, token_weights
@@ -173,16 +174,16 @@ def test_texts_that_are_cut_are_counted(tiny: Tiny) -> None:
     loaded = tiny("bert")
     texts = [*(" ".join(["w3"] * length) for length in (1, 4, 5, 6, 7, 30)), *["w2"] * 30]
     calibration = Calibration(loaded, texts, max_tokens=5)
-    assert calibration.cut == {"texts": 3, "of": 36, "tokens": 5}  # held out or not; five tokens are not cut
+    assert calibration.cut == Truncation(texts=3, of=36, tokens=5)  # held out or not; five tokens are not cut
     with GroupHints(calibration, [spec_of(loaded, "query.0")], "rows") as hints:
-        assert hints.summary()["cut"] == calibration.cut
-    assert Calibration(loaded, texts, max_tokens=500).cut == {"texts": 1, "of": 36, "tokens": tiny_models.POSITIONS - 2}
-    assert Calibration(loaded, TEXTS).cut == {}
+        assert hints.summary().cut == calibration.cut
+    assert Calibration(loaded, texts, max_tokens=500).cut == Truncation(texts=1, of=36, tokens=tiny_models.POSITIONS - 2)
+    assert Calibration(loaded, TEXTS).cut is None
 
 
 def test_texts_that_are_cut_before_they_are_tokens_are_counted(tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text("\n".join(["w2 " * 9000, "w3", "w4 " * 9000]))
-    found = CalibrationText(str(tmp_path / "long.txt")).read(0)
+    found = CalibrationText(text=str(tmp_path / "long.txt")).read(0)
     assert max(map(len, found.texts)) == 20_000
     assert found.rows.notes == ("2 texts truncated to 20,000 characters",)
 

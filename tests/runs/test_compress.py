@@ -22,6 +22,7 @@ from offcomp.numerics.accounting import STORAGE_DTYPES, budget_for_ratio
 from offcomp.planning.plan import Group, members
 from offcomp.planning.sizes import original_size
 from offcomp.runs.compress import CompressedGroup, compress_group, load_group, save_group, stack, unstack
+from offcomp.runs.result import GroupResult
 from tests import tiny_models
 from tests.tiny_models import Tiny
 
@@ -82,13 +83,13 @@ def test_a_group_of_one_is_compressed_like_the_matrix_alone(tiny: Tiny, how: str
     matrix = original.T if how == "columns" else original
     budget = budget_for_ratio(original_size([loaded.info.module("ffn_in.0")]), 2.0, "parameters", "float32")
     alone = make_method("svd", {}).fit(matrix, budget)
-    assert alone.size == group.figures["size"] > 0
+    assert alone.size == group.figures.size > 0
     expected = alone.reconstruct().T if how == "columns" else alone.reconstruct()
     torch.testing.assert_close(group.reconstructions[loaded.info.module("ffn_in.0")], expected, rtol=0, atol=1e-6)
 
 
 def test_turning_a_group_of_one_changes_no_error_of_svd(tiny: Tiny) -> None:
-    errors = [svd(tiny("bert"), "ffn_in.0", how=how, ratio=2.0).figures["relative_error"] for how in ("rows", "columns")]
+    errors = [svd(tiny("bert"), "ffn_in.0", how=how, ratio=2.0).figures.relative_error for how in ("rows", "columns")]
     assert errors[0] == pytest.approx(errors[1], rel=1e-5)
 
 
@@ -96,10 +97,10 @@ def test_turning_a_group_of_one_changes_no_error_of_svd(tiny: Tiny) -> None:
 def test_the_order_of_the_members_changes_no_error_of_svd(tiny: Tiny, how: str) -> None:
     loaded = tiny("llama")
     there, back = (svd(loaded, *modules, how=how, ratio=3.0).figures for modules in (MODULES[how], MODULES[how][::-1]))
-    assert there["relative_error"] == pytest.approx(back["relative_error"], rel=1e-5)
-    for name, errors in there["module_errors"].items():
-        assert errors == pytest.approx(back["module_errors"][name], rel=1e-3)
-    assert list(back["module_errors"]) == list(MODULES[how])[::-1]
+    assert there.relative_error == pytest.approx(back.relative_error, rel=1e-5)
+    for name, errors in there.module_errors.items():
+        assert errors.to_dict() == pytest.approx(back.module_errors[name].to_dict(), rel=1e-3)
+    assert list(back.module_errors) == list(MODULES[how])[::-1]
 
 
 def test_each_member_gets_its_own_part_back(tiny: Tiny) -> None:
@@ -117,18 +118,18 @@ def test_the_error_of_a_group_is_that_of_its_members_together(tiny: Tiny) -> Non
     gap = sum((originals[spec] - matrix).double().square().sum().item() for spec, matrix in group.reconstructions.items())
     energy = sum(matrix.double().square().sum().item() for matrix in originals.values())
     entries = sum(matrix.numel() for matrix in originals.values())
-    assert 0.1 < group.figures["relative_error"] < 1
-    assert group.figures["relative_error"] == pytest.approx(sqrt(gap / energy), rel=1e-6)
-    assert group.figures["rmse"] == pytest.approx(sqrt(gap / entries), rel=1e-6)
-    assert group.figures["module_errors"].keys() == set(MODULES["residual"])
+    assert 0.1 < group.figures.relative_error < 1
+    assert group.figures.relative_error == pytest.approx(sqrt(gap / energy), rel=1e-6)
+    assert group.figures.rmse == pytest.approx(sqrt(gap / entries), rel=1e-6)
+    assert group.figures.module_errors.keys() == set(MODULES["residual"])
 
 
 def test_the_error_of_svd_is_the_tail_of_the_spectrum_of_the_stack(tiny: Tiny) -> None:
     loaded = tiny("gpt2")
     group = svd(loaded, *MODULES["columns"], how="columns", ratio=3.0)
     values = torch.linalg.svdvals(stack(matrices_of(loaded, *MODULES["columns"]), "columns").double())
-    tail = values[group.figures["size"] :].norm() / values.norm()
-    assert group.figures["relative_error"] == pytest.approx(tail.item(), rel=1e-5)
+    tail = values[group.figures.size :].norm() / values.norm()
+    assert group.figures.relative_error == pytest.approx(tail.item(), rel=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------- the run's figures
@@ -136,34 +137,45 @@ def test_the_error_of_svd_is_the_tail_of_the_spectrum_of_the_stack(tiny: Tiny) -
 
 def test_the_figures_hold_what_a_run_reports_and_are_json(tiny: Tiny) -> None:
     loaded = tiny("bert")
-    asked = Group("ae", MODULES["rows"], "rows", "autoencoder", AUTOENCODER, 3.0, "bytes", "float16")
+    asked = Group(
+        name="ae",
+        modules=MODULES["rows"],
+        stack="rows",
+        method="autoencoder",
+        options=AUTOENCODER,
+        ratio=3.0,
+        unit="bytes",
+        dtype="float16",
+    )
     figures = compress_group(loaded.model, loaded.info, asked, seed=4).figures
     contract = "name modules stack method requested_ratio compression_ratio num_parameters num_bytes original_parameters "
     contract += "original_bytes relative_error rmse mae cosine_distance seconds"
-    assert set(contract.split()) <= set(figures)
-    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
-    assert (figures["name"], figures["modules"], figures["unit"], figures["dtype"]) == (
+    assert set(contract.split()) <= figures.model_fields_set
+    document = figures.to_dict()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert GroupResult.from_json(document) == figures
+    assert (figures.name, figures.modules, figures.unit, figures.dtype) == (
         "ae",
-        [*asked.modules],
+        asked.modules,
         "bytes",
         "float16",
     )
-    assert figures["options"]["epochs"] == 2 and figures["options"]["encoder"] == "nonlinear"
-    assert len(figures["history"]) == 2
-    assert figures["parameter_ratio"] == figures["original_parameters"] / figures["num_parameters"]
-    assert figures["byte_ratio"] == figures["compression_ratio"] == figures["original_bytes"] / figures["num_bytes"]
+    assert figures.options["epochs"] == 2 and figures.options["encoder"] == "nonlinear"
+    assert len(figures.history) == 2
+    assert figures.parameter_ratio == figures.original_parameters / figures.num_parameters
+    assert figures.byte_ratio == figures.compression_ratio == figures.original_bytes / figures.num_bytes
 
 
 def test_the_seed_decides_an_autoencoder(tiny: Tiny) -> None:
     loaded = tiny("bert")
-    asked = Group("ae", MODULES["rows"], method="autoencoder", options=AUTOENCODER, ratio=3.0)
+    asked = Group(name="ae", modules=MODULES["rows"], method="autoencoder", options=AUTOENCODER, ratio=3.0)
     first, again, other = (compress_group(loaded.model, loaded.info, asked, seed=seed) for seed in (0, 0, 1))
-    assert first.figures["relative_error"] == again.figures["relative_error"] != other.figures["relative_error"]
+    assert first.figures.relative_error == again.figures.relative_error != other.figures.relative_error
 
 
 def test_progress_is_passed_on_and_may_stop_the_fit(tiny: Tiny) -> None:
     loaded = tiny("bert")
-    asked = Group("ae", MODULES["rows"], method="autoencoder", options=AUTOENCODER, ratio=3.0)
+    asked = Group(name="ae", modules=MODULES["rows"], method="autoencoder", options=AUTOENCODER, ratio=3.0)
     seen: list[float] = []
     compress_group(loaded.model, loaded.info, asked, report=seen.append)
     assert seen[-1] == 1.0 and seen == sorted(seen)
@@ -183,7 +195,11 @@ def test_compressing_leaves_the_model_bit_identical(tiny: Tiny, name: str, metho
     logits = tiny_models.outputs(loaded.model)
     for how, modules in MODULES.items():
         for ratio in (1.0, 3.0):
-            group = compress_group(loaded.model, loaded.info, Group("some", modules, how, method, options, ratio))
+            group = compress_group(
+                loaded.model,
+                loaded.info,
+                Group(name="some", modules=modules, stack=how, method=method, options=options, ratio=ratio),
+            )
             for matrix in group.reconstructions.values():
                 matrix.zero_()  # nor may the result share memory with the model
     after = dict(loaded.model.named_parameters())
@@ -203,7 +219,7 @@ def test_a_group_of_another_model_is_refused(tiny: Tiny) -> None:
         svd(loaded, "key.0", "key.9")
     wrong = replace(loaded.info, modules=tuple(replace(spec, rows=spec.rows + 1) for spec in loaded.info.modules))
     with pytest.raises(ModelError, match="does not match"):
-        compress_group(loaded.model, wrong, Group("some", ("key.0",)))
+        compress_group(loaded.model, wrong, Group(name="some", modules=("key.0",)))
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -218,7 +234,16 @@ def test_a_saved_group_decodes_to_the_same_matrix(
     *, tiny: Tiny, tmp_path: Path, method: str, options: dict[str, Any], dtype: str, ratio: float
 ) -> None:
     loaded = tiny("gpt2")
-    asked = Group("some.group-1", MODULES["residual"], "residual", method, options, ratio, "bytes", dtype)
+    asked = Group(
+        name="some.group-1",
+        modules=MODULES["residual"],
+        stack="residual",
+        method=method,
+        options=options,
+        ratio=ratio,
+        unit="bytes",
+        dtype=dtype,
+    )
     group = compress_group(loaded.model, loaded.info, asked)
     path = save_group(group, tmp_path / "new" / "folder")
     assert path == tmp_path / "new" / "folder" / "some.group-1.safetensors"
@@ -236,7 +261,7 @@ def test_a_saved_group_decodes_to_the_same_matrix(
     parts = unstack(compressed.reconstruct(), members(asked, loaded.info), manifest["stack"])
     assert all(torch.equal(parts[spec], matrix) for spec, matrix in group.reconstructions.items())
     payload = sum(tensor.nbytes for tensor in load_file(path).values())
-    assert payload == group.figures["num_bytes"] == compressed.stored.num_bytes
+    assert payload == group.figures.num_bytes == compressed.stored.num_bytes
 
 
 def test_only_the_factors_are_in_the_file_and_not_the_matrix(tiny: Tiny, tmp_path: Path) -> None:
@@ -247,7 +272,7 @@ def test_only_the_factors_are_in_the_file_and_not_the_matrix(tiny: Tiny, tmp_pat
 def test_a_ledger_that_does_not_fit_the_file_is_an_error(tiny: Tiny, tmp_path: Path) -> None:
     group = svd(tiny("bert"), "key.0", ratio=2.0)
     for step in (1, -1):
-        claimed = replace(group, figures=group.figures | {"num_bytes": group.figures["num_bytes"] + step})
+        claimed = replace(group, figures=group.figures.model_copy(update={"num_bytes": group.figures.num_bytes + step}))
         with pytest.raises(StorageError, match=r"contains \d+ bytes of tensors, but its ledger says \d+"):
             save_group(claimed, tmp_path)
 
@@ -280,7 +305,7 @@ def test_a_ratio_of_one_changes_no_output(tiny: Tiny) -> None:
     group = svd(loaded, *MODULES["residual"], how="residual", ratio=1.0)
     with substituted(loaded.model, group.reconstructions):
         after = tiny_models.outputs(loaded.model)
-    assert group.figures["relative_error"] == 0
+    assert group.figures.relative_error == 0
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 

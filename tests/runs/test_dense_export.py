@@ -122,7 +122,7 @@ def test_every_kind_of_weight_is_written_where_its_file_has_it(tmp_path: Path, n
     model = tiny_models.TINY[name]()
     model.save_pretrained(tmp_path / "model", max_shard_size="9KB")
     loaded = load(str(store_as(tmp_path / "model", DTYPES[dtypes])))
-    groups = tuple(Group(module, (module,), ratio=2.0) for module in FAMILIES[name])
+    groups = tuple(Group(name=module, modules=(module,), ratio=2.0) for module in FAMILIES[name])
     manifest = exported(loaded, tmp_path, groups)
     assert headers(tmp_path / "out") == headers(tmp_path / "model")
     assert len({file for file, _, _ in headers(tmp_path / "out").values()}) > 2
@@ -142,7 +142,7 @@ def test_keys_with_and_without_the_prefix_of_the_base_model_are_found(tmp_path: 
     config.save_pretrained(tmp_path / "classifier")
     for place in (folder, tmp_path / "classifier"):
         loaded = load(str(place))
-        manifest = exported(loaded, place, (Group("key", ("key.0", "key.1"), ratio=3.0),))
+        manifest = exported(loaded, place, (Group(name="key", modules=("key.0", "key.1"), ratio=3.0),))
         assert headers(place / "out") == headers(place)
         for spec, matrix in matrices(place, manifest).items():
             assert torch.equal(read(load(str(place / "out")).model, spec), matrix)
@@ -154,7 +154,7 @@ def test_tied_copies_in_a_file_are_both_written(tmp_path: Path) -> None:
     tensors["lm_head.weight"] = tensors["transformer.wte.weight"].clone()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     loaded = load(str(folder))
-    exported(loaded, tmp_path, (Group("words", ("word_embeddings",), ratio=2.0),))
+    exported(loaded, tmp_path, (Group(name="words", modules=("word_embeddings",), ratio=2.0),))
     new = load_file(tmp_path / "out" / "model.safetensors")
     assert torch.equal(new["lm_head.weight"], new["transformer.wte.weight"])
     assert not torch.equal(new["lm_head.weight"], tensors["lm_head.weight"])
@@ -202,7 +202,7 @@ def test_a_model_may_lie_in_a_folder_right_below_the_root(monkeypatch: pytest.Mo
 def test_a_value_beyond_the_stored_dtype_is_refused(tmp_path: Path) -> None:
     folder = store_as(tiny_models.save(tiny_models.bert(), tmp_path / "model"), DTYPES["float16"])
     loaded = load(str(folder))
-    run = finished_run(loaded, tmp_path / "run", (Group("key", ("key.0",), ratio=2.0, dtype="float32"),))
+    run = finished_run(loaded, tmp_path / "run", (Group(name="key", modules=("key.0",), ratio=2.0, dtype="float32"),))
     file = run.group_file("key")
     with safe_open(file, framework="pt") as content:
         about = content.metadata()

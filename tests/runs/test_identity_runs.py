@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from offcomp.errors import InputError, ModelError, RunError
 from offcomp.evaluation import open_task
 from offcomp.files import read_json, write_json
 from offcomp.models.catalogue import ModelInfo
-from offcomp.models.environment import environment
 from offcomp.models.listing import model_info
 from offcomp.models.loading import load
 from offcomp.planning.data.calibration_text import CalibrationText
@@ -34,7 +32,7 @@ from offcomp.runs import claims
 from offcomp.runs import start as run_start
 from offcomp.runs import worker as worker_module
 from offcomp.runs import worker_process as worker
-from offcomp.runs.claims import claim, foreign_host
+from offcomp.runs.claims import Claim, Host, claim, foreign_host
 from offcomp.runs.export import export_run
 from offcomp.runs.manifest import MANIFEST
 from offcomp.runs.store import Run, RunStore
@@ -45,7 +43,7 @@ from tests.made_runs import put_in_home
 from tests.models.test_identity import change_tensor, edit, overwrite
 
 QUERY = "encoder.layer.1.attention.self.query.weight"
-GROUP = Group("query", ("query.0", "query.1"), ratio=2.0)
+GROUP = Group(name="query", modules=("query.0", "query.1"), ratio=2.0)
 
 
 @pytest.fixture
@@ -75,20 +73,14 @@ def worked_at_once(
 def at_once(folder: Path, meanwhile: Callable[[], object] = lambda: None) -> None:
     """What the worker does, and `meanwhile` before its last look at what it read."""
     worker = worker_module.Worker(folder)
-    document = {"schema": 1, "id": folder.name, "error": "", "plan": worker.plan.to_dict(), "groups": worker.groups}
-    document |= {
-        "timings": worker.timings | {"total": 1.0},
-        "started": "2026-01-02T03:04:05+00:00",
-        "environment": environment(),
-    }
     with pytest.MonkeyPatch.context() as patch:
         real = worker_module._evaluate
         patch.setattr(worker_module, "_evaluate", lambda *args: (real(*args), meanwhile())[0])
         try:
-            fields = worker_module.work(worker) | {"status": "done"}
+            result = worker.result("done", outcome=worker_module.work(worker))
         except RunError as error:
-            fields = {"status": "failed", "error": str(error), "model": None, "scores": {}}
-    write_json(folder / "run.json", document | fields)
+            result = worker.result("failed", str(error))
+    write_json(folder / "run.json", result.to_dict())
 
 
 @pytest.fixture
@@ -104,7 +96,7 @@ def pairs(tmp_path: Path) -> Task:
     file = tmp_path / "pairs.csv"
     rows = [f"{WORDS[n % 40]} {WORDS[n % 11]} {WORDS[n % 7]},{WORDS[n % 13]} {WORDS[n % 7]},{n % 6}" for n in range(60)]
     file.write_text("\n".join(["sentence1,sentence2,score", *rows]) + "\n")
-    return Task("pairs", "similarity", str(file))
+    return Task(name="pairs", family="similarity", data=str(file))
 
 
 def run_of(store: RunStore, plan: Plan) -> Run:
@@ -116,7 +108,7 @@ def run_of(store: RunStore, plan: Plan) -> Run:
 def figures_of(run: Run) -> tuple[float, float]:
     """The error of the group, and the original's score."""
     assert run.result is not None and run.status == "done", run.error
-    return run.result["groups"][0]["relative_error"], run.result["scores"]["pairs"]["original"]["value"]
+    return run.result.groups[0].relative_error, run.result.scores["pairs"].original.value
 
 
 def change_three_weights(folder: Path) -> None:
@@ -134,18 +126,18 @@ def test_a_copy_with_three_other_weights_has_its_own_run_and_spectra(
 ) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     change_three_weights(copy)
-    first, second = (run_of(store, Plan(str(where), (GROUP,), (pairs,))) for where in (folder, copy))
-    fresh = run_of(RunStore(tmp_path / "fresh"), Plan(str(copy), (GROUP,), (pairs,)))
+    first, second = (run_of(store, Plan(model=str(where), groups=(GROUP,), tasks=(pairs,))) for where in (folder, copy))
+    fresh = run_of(RunStore(tmp_path / "fresh"), Plan(model=str(copy), groups=(GROUP,), tasks=(pairs,)))
     assert first.id != second.id == fresh.id
     assert figures_of(second) == figures_of(fresh)
     assert all(ours != theirs for ours, theirs in zip(figures_of(first), figures_of(second), strict=True))
-    spectra = [compute(Plan(str(where), (GROUP,)), store.home)["query"] for where in (folder, copy)]
+    spectra = [compute(Plan(model=str(where), groups=(GROUP,)), store.home)["query"] for where in (folder, copy)]
     assert abs(spectra[0] - spectra[1]).max() > 0.1
     assert not same_test(first, second, "pairs")
 
 
 def test_a_model_overwritten_in_place_is_another_one(folder: Path, pairs: Task, store: RunStore, tmp_path: Path) -> None:
-    plan = Plan(str(folder), (GROUP,), (pairs,))
+    plan = Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,))
     first = run_of(store, plan)
     assert run_of(store, plan) == first
     export_run(first, model_info(str(folder), store.home), tmp_path / "good", dense=True)
@@ -167,21 +159,21 @@ def test_a_run_goes_by_the_name_under_which_its_model_was_asked_for_last(
 ) -> None:
     """The first run was on a copy; once that is deleted, the same plan on the other folder can be exported."""
     copy = shutil.copytree(folder, tmp_path / "copy")
-    first = run_of(store, Plan(str(copy), (GROUP,), (pairs,)))
+    first = run_of(store, Plan(model=str(copy), groups=(GROUP,), tasks=(pairs,)))
     shutil.rmtree(copy)
-    again = run_of(store, Plan(str(folder), (GROUP,), (pairs,)))
+    again = run_of(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,)))
     assert again == store.get(first.id) and again.id == first.id
     assert again.plan.model == str(folder) and again.plan.groups == first.plan.groups
     assert again.result is not None and first.result is not None
-    assert again.result["plan"]["model"] == again.result["model"]["name"] == str(folder)
-    assert again.result["groups"] == first.result["groups"]
+    assert again.result.plan["model"] == again.result.model.name == str(folder)
+    assert again.result.groups == first.result.groups
     export_run(again, model_info(again.plan.model, store.home), tmp_path / "out")
 
 
 def test_an_export_of_a_run_whose_tokenizer_has_changed_is_refused(
     folder: Path, pairs: Task, store: RunStore, tmp_path: Path
 ) -> None:
-    run = run_of(store, Plan(str(folder), (GROUP,), (pairs,)))
+    run = run_of(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,)))
     edit(folder / "tokenizer.json", normalizer={"type": "Lowercase"})
     with pytest.raises(InputError, match="no longer the model"):
         export_run(run, model_info(str(folder), store.home), tmp_path / "out")
@@ -191,7 +183,7 @@ def test_a_model_that_changes_while_it_is_exported_leaves_no_export(
     folder: Path, pairs: Task, store: RunStore, tmp_path: Path
 ) -> None:
     """What was looked up before is not what lies there now."""
-    run = run_of(store, Plan(str(folder), (GROUP,), (pairs,)))
+    run = run_of(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,)))
     before = model_info(str(folder), store.home)
     change_three_weights(folder)
     with pytest.raises(ModelError, match="changed while it was in use"):
@@ -204,8 +196,8 @@ def test_calibration_text_rewritten_under_its_name_is_read_again(
 ) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("".join(f"{WORDS[n]} {WORDS[n + 1]} {WORDS[n + 2]}\n" for n in range(20)))
-    group = replace(GROUP, options={"preset": "whitened"})
-    plan = Plan(str(folder), (group,), (pairs,), calibration=CalibrationText(str(texts)))
+    group = GROUP.replace(options={"preset": "whitened"})
+    plan = Plan(model=str(folder), groups=(group,), tasks=(pairs,), calibration=CalibrationText(text=str(texts)))
     first = run_of(store, plan)
     times = texts.stat()
     texts.write_text("".join(f"{WORDS[n + 20]} {WORDS[n + 21]} {WORDS[n + 22]}\n" for n in range(20))[: times.st_size])
@@ -229,11 +221,11 @@ def test_names_of_classes_set_in_the_config_count_when_the_task_is_scored_again(
     classes = [*names, *(transposed[number] for number in predicted[5:])]
     table = tmp_path / "own.csv"
     table.write_text("\n".join(["text,label", *map(",".join, zip(texts, classes, strict=True))]) + "\n")
-    task, cache = Task("own", "head", str(table)), tmp_path / "cache"
+    task, cache = Task(name="own", family="head", data=str(table)), tmp_path / "cache"
 
     def score(labels: list[str], cache: Path) -> float:
         edit(folder / "config.json", id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)})
-        return float(open_task(task, load(str(folder)), cache=cache).original()["value"])
+        return float(open_task(task, load(str(folder)), cache=cache).original().value)
 
     wrong, right = score(names, cache), score(transposed, cache)
     assert right == score(transposed, tmp_path / "fresh") > 0.9
@@ -246,7 +238,7 @@ def test_a_copy_with_another_config_does_not_lend_its_score(folder: Path, pairs:
     edit(copy / "config.json", num_attention_heads=1)
 
     def score(where: Path, cache: Path) -> float:
-        return float(open_task(pairs, load(str(where)), cache=cache).original()["value"])
+        return float(open_task(pairs, load(str(where)), cache=cache).original().value)
 
     other, own = score(copy, cache), score(folder, cache)
     assert own == score(folder, tmp_path / "fresh") != other
@@ -269,11 +261,11 @@ def test_a_run_whose_inputs_change_while_it_works_fails_with_a_sentence(
     monkeypatch.undo()
     monkeypatch.setenv("OFFCOMP_HOME", str(store.home))
     worked_at_once(store, monkeypatch, change)
-    group = replace(GROUP, options={"preset": "whitened"})
-    run = run_of(store, Plan(str(folder), (group,), (pairs,), calibration=CalibrationText(str(texts))))
+    group = GROUP.replace(options={"preset": "whitened"})
+    run = run_of(store, Plan(model=str(folder), groups=(group,), tasks=(pairs,), calibration=CalibrationText(text=str(texts))))
     assert run.status == "failed"
     assert run.error == f"{named} changed after the run was submitted, so the results are not valid; run the plan again"
-    assert run.result is not None and not run.result["groups"] and not run.result["scores"]
+    assert run.result is not None and not run.result.groups and not run.result.scores
 
 
 def replaced(file: Path) -> None:
@@ -287,16 +279,16 @@ def replaced(file: Path) -> None:
 def test_a_model_that_changes_between_listing_and_start_fails(folder: Path, pairs: Task, store: RunStore) -> None:
     info = model_info(str(folder), store.home)
     change_three_weights(folder)
-    run = store.submit(Plan(str(folder), (GROUP,), (pairs,)), info)
+    run = store.submit(Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,)), info)
     assert run.status == "failed" and run.error.startswith("the model files changed")
 
 
 def test_a_run_says_what_it_read(folder: Path, pairs: Task, store: RunStore) -> None:
-    run, info = run_of(store, Plan(str(folder), (GROUP,), (pairs,))), model_info(str(folder), store.home)
+    run, info = run_of(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,))), model_info(str(folder), store.home)
     assert run.result is not None
-    assert run.result["inputs"]["model"] == run.result["model"]["reads"] == info.reads
-    assert set(run.result["inputs"]["tasks"]["pairs"][1]) == {"pairs.csv"}
-    assert run.result["inputs"]["environment"]["torch"] == run.result["environment"]["torch"]
+    assert run.result.inputs.model == run.result.model.reads == info.reads
+    assert set(run.result.inputs.tasks["pairs"][1]) == {"pairs.csv"}
+    assert run.result.inputs.environment["torch"] == run.result.environment.torch
     assert not run.of_a_sample
 
 
@@ -318,9 +310,9 @@ def test_former_runs_are_listed_and_say_how_they_know_their_model(
     monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path))
     old, now = bundled_runs()
     assert old.result is not None and now.result is not None
-    put_in_home(tmp_path, former(old.result), "0" * 12, submitted=1.0)
-    put_in_home(tmp_path, former(now.result), "1" * 12, submitted=2.0)
-    put_in_home(tmp_path, now.result, "2" * 12, submitted=3.0)
+    put_in_home(tmp_path, former(old.result.to_dict()), "0" * 12, submitted=1.0)
+    put_in_home(tmp_path, former(now.result.to_dict()), "1" * 12, submitted=2.0)
+    put_in_home(tmp_path, now.result.to_dict(), "2" * 12, submitted=3.0)
     second, first_old, other_old = RunStore(tmp_path).all()
     assert [run.of_a_sample for run in (second, first_old, other_old)] == [False, True, True]
     assert same_test(first_old, other_old, "sentiment") and not same_test(first_old, second, "sentiment")
@@ -343,11 +335,11 @@ def test_former_runs_are_listed_and_say_how_they_know_their_model(
 
 
 def test_a_former_run_is_not_exported_and_answers_no_plan(folder: Path, pairs: Task, store: RunStore, tmp_path: Path) -> None:
-    plan = Plan(str(folder), (GROUP,), (pairs,))
+    plan = Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,))
     run = run_of(store, plan)
     assert run.result is not None
     exported = export_run(run, model_info(str(folder), store.home), tmp_path / "good")
-    write_json(run.folder / "run.json", former(run.result))
+    write_json(run.folder / "run.json", former(run.result.to_dict()))
     old = store.get(run.id)
     with pytest.raises(InputError, match=r"identified .* by a sample of its weights.* run the plan again"):
         export_run(old, model_info(str(folder), store.home), tmp_path / "out")
@@ -382,7 +374,7 @@ ELSEWHERE: tuple[dict[str, Any], ...] = (
 def test_a_run_at_work_on_another_host_is_left_to_it(
     folder: Path, pairs: Task, store: RunStore, worker: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = Plan(str(folder), (GROUP,), (pairs,))
+    plan = Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,))
     run = claimed(store, plan, worker)
     assert (run.status, run.host, run.ended) == ("running", worker["host"], False)
     for again in (False, True):
@@ -402,7 +394,7 @@ def test_a_run_at_work_on_another_host_is_left_to_it(
 
 
 def test_a_run_that_another_host_has_ended_is_a_run_like_others(folder: Path, pairs: Task, store: RunStore) -> None:
-    plan = Plan(str(folder), (GROUP,), (pairs,))
+    plan = Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,))
     run = run_of(store, plan)
     write_json(run.folder / "worker.json", ELSEWHERE[0] | {"submitted": 5.0})
     assert run_of(store, plan).status == "done" and not store.get(run.id).host
@@ -411,17 +403,22 @@ def test_a_run_that_another_host_has_ended_is_a_run_like_others(folder: Path, pa
 
 
 def test_a_waiting_run_of_another_host_holds_up_nobody(folder: Path, pairs: Task, store: RunStore) -> None:
-    waiting = claimed(store, Plan(str(folder), (GROUP,), (pairs,)), ELSEWHERE[0])
+    waiting = claimed(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,)), ELSEWHERE[0])
     write_json(waiting.folder / "progress.json", {"stage": "queued", "fraction": 0.0})
     assert store.get(waiting.id).status == "queued"
     assert not worker.is_preceded(store, "mine")
 
 
+def own_claim(**changes: Any) -> Claim:
+    """The claim of this process, with other values."""
+    return Claim.from_json(claim(os.getpid()).to_dict() | changes)
+
+
 def test_claims_of_this_host_are_no_sign_of_life(folder: Path, pairs: Task, store: RunStore) -> None:
     own = claim(os.getpid())
-    assert not foreign_host(own) and not foreign_host(own | {"boot": "the one before"})
-    assert set(claims.this_host()) == {"host", "machine", "boot"}
-    assert claimed(store, Plan(str(folder), (GROUP,), (pairs,)), own).status == "interrupted"
+    assert not foreign_host(own) and not foreign_host(own_claim(boot="the one before"))
+    assert set(claims.this_host().to_dict()) == {"host", "machine", "boot"}
+    assert claimed(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,)), own.to_dict()).status == "interrupted"
 
 
 @pytest.mark.parametrize(
@@ -432,8 +429,8 @@ def test_claims_of_this_host_are_no_sign_of_life(folder: Path, pairs: Task, stor
 def test_a_host_of_another_name_on_the_same_boot_is_this_host(change: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that was renamed, or a container made anew: the lock decides."""
     here = {"host": "here", "machine": "1" * 32, "boot": "this one"}
-    monkeypatch.setattr(claims, "this_host", lambda: here)
-    assert not foreign_host(claim(os.getpid()) | change)
-    assert foreign_host(claim(os.getpid()) | change | {"boot": "another"})
+    monkeypatch.setattr(claims, "this_host", lambda: Host(**here))
+    assert not foreign_host(own_claim(**change))
+    assert foreign_host(own_claim(**change, boot="another"))
     here["boot"] = ""
-    assert foreign_host(claim(os.getpid()) | change), "a system that does not tell its boot"
+    assert foreign_host(own_claim(**change)), "a system that does not tell its boot"

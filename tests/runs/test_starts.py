@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +255,7 @@ def test_readers_never_keep_a_run_from_starting(store: Trial, sleeping: None) ->
         reader.start()
     try:
         for seed in range(5):
-            run = store.submit(replace(store.plan, seed=seed), store.info)
+            run = store.submit(store.plan.replace(seed=seed), store.info)
             assert run.status == "queued"
     finally:
         stop.set()

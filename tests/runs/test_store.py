@@ -11,7 +11,6 @@ import sys
 import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -49,15 +48,15 @@ def store(tmp_path: Path) -> Iterator[RunStore]:
 
 
 def svd_plan(folder: Path, **changes: object) -> Plan:
-    plan = Plan(str(folder), (Group("key", KEYS, ratio=2.0),))
-    return replace(plan, **changes)
+    plan = Plan(model=str(folder), groups=(Group(name="key", modules=KEYS, ratio=2.0),))
+    return plan.replace(**changes)
 
 
 def endless_plan(folder: Path, seed: int = 0) -> Plan:
     """An autoencoder that would train for many minutes."""
     options = {"epochs": 1000, "batch_size": 1}
-    group = Group("query", ("query.0",), method="autoencoder", options=options, ratio=1.5)
-    return Plan(str(folder), (Group("key", KEYS, ratio=2.0), group), tasks=(), seed=seed)
+    group = Group(name="query", modules=("query.0",), method="autoencoder", options=options, ratio=1.5)
+    return Plan(model=str(folder), groups=(Group(name="key", modules=KEYS, ratio=2.0), group), tasks=(), seed=seed)
 
 
 def info_of(folder: Path, store: RunStore) -> ModelInfo:
@@ -76,7 +75,7 @@ def wait_until(store: RunStore, name: str, condition: Callable[[Run], bool], sec
 
 
 def is_training(run: Run) -> bool:
-    return run.progress.get("stage") == "compress query" and run.progress["fraction"] > 0
+    return run.progress is not None and run.progress.stage == "compress query" and run.progress.fraction > 0
 
 
 def test_a_run_ends_with_figures_scores_and_files(folder: Path, store: RunStore) -> None:
@@ -84,15 +83,15 @@ def test_a_run_ends_with_figures_scores_and_files(folder: Path, store: RunStore)
     run = wait_until(store, submitted.id, lambda r: r.ended)
     assert run.status == "done", run.error
     assert run.result is not None
-    (group,) = run.result["groups"]
-    assert group["size"] > 0
-    assert 0 < group["relative_error"] < 1
+    (group,) = run.result.groups
+    assert group.size > 0
+    assert 0 < group.relative_error < 1
     saved = load_file(run.folder / "groups" / "key.safetensors")
-    assert sum(t.numel() * t.element_size() for t in saved.values()) == group["num_bytes"]
-    score = run.result["scores"]["sentiment"]
-    assert score["original"]["n"] == score["compressed"]["n"] >= 200
-    assert run.result["model"]["sizes"]["whole"]["parameters_after"] < info_of(folder, store).num_parameters
-    assert run.result["environment"]["torch"] == torch.__version__
+    assert sum(t.numel() * t.element_size() for t in saved.values()) == group.num_bytes
+    score = run.result.scores["sentiment"]
+    assert score.original.n == score.compressed.n >= 200
+    assert run.result.model.sizes.whole.parameters_after < info_of(folder, store).num_parameters
+    assert run.result.environment.torch == torch.__version__
     assert read_json(run.folder / "progress.json")["fraction"] == pytest.approx(1.0, abs=0.3)
     (store.folder / "half").mkdir()
     (store.folder / "half" / "plan.json").write_text("{")
@@ -110,9 +109,13 @@ def test_the_run_id_tells_plans_and_weights_apart_but_not_folders(folder: Path, 
     copy = shutil.copytree(folder, tmp_path / "copy")
     moved = model_info(str(copy), store.home)
     name = run_id(plan, inputs_of(plan, info.reads))
-    elsewhere = replace(plan, model=str(copy))
+    elsewhere = plan.replace(model=str(copy))
     assert name == run_id(elsewhere, inputs_of(elsewhere, moved.reads))
-    others = [svd_plan(folder, seed=1), svd_plan(folder, tasks=()), svd_plan(folder, groups=(Group("key", KEYS, ratio=3.0),))]
+    others = [
+        svd_plan(folder, seed=1),
+        svd_plan(folder, tasks=()),
+        svd_plan(folder, groups=(Group(name="key", modules=KEYS, ratio=3.0),)),
+    ]
     names = {run_id(other, inputs_of(other, info.reads)) for other in others} | {run_id(plan, inputs_of(plan, "other weights"))}
     assert name not in names
     assert len(names) == 4
@@ -120,8 +123,8 @@ def test_the_run_id_tells_plans_and_weights_apart_but_not_folders(folder: Path, 
 
 def test_a_run_at_work_tells_its_progress_and_stops_within_two_seconds_when_cancelled(folder: Path, store: RunStore) -> None:
     run = wait_until(store, store.submit(endless_plan(folder), info_of(folder, store)).id, is_training)
-    later = wait_until(store, run.id, lambda r: r.progress["fraction"] > run.progress["fraction"])
-    assert later.progress["remaining_seconds"] > 0
+    later = wait_until(store, run.id, lambda r: r.progress is not None and r.progress.fraction > run.progress.fraction)
+    assert later.progress.remaining_seconds > 0
     assert later.status == "running"
     with pytest.raises(RunError, match="cancel it before"):
         store.delete(run.id)
@@ -131,7 +134,7 @@ def test_a_run_at_work_tells_its_progress_and_stops_within_two_seconds_when_canc
     assert time.monotonic() - asked < 2
     assert ended.status == "cancelled"
     assert ended.result is not None
-    assert [group["name"] for group in ended.result["groups"]] == ["key"]
+    assert [group.name for group in ended.result.groups] == ["key"]
     store.delete(run.id)
     assert store.all() == []
 
@@ -197,7 +200,9 @@ def test_weights_that_are_not_finite_make_a_failed_run_with_the_reason(folder: P
 
 
 def test_a_plan_that_cannot_be_met_is_refused_before_anything_starts(folder: Path, store: RunStore) -> None:
-    plan = svd_plan(folder, groups=(Group("key", KEYS, ratio=1e6), Group("query", ("query.0",), ratio=1e6)))
+    plan = svd_plan(
+        folder, groups=(Group(name="key", modules=KEYS, ratio=1e6), Group(name="query", modules=("query.0",), ratio=1e6))
+    )
     with pytest.raises(PlanError) as caught:
         store.submit(plan, info_of(folder, store))
     assert len(caught.value.faults) == 2

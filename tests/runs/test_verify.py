@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def mark_again(folder: Path, name: str) -> None:
     """A checksum that fits, so that the damage has to be found by what the file says."""
-    edit(folder, lambda manifest: manifest["files"].update({name: file_entry(folder / name)}))
+    edit(folder, lambda manifest: manifest["files"].update({name: file_entry(folder / name).to_dict()}))
 
 
 def rewrite(folder: Path, name: str, change: Callable[[dict[str, Tensor]], None], **about: Any) -> None:
@@ -94,7 +93,7 @@ def test_everything_holds_in_a_sound_export(sound: Path) -> None:
 def test_every_digit_of_a_checksum_and_every_byte_of_a_size_counts(sound: Path) -> None:
     manifest = read_manifest(sound)
     for name, mark in manifest.files.items():
-        digits = mark["sha256"]
+        digits = mark.sha256
         others = [
             {"sha256": digits[:place] + ("1" if digit == "0" else "0") + digits[place + 1 :]}
             for place, digit in enumerate(digits)
@@ -103,10 +102,10 @@ def test_every_digit_of_a_checksum_and_every_byte_of_a_size_counts(sound: Path) 
             *others,
             {"sha256": digits[:-1]},
             {"sha256": ""},
-            {"bytes": mark["bytes"] + 1},
-            {"bytes": mark["bytes"] - 1},
+            {"bytes": mark.bytes + 1},
+            {"bytes": mark.bytes - 1},
         ]:
-            changed = replace(manifest, files={**manifest.files, name: {**mark, **other}})
+            changed = manifest.replace(files={**manifest.files, name: mark.replace(**other)})
             assert [*file_faults(sound, changed)] == [name], other
 
 
@@ -114,13 +113,13 @@ def test_every_field_of_the_ledger_and_every_total_counts(sound: Path) -> None:
     manifest = read_manifest(sound)
     for total in ("num_parameters", "num_bytes"):
         for step in (1, -1):
-            assert total_faults(replace(manifest, **{total: getattr(manifest, total) + step})), (total, step)
+            assert total_faults(manifest.replace(**{total: getattr(manifest, total) + step})), (total, step)
     for group in manifest.groups:
         for place, entry in enumerate(group.ledger):
-            for other in ({"dtype": "float64"}, {"bytes": entry["bytes"] + 1}, {"shape": [*entry["shape"], 1]}, {"name": "x"}):
-                ledger = (*group.ledger[:place], {**entry, **other}, *group.ledger[place + 1 :])
-                found = ledger_faults(sound, replace(group, ledger=ledger))
-                assert any(repr(entry["name"]) in fault for fault in found), other
+            for other in ({"dtype": "float64"}, {"bytes": entry.bytes + 1}, {"shape": (*entry.shape, 1)}, {"name": "x"}):
+                ledger = (*group.ledger[:place], entry.model_copy(update=other), *group.ledger[place + 1 :])
+                found = ledger_faults(sound, group.replace(ledger=ledger))
+                assert any(repr(entry.name) in fault for fault in found), other
 
 
 def flip_a_byte(folder: Path, name: str = KEY) -> None:
@@ -304,7 +303,7 @@ def test_a_flipped_byte_of_the_whole_model_is_found_twice(folder: Path) -> None:
 
 def test_a_piece_of_a_fused_weight_that_no_group_has_must_stay(tmp_path: Path) -> None:
     loaded = load(str(tiny_models.save(tiny_models.gpt2(), tmp_path / "gpt2")))
-    run = finished_run(loaded, tmp_path / "run", [Group("query", ("query.0",), ratio=2.0)])
+    run = finished_run(loaded, tmp_path / "run", [Group(name="query", modules=("query.0",), ratio=2.0)])
     export_run(run, loaded.info, tmp_path / "out", dense=True)
     assert faults(tmp_path / "out") == {}
 

@@ -18,6 +18,7 @@ from offcomp.evaluation import OpenTask, open_task
 from offcomp.files import write_json
 from offcomp.methods.svd.method import SVD
 from offcomp.models.loading import LoadedModel, load
+from offcomp.planning.data.scores import Score
 from offcomp.planning.data.tasks import find_task
 from offcomp.planning.plan import Group, Plan
 from offcomp.runs import worker as worker_module
@@ -28,7 +29,7 @@ from tests import tiny_models
 from tests.checkpoints import DTYPES, store_as
 from tests.evaluation.test_probe import saved
 
-GROUP = Group("key", ("key.0", "key.1"), ratio=4.0)
+GROUP = Group(name="key", modules=("key.0", "key.1"), ratio=4.0)
 
 
 class Run:
@@ -41,17 +42,17 @@ class Run:
         self.group: CompressedGroup = compress_group(self.loaded.model, self.loaded.info, GROUP)
         run = folder / "runs" / "one"
         run.mkdir(parents=True)
-        write_json(run / "plan.json", Plan(self.loaded.info.model, (GROUP,)).to_dict())
+        write_json(run / "plan.json", Plan(model=self.loaded.info.model, groups=(GROUP,)).to_dict())
         self.worker = Worker(run)
         self.worker.groups = [self.group.figures]
 
-    def evaluate(self) -> dict[str, Any]:
+    def evaluate(self) -> dict[str, Score]:
         """Scores by task."""
         return _evaluate(self.worker, self.loaded, [self.task], [self.group])
 
 
 def test_compressed_weights_reach_the_answers(tmp_path: Path) -> None:
-    assert Run(tmp_path).evaluate()["sentiment"]["unchanged"] is False
+    assert Run(tmp_path).evaluate()["sentiment"].unchanged is False
 
 
 def test_a_model_that_was_not_really_changed_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,9 +76,9 @@ def test_weights_that_the_model_does_not_read_fail_the_run(tmp_path: Path) -> No
 
 def test_a_group_stored_without_loss_may_leave_the_answers_as_they_are(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.group = compress_group(run.loaded.model, run.loaded.info, replace(GROUP, ratio=1.0))
+    run.group = compress_group(run.loaded.model, run.loaded.info, GROUP.replace(ratio=1.0))
     run.worker.groups = [run.group.figures]
-    assert run.evaluate()["sentiment"]["unchanged"] is True
+    assert run.evaluate()["sentiment"].unchanged is True
 
 
 def test_a_reconstruction_that_is_not_finite_is_refused(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_run_that_the_system_keeps_from_a_file_names_it(
     here = str(tmp_path.resolve() / "home" / "runs" / "one")
     if isinstance(error.filename, str):
         error.filename = error.filename.replace("HERE", here)
-    write_json(Path(here) / "plan.json", Plan("tiny", (GROUP,)).to_dict())
+    write_json(Path(here) / "plan.json", Plan(model="tiny", groups=(GROUP,)).to_dict())
     ended: list[str] = []
 
     def work(_: Worker) -> None:
@@ -135,7 +136,7 @@ def test_a_run_that_the_system_keeps_from_a_file_names_it(
 def test_a_number_of_slots_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     run = tmp_path / "runs" / "one"
     run.mkdir(parents=True)
-    write_json(run / "plan.json", Plan("tiny", (GROUP,)).to_dict())
+    write_json(run / "plan.json", Plan(model="tiny", groups=(GROUP,)).to_dict())
     monkeypatch.setenv("OFFCOMP_SLOTS", value)
     monkeypatch.setattr(offcomp.runs.worker_process.time, "sleep", lambda _: pytest.fail("it waits"))
     with (
@@ -154,7 +155,7 @@ def test_values_beyond_the_checkpoints_dtype_are_told_from_those_that_came_out_w
 ) -> None:
     folder = store_as(tiny_models.save(tiny_models.shared("bert_base"), tmp_path / "model"), DTYPES["float16"])
     loaded = load(str(folder))
-    group = replace(GROUP, dtype="float32")
+    group = GROUP.replace(dtype="float32")
     check_finite(compress_group(loaded.model, loaded.info, group))
     fit = SVD.fit
 
@@ -171,11 +172,11 @@ def test_a_model_that_stays_in_memory_and_one_that_is_offloaded_give_the_same_fi
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = str(tiny_models.save(tiny_models.bert(), tmp_path / "tiny"))
-    whitened = Group("key", ("key.0", "key.1"), options={"preset": "whitened"}, ratio=2.0)
+    whitened = Group(name="key", modules=("key.0", "key.1"), options={"preset": "whitened"}, ratio=2.0)
     feedback = {"preset": "codebook", "feedback": True, "codeword_length": 4, "iterations": 2}
-    coded = Group("query", ("query.0", "query.1"), method="autoencoder", options=feedback, ratio=4.0, unit="bytes")
-    fisher = Group("value", ("value.0",), options={"preset": "fwsvd_rows"}, ratio=2.0)
-    plan = Plan(model, (whitened, coded, fisher, Group("ffn", ("ffn_in.0",), ratio=2.0)), tasks=())
+    coded = Group(name="query", modules=("query.0", "query.1"), method="autoencoder", options=feedback, ratio=4.0, unit="bytes")
+    fisher = Group(name="value", modules=("value.0",), options={"preset": "fwsvd_rows"}, ratio=2.0)
+    plan = Plan(model=model, groups=(whitened, coded, fisher, Group(name="ffn", modules=("ffn_in.0",), ratio=2.0)), tasks=())
     found = []
     for share in (0.25, 0.0):
         monkeypatch.setattr(worker_module, "SMALL_SHARE", share)

@@ -100,14 +100,14 @@ def test_the_main_job_from_the_model_to_the_comparison(app: Visit, home: Path, t
         expect(page).to_have_url(re.compile(f"runs=.*{run.id}"))
     for run in runs.values():
         assert run.result is not None
-        accuracy = run.result["scores"]["sentiment"]["compressed"]["value"]
-        stored = run.result["model"]["sizes"]["chosen"]["parameters_after"]
+        accuracy = run.result.scores["sentiment"].compressed.value
+        stored = run.result.model.sizes.chosen.parameters_after
         shown = page.get_by_test_id("stMain")
         for text in ("Relative error", "Cosine distance", "Stored parameters", "Accuracy"):
             expect(shown.get_by_text(text).first).to_be_visible()
         expect(shown.get_by_text(re.compile(rf"{stored:,}|{stored / 1e6:.3g} M|{stored / 1e3:.0f} k")).first).to_be_visible()
         expect(shown.get_by_text(f"{100 * accuracy:.1f} %").first).to_be_visible()
-    same_figures_by_command_line(plan, runs["svd"].result, tmp_path)
+    same_figures_by_command_line(plan, runs["svd"].result.to_dict(), tmp_path)
 
 
 def same_figures_by_command_line(plan: Path, result: Any, tmp_path: Path) -> None:

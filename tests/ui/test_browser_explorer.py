@@ -74,8 +74,8 @@ def test_every_task_of_a_bundled_model_is_scored(app: Visit, home: Path) -> None
     expect(page.get_by_text(re.compile("0 under way"))).to_be_visible(timeout=RUN_MILLISECONDS)
     (run,) = [run for run in RunStore(home).all() if run.plan.model == model and run.plan.tasks == tasks]
     assert run.result is not None
-    assert set(run.result["scores"]) == set(tasks)
-    assert not any(score["unchanged"] for score in run.result["scores"].values())
+    assert set(run.result.scores) == set(tasks)
+    assert not any(score.unchanged for score in run.result.scores.values())
 
 
 def test_suggested_groups_are_run(app: Visit) -> None:
@@ -153,8 +153,8 @@ def test_an_uploaded_table_is_scored_and_a_bad_one_is_a_sentence(app: Visit, hom
     page.get_by_role("button", name="Run SVD").click()
     title(page, "What is running")
     expect(page.get_by_text(re.compile("0 under way"))).to_be_visible(timeout=RUN_MILLISECONDS)
-    scores = [run.result["scores"] for run in RunStore(home).all() if run.result and "verdicts" in run.result["scores"]]
-    assert [score["verdicts"]["compressed"]["value"] for score in scores] == [1.0]
+    scores = [run.result.scores for run in RunStore(home).all() if run.result and "verdicts" in run.result.scores]
+    assert [score["verdicts"].compressed.value for score in scores] == [1.0]
 
 
 def upload(page: Page, label: str, key: str, name: str, content: bytes) -> None:

@@ -189,7 +189,7 @@ def test_time_and_memory_are_told_before_the_start(app: AppTest) -> None:
 
 def test_what_has_been_run_is_said_with_its_time(app: AppTest, home: Path) -> None:
     run = bundled_runs()[0]
-    put_in_home(home, run.result or {}, run.id, submitted=1.0)
+    put_in_home(home, run.result.to_dict(), run.id, submitted=1.0)
     step(app, "compress")
     text = cost(app)
     assert "in all" not in text
@@ -244,7 +244,7 @@ def test_an_estimate_is_hollow_until_a_run_makes_it_solid(app: AppTest, home: Pa
     shown = [(metric.value, metric.delta) for metric in app.metric if metric.label == "Relative error"]
     assert shown[1][0].startswith("about 0.") and shown[1][1] == "estimated"
     assert "Line: SVD, exact. Solid: measured (2 bundled). Hollow: estimated until a run measures the error." in texts(app)
-    document = json.loads(json.dumps(bundled_runs()[1].result))
+    document = bundled_runs()[1].result.to_dict()
     for group in document["plan"]["groups"]:
         group["ratio"] = 4.0
     put_in_home(home, document, "0123456789ab", submitted=1.0)
@@ -281,7 +281,10 @@ def planted_run(home: Path, name: str, status: str, error: str = "") -> None:
         document = json.loads((ROOT / "assets" / "runs" / "minilm-l6-svd.json").read_text())
         put_in_home(home, document, name, submitted=time.time(), status=status, error=error)
         return
-    write_json(folder / "plan.json", Plan("minilm-l6", (Group("x" * 100, ("key.0",)),), seed=len(name)).to_dict())
+    write_json(
+        folder / "plan.json",
+        Plan(model="minilm-l6", groups=(Group(name="x" * 100, modules=("key.0",)),), seed=len(name)).to_dict(),
+    )
     write_json(folder / "worker.json", {"pid": os.getpid(), "started": 0, "submitted": time.time()})
     if status != "interrupted":
         take_lock(open_lock(folder / LOCK))

@@ -8,14 +8,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from offcomp.errors import InputError
 from offcomp.files import assets_folder, path_of
 from offcomp.planning.data.row_counts import EMPTY, NOT_DRAWN, OTHER_SPLIT, RowCounts
 from offcomp.planning.data.text_tables import TEXT_SUFFIXES as SUFFIXES
 from offcomp.planning.data.text_tables import column_text, read_table
-from offcomp.planning.json_fields import FieldTypes, is_flag, is_string, is_text, one_of, whole
+from offcomp.planning.document import Flag, MustBe
+from offcomp.planning.json_fields import JsonModel, Text, one_of, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,26 +27,29 @@ WEIGHTINGS = ("output", "equal")
 LONGEST_TEXT = 20_000  # characters; no model reads more
 
 
-@dataclass(frozen=True)
-class CalibrationText:
-    """Where the calibration text comes from, and how much of it is used.
+class CalibrationText(JsonModel):
+    """Where the calibration text comes from, and how much of it is used."""
 
-    text            "bundled" (the training split of the bundled sentiment task) or a local file
-    column          the table column to read; "" selects the column named "text", or else the only column that contains words
-    num_texts       number of texts to draw, using the plan's seed
-    max_tokens      maximum number of tokens per text; longer texts are truncated
-    special_tokens  whether to include the special tokens that the tokenizer adds, such as [CLS]; some have activations so
-                    large that they outweigh all other tokens
-    weighting       "output" weights each token by 1 / ‖output of the module‖², similar to the normalisation that follows;
-                    "equal" weights all tokens equally, as in the papers
+    noun = "calibration"
+
+    text: Annotated[Text, MustBe("'bundled' or a file")] = BUNDLED
+    """"bundled" (the training split of the bundled sentiment task) or a local file."""
+    column: Annotated[str, MustBe("the name of a column")] = ""
+    """The table column to read; "" selects the column named "text", or else the only column that contains words."""
+    num_texts: Annotated[int, whole(1, 100_000)] = 256
+    """Number of texts to draw, using the plan's seed."""
+    max_tokens: Annotated[int, whole(3, 8192)] = 128
+    """Maximum number of tokens per text; longer texts are truncated."""
+    special_tokens: Flag = False
+    """Whether to include the special tokens that the tokenizer adds, such as [CLS].
+
+    Some have activations so large that they outweigh all other tokens.
     """
+    weighting: Annotated[str, one_of(WEIGHTINGS)] = "output"
+    """How tokens are weighted.
 
-    text: str = BUNDLED
-    column: str = ""
-    num_texts: int = 256
-    max_tokens: int = 128
-    special_tokens: bool = False
-    weighting: str = "output"
+    "output": by 1 / ‖output of the module‖², similar to the normalisation that follows; "equal": equally, as in the papers.
+    """
 
     def fault(self) -> str | None:
         """Check the file without reading it. Returns a sentence that describes the fault, or None if no fault is found."""
@@ -76,7 +80,8 @@ class CalibrationText:
         if cut := sum(len(text) > LONGEST_TEXT for text in used):
             notes = (*notes, f"{cut:,} {'text' if cut == 1 else 'texts'} truncated to {LONGEST_TEXT:,} characters")
         left_out = left_out | {EMPTY: len(available) - len(texts), NOT_DRAWN: len(texts) - len(drawn)}
-        rows = RowCounts(num_read, len(drawn), {why: count for why, count in left_out.items() if count}, notes)
+        left_out = {why: count for why, count in left_out.items() if count}
+        rows = RowCounts(read=num_read, used=len(drawn), left_out=left_out, notes=notes)
         return CalibrationTexts([text[:LONGEST_TEXT] for text in used], rows)
 
     def _all(self) -> tuple[list[str], int, dict[str, int], tuple[str, ...]]:
@@ -123,13 +128,3 @@ def _holds_words(values: pd.Series) -> bool:
 def digest(texts: Sequence[str]) -> str:
     """A 12-digit hexadecimal hash that identifies these texts in the results of a run."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
-
-
-CALIBRATION_TYPES: FieldTypes = {
-    "text": (is_text, "'bundled' or a file"),
-    "column": (is_string, "the name of a column"),
-    "num_texts": (whole(1, 100_000), "a whole number from 1 to 100000"),
-    "max_tokens": (whole(3, 8192), "a whole number from 3 to 8192"),
-    "special_tokens": (is_flag, "true or false"),
-    "weighting": one_of(WEIGHTINGS),
-}

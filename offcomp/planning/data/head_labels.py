@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from offcomp.errors import TaskError, shortly
@@ -101,7 +101,7 @@ def adapted_to(task: Task, head: ModelHead | None) -> Task:
         return task
     columns = {"score" if ours == "label" else ours: named for ours, named in task.columns.items()}
     also = tuple(name for name in task.also if name in ALSO["spearman"])
-    return replace(task, family="head-regression", columns=columns, options={}, also=also)
+    return task.replace(family="head-regression", columns=columns, options={}, also=also)
 
 
 def check_kind(head: ModelHead, *, regression: bool) -> None:

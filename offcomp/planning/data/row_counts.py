@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable
+from typing import Annotated, Protocol
+
+from pydantic import Field
+
+from offcomp.planning.document import Count, Document, Name
 
 EMPTY = "empty"
 OTHER_SPLIT = "in a split that is not used"
@@ -15,47 +18,59 @@ TOO_MANY = "beyond the maximum size of a split"
 NOT_DRAWN = "not drawn"
 
 
-@dataclass(frozen=True)
-class RowCounts:
-    """Numbers of rows read, used and left out. The rows used and the rows left out add up to the rows read.
+class RowCounts(Document):
+    """Numbers of rows read, used and left out. The rows used and the rows left out add up to the rows read."""
 
-    left_out    reason -> number of rows
-    notes       adjustments made while reading the data, one clause each
-    """
-
-    read: int = 0
-    used: int = 0
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values; `notes` is omitted if it is empty."""
-        notes = {"notes": list(self.notes)} if self.notes else {}
-        return {"read": self.read, "used": self.used, "left_out": dict(self.left_out)} | notes
+    read: Count
+    used: Count
+    left_out: dict[Name, Count]
+    """Reason -> number of rows."""
+    notes: Annotated[tuple[str, ...], Field(exclude_if=lambda notes: not notes)] = ()
+    """Adjustments made while reading the data, one clause each."""
 
 
-def rows_text(rows: Mapping[str, Any] | None, what: str = "row") -> str:
-    """Format the counts, as in "300 rows read, 298 used: 2 empty"; "" if they are unknown, as in runs from older versions."""
-    if not rows:
+class Truncation(Document):
+    """Texts (or pairs of texts) that were truncated because they have too many tokens."""
+
+    texts: Count
+    """Number of truncated texts."""
+    of: Count
+    """Number of all texts."""
+    tokens: Count
+    """The limit."""
+
+
+class Reading(Protocol):
+    """A score or a calibration, which knows how its texts were read; None if unknown, as in runs from older versions."""
+
+    @property
+    def rows(self) -> RowCounts | None: ...
+    @property
+    def cut(self) -> Truncation | None: ...
+
+
+def rows_text(rows: RowCounts | None, what: str = "row") -> str:
+    """Format the counts, as in "300 rows read, 298 used: 2 empty"; "" if they are unknown."""
+    if rows is None:
         return ""
-    read, used = rows["read"], rows["used"]
+    read, used = rows.read, rows.used
     counts = f"{read:,} {what if read == 1 else what + 's'} read, {'all' if used == read else f'{used:,}'} used"
-    left_out = ", ".join(f"{count:,} {reason}" for reason, count in rows["left_out"].items() if count)
-    return "; ".join([f"{counts}: {left_out}" if left_out else counts, *rows.get("notes", ())])
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in rows.left_out.items() if count)
+    return "; ".join([f"{counts}: {left_out}" if left_out else counts, *rows.notes])
 
 
-def cut_text(cut: Mapping[str, Any] | None) -> str:
+def cut_text(cut: Truncation | None) -> str:
     """Format the number of truncated texts, as in "40 of 40 texts truncated to 126 tokens"; "" if it is zero or unknown."""
-    if not cut or not cut["texts"]:
+    if cut is None or not cut.texts:
         return ""
-    return f"{cut['texts']:,} of {cut['of']:,} texts truncated to {cut['tokens']:,} tokens"
+    return f"{cut.texts:,} of {cut.of:,} texts truncated to {cut.tokens:,} tokens"
 
 
-def reading_text(score: Mapping[str, Any], what: str = "row") -> str:
+def reading_text(reading: Reading, what: str = "row") -> str:
     """Describe how a score's examples were read: rows used and texts truncated; "" if the counts are unknown."""
-    return "; ".join(filter(None, (rows_text(score.get("rows"), what), cut_text(score.get("cut")))))
+    return "; ".join(filter(None, (rows_text(reading.rows, what), cut_text(reading.cut))))
 
 
-def calibration_reading(groups: Iterable[Mapping[str, Any]]) -> str:
+def calibration_reading(calibrations: Iterable[Reading | None]) -> str:
     """Describe how a run read its calibration text, as in "60 texts read, all used"; "" if no group needed any."""
-    return next(filter(None, (reading_text(group.get("calibration", {}), "text") for group in groups)), "")
+    return next(filter(None, (reading_text(each, "text") for each in calibrations if each)), "")

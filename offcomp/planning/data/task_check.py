@@ -141,7 +141,7 @@ def _classes(
     files: _Files, name: str, family: str, renamed: tuple[tuple[str, str], ...]
 ) -> tuple[Mapping[str, int], tuple[str, ...]]:
     """The number of test rows per class, and the class names specified by the source. Raises InputError."""
-    task, source = Task(name, family, "", columns=dict(renamed)), _source(files)
+    task, source = Task(name=name, family=family, data=name, columns=dict(renamed)), _source(files)
     columns = chosen_columns(task, _contents(files), files.name)
     for split in TESTED:
         if split in source.tables:

@@ -1,62 +1,30 @@
-"""Read a plan's tasks from JSON, and validate them without reading the data or loading the model's weights."""
+"""Validate the tasks of a plan without reading the data or loading the model's weights."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from offcomp.errors import InputError, TaskError
 from offcomp.files import path_of
-from offcomp.plain_text import quoted, text_fault
-from offcomp.planning import json_fields
-from offcomp.planning.data.tasks import ALSO, BUNDLED, FAMILIES, HUB, TASKS, Task, find_task, unfit
+from offcomp.planning.data.tasks import ALSO, BUNDLED, HUB, TASKS, Task, find_task, unfit
 from offcomp.planning.data.text_tables import TABLE_SUFFIXES as SUFFIXES
-from offcomp.planning.json_fields import NAME_WORDS, is_name, read_fields
+from offcomp.planning.document import Flag, MustBe
+from offcomp.planning.json_fields import Texts, whole
 
 LONGEST_STEM = 90
-
-
-def _is_text_object(value: Any) -> bool:
-    return isinstance(value, dict) and all(json_fields.is_text(item) for pair in value.items() for item in pair)
-
-
-TASK_TYPES: json_fields.FieldTypes = {
-    "name": (is_name, NAME_WORDS),
-    "family": json_fields.one_of(FAMILIES),
-    "data": (json_fields.is_text, "a file, a folder, 'bundled:NAME' or 'hub:PATH/CONFIG'"),
-    "title": (json_fields.is_string, "text"),
-    "columns": (_is_text_object, "a JSON object of column names"),
-    "options": (json_fields.is_object, "a JSON object"),
-    "version": (json_fields.is_string, "text"),
-    "source": (json_fields.is_string, "text"),
-    "licence": (json_fields.is_string, "text"),
-    "also": (json_fields.is_text_list, "a list of metrics"),
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+OPTION_TYPES: Mapping[type, TypeAdapter[Any]] = {
+    type(None): TypeAdapter(Annotated[Texts | None, MustBe("a list of class names")], config=_STRICT),
+    bool: TypeAdapter(Flag, config=_STRICT),
+    int: TypeAdapter(Annotated[int, whole(0)], config=_STRICT),
+    float: TypeAdapter(Annotated[float, Field(ge=0), MustBe("a number, 0 or greater")], config=_STRICT),
 }
-OPTION_TYPES: Mapping[type, tuple[json_fields.Accepts, str]] = {
-    type(None): (lambda value: value is None or json_fields.is_text_list(value), "a list of class names"),
-    bool: (json_fields.is_flag, "true or false"),
-    int: (json_fields.whole(0), "a whole number, 0 or greater"),
-    float: (lambda value: json_fields.is_number(value) and value >= 0, "a number, 0 or greater"),
-}
-"""Type of an option's default -> (predicate for valid JSON values, description of the valid values)."""
-
-
-def read_tasks(entries: Sequence[Any], faults: list[str]) -> tuple[str | Task, ...]:
-    """Parse task names and task descriptions from JSON values; any faults are appended to `faults`."""
-    tasks: list[str | Task] = []
-    for index, entry in enumerate(entries):
-        if isinstance(entry, dict):
-            own_faults: list[str] = []
-            values = read_fields(Task, entry, f"task {quoted(entry.get('name', index))}", TASK_TYPES, own_faults)
-            tasks += [] if own_faults else [Task(**values)]
-            faults += own_faults
-        elif json_fields.is_text(entry) and not text_fault(entry):
-            tasks.append(entry)
-        else:
-            faults.append(f"task {index} is {quoted(entry)}; it must be the name of a task or a JSON object.")
-    return tuple(tasks)
+"""Type of an option's default -> type of the option."""
 
 
 def task_name(task: str | Task) -> str:
@@ -75,7 +43,9 @@ def own_task(
         data = str(path_of(data).absolute())
     stem = re.sub(r"[^A-Za-z0-9._+-]", "-", Path(data).stem).strip("._+-")[:LONGEST_STEM] or "data"
     name = f"own-{stem}" if any(task.name == stem for task in TASKS) else stem
-    return Task(name, family, data, title=stem, columns=columns, options=options or {}, source=source)
+    return Task(
+        name=name, family=family, data=data, title=stem, columns=dict(columns), options=dict(options or {}), source=source
+    )
 
 
 def task_faults(tasks: Sequence[str | Task], architecture: str, reads_text: bool = True) -> list[str]:
@@ -115,9 +85,10 @@ def _option_faults(task: Task, where: str) -> Iterator[str]:
         if name not in defaults:
             yield f"{where} has an unknown option {name!r}; options of family {task.family!r}: {', '.join(defaults) or 'none'}."
             continue
-        accepts, wanted = OPTION_TYPES[type(defaults[name])]
-        if not accepts(value):
-            yield f"{where} sets the option {name} to {value!r}; it must be {wanted}."
+        try:
+            OPTION_TYPES[type(defaults[name])].validate_python(value)
+        except ValidationError as error:
+            yield f"{where} sets the option {name} to {value!r}; it must be {error.errors()[0]['msg']}."
 
 
 def _metric_faults(task: Task, where: str) -> Iterator[str]:

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from offcomp.errors import TaskError
+from offcomp.planning.document import MustBe
+from offcomp.planning.json_fields import JsonModel, Name, Object, Text, Texts, one_of
 
 __all__ = ["ALSO", "FAMILIES", "TASKS", "Task", "TaskFamily", "find_task", "fitting_families", "unfit", "usual_tasks"]
 
@@ -99,27 +103,43 @@ ALSO = {"accuracy": ("f1", "matthews"), "spearman": ("pearson",)}
 """Metric of a family -> additional metrics that its tasks may list."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """A task to evaluate a model on.
+def _is_empty(value: Any) -> bool:
+    return not value
 
-    data      "bundled:NAME" (assets/tasks/NAME.csv), "hub:PATH/CONFIG" (fetched once, then cached), a file (.csv, .tsv, .jsonl,
-              .parquet) with or without a column `split`, or a folder with train, validation and test files
-    columns   column of the family -> column of the data, where the names differ
-    options   options of the family that differ from its defaults
-    also      metrics of `ALSO` that are reported in addition to the family's own
+
+Columns = Annotated[dict[Text, Text], MustBe("a JSON object of column names")]
+Line = Annotated[str, MustBe("text")]
+
+
+class Task(JsonModel):
+    """A task to evaluate a model on."""
+
+    noun = "task"
+
+    name: Name
+    """Name of the task in plans and results."""
+    family: Annotated[str, one_of(FAMILIES)]
+    """The kind of task."""
+    data: Annotated[Text, MustBe("a file, a folder, 'bundled:NAME' or 'hub:PATH/CONFIG'")]
+    """Where the data are.
+
+    "bundled:NAME" (assets/tasks/NAME.csv), "hub:PATH/CONFIG" (fetched once, then cached), a file (.csv, .tsv, .jsonl, .parquet)
+    with or without a column `split`, or a folder with train, validation and test files.
     """
-
-    name: str
-    family: str
-    data: str
-    title: str = ""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    version: str = "1"
-    source: str = ""
-    licence: str = ""
-    also: tuple[str, ...] = ()
+    title: Line = Field(default="", exclude_if=_is_empty)
+    """Title in tables and figures."""
+    columns: Columns = Field(default_factory=dict, exclude_if=_is_empty)
+    """Column of the family -> column of the data, where the names differ."""
+    options: Object = Field(default_factory=dict, exclude_if=_is_empty)
+    """Options of the family that differ from its defaults."""
+    version: Line = Field(default="1", exclude_if=_is_empty)
+    """Version of the data."""
+    source: Line = Field(default="", exclude_if=_is_empty)
+    """Where the data come from."""
+    licence: Line = Field(default="", exclude_if=_is_empty)
+    """Licence of the data."""
+    also: Annotated[Texts, MustBe("a list of metrics")] = Field(default=(), exclude_if=_is_empty)
+    """Metrics of `ALSO` that are reported in addition to the family's own."""
 
     @property
     def kind(self) -> TaskFamily:
@@ -136,25 +156,23 @@ class Task:
         """Whether the data are bundled with offcomp."""
         return self.data.startswith(BUNDLED)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values, omitting empty fields."""
-        return {name: value for name, value in asdict(self).items() if value or name in ("name", "family", "data")}
-
 
 def _bundled_task(name: str, family: str, data: str, title: str, version: str = "1") -> Task:
     """A task that is bundled with offcomp."""
-    return Task(name, family, BUNDLED + data, title, version=version, source="Written for offcomp", licence="MIT")
+    return Task(
+        name=name, family=family, data=BUNDLED + data, title=title, version=version, source="Written for offcomp", licence="MIT"
+    )
 
 
 def _glue(name: str, title: str, source: str, *, family: str = "probe", also: tuple[str, ...] = (), **columns: str) -> Task:
     """A task of the GLUE benchmark; `columns` maps columns of the family to those of the data."""
     data = f"{HUB}nyu-mll/glue/{name.removesuffix('-head')}"
-    return Task(name, family, data, title, columns, source=f"{source}, GLUE", also=also)
+    return Task(name=name, family=family, data=data, title=title, columns=columns, source=f"{source}, GLUE", also=also)
 
 
 def _wikitext(name: str, family: str, title: str) -> Task:
     data = f"{HUB}Salesforce/wikitext/wikitext-2-raw-v1"
-    return Task(name, family, data, title, source="Merity et al. 2016", licence="CC BY-SA 3.0")
+    return Task(name=name, family=family, data=data, title=title, source="Merity et al. 2016", licence="CC BY-SA 3.0")
 
 
 TASKS = (

@@ -12,12 +12,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from offcomp.numerics.paired_tests import mcnemar_p
+from offcomp.planning.data.scores import Score
 from offcomp.results.charts.dots import SYMBOLS
 from offcomp.results.charts.style import axis_title, literal_text, styled, text_trace
 from offcomp.results.charts.theme import Palette, marker
 from offcomp.results.paired import change_table, flip_table, paired_difference
 from offcomp.results.runs import method_title, result_of, style_key_of
-from offcomp.results.scores import Score, against_original, difference_text, metric_of, on_task, score_text
+from offcomp.results.scores import against_original, difference_text, metric_of, on_task, score_text
 from offcomp.runs.store import Run
 
 STAYED_RIGHT, LOST, WON, STAYED_WRONG = "stayed right", "right to wrong", "wrong to right", "stayed wrong"
@@ -29,24 +30,27 @@ TOP_PIXELS = 44
 
 def has_classes(score: Score) -> bool:
     """Whether the task has classes, which means that each answer is either right or wrong."""
-    return "flips" in score
+    return score.flips is not None
 
 
 def score_of(run: Run, task: str) -> Score:
     """The score of a run on one of its tasks."""
-    score: Score = result_of(run)["scores"][task]
-    return score
+    return result_of(run).scores[task]
 
 
 def outcome_table(score: Score) -> pd.DataFrame:
     """One row per outcome in CELLS: the answer before and after, the number and share of answers, and how many are listed."""
-    n, paired = score["compressed"]["n"], score["paired"]
-    lost, won = paired["right_to_wrong"], paired["wrong_to_right"]
-    right = round(score["original"]["value"] * n)
+    n, (lost, won) = score.compressed.n, _flip_counts(score)
+    right = round(score.original.value * n)
     counts = {STAYED_RIGHT: right - lost, LOST: lost, WON: won, STAYED_WRONG: n - right - won}
-    listed = {change: len(score["flips"][change.replace(" ", "_")]) for change in LISTED}
+    listed = {change: len(score.flips.of(change)) for change in LISTED if score.flips}
     rows = [(change, *CELLS[change], count, count / n, listed.get(change, 0)) for change, count in counts.items()]
     return pd.DataFrame(rows, columns=["change", "before", "after", "count", "share", "listed"])
+
+
+def _flip_counts(score: Score) -> tuple[int, int]:
+    """How many answers changed from right to wrong, and from wrong to right."""
+    return score.paired.right_to_wrong or 0, score.paired.wrong_to_right or 0
 
 
 def unlisted_text(table: pd.DataFrame, score: Score, chosen: Sequence[str]) -> str:
@@ -57,8 +61,8 @@ def unlisted_text(table: pd.DataFrame, score: Score, chosen: Sequence[str]) -> s
         return ""
     total = int(part["count"].sum())
     text = f"Texts are only recorded for flipped answers: {missing:,} of {total:,} selected answers are counted but not listed."
-    otherwise_wrong = round((1 - score["paired"]["agreement"]) * score["compressed"]["n"])
-    otherwise_wrong -= score["paired"]["right_to_wrong"] + score["paired"]["wrong_to_right"]
+    changed = round((1 - (score.paired.agreement or 0.0)) * score.compressed.n)
+    otherwise_wrong = changed - sum(_flip_counts(score))
     if STAYED_WRONG in chosen and otherwise_wrong > 0:
         text += f" {otherwise_wrong:,} of the answers that stayed wrong are now wrong in another way."
     return text
@@ -92,8 +96,7 @@ def outcome_figure(table: pd.DataFrame, chosen: Sequence[str], palette: Palette)
 def outcome_answer(run: Run, task: str) -> str:
     """Summarise in one sentence how many answers flipped each way, the effect on the score, and McNemar's p-value."""
     score = score_of(run, task)
-    n, paired = score["compressed"]["n"], score["paired"]
-    lost, won = paired["right_to_wrong"], paired["wrong_to_right"]
+    n, (lost, won) = score.compressed.n, _flip_counts(score)
     if not lost + won:
         return f"{method_title(run)} changed none of {n:,} answers from right to wrong or vice versa."
     return (
@@ -222,7 +225,7 @@ def joint_answer(first: Run, second: Run, names: tuple[str, str], task: str) -> 
     flipped = [table[f"{name}_flip"] for name in ("first", "second")]
     signs = [flips.map({LOST: -1, WON: 1}).fillna(0) for flips in flipped]
     ahead, behind = (int((signs[a] > signs[b]).sum()) for a, b in ((0, 1), (1, 0)))
-    n = score["compressed"]["n"]
+    n = score.compressed.n
     text = f"On {ahead + behind:,} of {n:,} examples, one run is right and the other wrong: {names[0]} is right on {ahead}, "
     text += f"{names[1]} on {behind}"
     difference = paired_difference(first, second, task)

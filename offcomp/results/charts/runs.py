@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 from offcomp.results.charts.dots import CROWDED, dots, in_rows, series_of
 from offcomp.results.charts.style import literal
 from offcomp.results.charts.theme import Palette
-from offcomp.results.runs import DENOMINATORS, result_of
+from offcomp.results.runs import DENOMINATORS, model_of, result_of
 from offcomp.results.sentences import smaller
+from offcomp.runs.result import Errors, GroupResult
 from offcomp.runs.store import Run
 
 LEVELS = ("group", "module")
@@ -25,13 +26,14 @@ def error_table(runs: Sequence[Run], level: str = "group") -> pd.DataFrame:
     """One row per run and group (or module), with its errors. `about` briefly describes the row."""
     rows = []
     for run, series in zip(runs, series_of(runs).values(), strict=True):
-        for group in result_of(run)["groups"]:
-            entries = group["module_errors"] if level == "module" else {group["name"]: group}
-            stored = f"{group['num_parameters']:,} parameters, {smaller(group['parameter_ratio'])}"
-            count = len(group["modules"])
-            description = f"in group {group['name']}" if level == "module" else f"{count} module{'s' * (count > 1)}, {stored}"
+        for group in result_of(run).groups:
+            entries: Mapping[str, Errors | GroupResult]
+            entries = group.module_errors if level == "module" else {group.name: group}
+            stored = f"{group.num_parameters:,} parameters, {smaller(group.parameter_ratio)}"
+            count = len(group.modules)
+            description = f"in group {group.name}" if level == "module" else f"{count} module{'s' * (count > 1)}, {stored}"
             rows += [
-                (run.id, *series, name, errors["relative_error"], errors["cosine_distance"], description)
+                (run.id, *series, name, errors.relative_error, errors.cosine_distance, description)
                 for name, errors in entries.items()
             ]
     return pd.DataFrame(rows, columns=list(ERROR_COLUMNS))
@@ -56,11 +58,10 @@ def size_table(runs: Sequence[Run]) -> pd.DataFrame:
     rows = []
     for run, series in zip(runs, series_of(runs).values(), strict=True):
         for denominator, title in DENOMINATORS.items():
-            sizes = result_of(run)["model"]["sizes"][denominator]
+            sizes = model_of(run).sizes.of(denominator)
             for unit in UNITS:
-                before, after = sizes[f"{unit}_before"], sizes[f"{unit}_after"]
-                ratio = sizes[f"{unit.removesuffix('s')}_ratio"]
-                rows.append((run.id, *series, title, unit, before, after, ratio, after / before if before else 1.0))
+                before, after = sizes.before(unit), sizes.after(unit)
+                rows.append((run.id, *series, title, unit, before, after, sizes.ratio(unit), after / before if before else 1.0))
     return pd.DataFrame(rows, columns=list(SIZE_COLUMNS))
 
 

@@ -13,13 +13,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from offcomp.planning.data.metrics import METRICS, Metric
+from offcomp.planning.data.scores import Score
 from offcomp.results.charts.dots import dots, in_rows, series_of
 from offcomp.results.charts.style import literal
 from offcomp.results.charts.theme import MARKERS, Palette
 from offcomp.results.originals import model_names
 from offcomp.results.paired import comparison_key
 from offcomp.results.runs import result_of
-from offcomp.results.scores import Score, baseline_of, brief_difference, interval_of, metric_of, task_title, within_sentence
+from offcomp.results.scores import baseline_of, brief_difference, interval_of, metric_of, task_title, within_sentence
 from offcomp.runs.store import Run
 
 LOG_FROM = 8
@@ -38,10 +39,10 @@ def score_table(runs: Sequence[Run]) -> pd.DataFrame:
     rows: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     models = model_names(runs)
     many_models = len({*models.values()}) > 1
-    tasks = dict.fromkeys(task for run in runs for task in result_of(run)["scores"])
+    tasks = dict.fromkeys(task for run in runs for task in result_of(run).scores)
     several = {task for task in tasks if len({comparison_key(run, task) for run in runs} - {None}) > 1}
     for run, series in zip(runs, series_of(runs).values(), strict=True):
-        for task, score in result_of(run)["scores"].items():
+        for task, score in result_of(run).scores.items():
             name = f"Original of {series[0]}" if task in several else "Original"
             star = (f"Original, {models[run.id]}" if many_models else name, "original", MARKERS["original"])
             original = ("", *star, *_figures(task, score, star[0], "original"), "not compressed")
@@ -54,19 +55,19 @@ def _figures(task: str, score: Score, row: str, which: str) -> tuple[Any, ...]:
     """The values of the columns from `task` to `baseline_name`."""
     name, baseline = baseline_of(score) or ("", nan)
     kind = task, task_title(task, score), metric_of(score).name
-    return *kind, row, score[which]["value"], *interval_of(score, which), score[which]["n"], baseline, name
+    return *kind, row, score.of(which).value, *interval_of(score, which), score.of(which).n, baseline, name
 
 
 def scores_of(runs: Sequence[Run], table: pd.DataFrame) -> list[Score]:
     """The scores of the compressed models in `table`, which contains a single task and metric."""
     task, metric = table["task"].iloc[0], table["metric"].iloc[0]
-    scores = (result_of(run)["scores"].get(task) for run in runs)
+    scores = (result_of(run).scores.get(task) for run in runs)
     return [score for score in scores if score and metric_of(score).name == metric]
 
 
 def _comparison(score: Score) -> str:
-    if "agreement" in score["paired"]:
-        return f"agrees with the original on {score['paired']['agreement']:.1%}"
+    if score.paired.agreement is not None:
+        return f"agrees with the original on {score.paired.agreement:.1%}"
     return f"{brief_difference(score)} from the original"
 
 

@@ -12,6 +12,7 @@ from offcomp.models.catalogue import ModuleSpec
 from offcomp.planning.grouping import is_transposed
 from offcomp.runs.calibration.moments import InputMoments, is_embedding, modules_of
 from offcomp.runs.calibration.passes import FLOAT32_BYTES, Calibration, Changes
+from offcomp.runs.result import CalibrationResult
 
 
 class GroupHints:
@@ -72,24 +73,24 @@ class GroupHints:
         self.restore()
         return share_of_outputs(self.calibration.output_errors(reconstructions, held_out=held_out).values())
 
-    def summary(self) -> dict[str, Any]:
-        """A summary for the run's record: the amount of text, and the number of tokens per dimension of the widest input."""
+    def summary(self, **diagnostics: Any) -> CalibrationResult:
+        """A summary for the run's record, with these `diagnostics` of the fit.
+
+        It contains the amount of text, and the number of tokens per dimension of the widest input.
+        """
         calibration = self.calibration
         num_tokens = sum(int(batch.counted.sum()) for batch in calibration.batches)
         width = max(spec.rows if lookup else spec.cols for spec, lookup in zip(self.specs, self.embeddings, strict=True))
-        rows = {"rows": calibration.rows.to_dict()} if calibration.rows else {}
-        cut = {"cut": calibration.cut} if calibration.cut else {}
-        return (
-            {
-                "num_texts": sum(len(batch.counted) for batch in calibration.batches),
-                "num_held_out": sum(len(batch.counted) for batch in calibration.held_out),
-                "num_tokens": num_tokens,
-                "tokens_per_dimension": num_tokens / width,
-                "weighting": calibration.weighting,
-                "digest": calibration.digest,
-            }
-            | rows
-            | cut
+        reading: dict[str, Any] = {"rows": calibration.rows, "cut": calibration.cut}
+        return CalibrationResult.model_construct(  # may contain values that are not finite, see `check_finite`
+            num_texts=sum(len(batch.counted) for batch in calibration.batches),
+            num_held_out=sum(len(batch.counted) for batch in calibration.held_out),
+            num_tokens=num_tokens,
+            tokens_per_dimension=num_tokens / width,
+            weighting=calibration.weighting,
+            digest=calibration.digest,
+            **{name: value for name, value in reading.items() if value is not None},
+            **diagnostics,
         )
 
     def moments(self, spec: ModuleSpec) -> InputMoments:

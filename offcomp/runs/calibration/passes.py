@@ -18,7 +18,7 @@ from offcomp.models.offloading import offloaded
 from offcomp.models.positions import longest_text
 from offcomp.models.weights import replace, substituted
 from offcomp.planning.data.calibration_text import digest
-from offcomp.planning.data.row_counts import RowCounts
+from offcomp.planning.data.row_counts import RowCounts, Truncation
 from offcomp.runs.calibration.batches import token_batches
 from offcomp.runs.calibration.gradients import sum_gradients
 from offcomp.runs.calibration.likelihood import Likelihood
@@ -89,11 +89,11 @@ class Calibration:
         self._originals = ExitStack()
 
     @property
-    def cut(self) -> dict[str, int]:
-        """Number of truncated texts, total number of texts and token limit; empty if no text is truncated."""
+    def cut(self) -> Truncation | None:
+        """The number of truncated texts; None if no text is truncated."""
         batches = [*self.batches, *self.held_out]
         cut, texts = sum(batch.num_cut for batch in batches), sum(len(batch.counted) for batch in batches)
-        return {"texts": cut, "of": texts, "tokens": self.limit} if cut else {}
+        return Truncation(texts=cut, of=texts, tokens=self.limit) if cut else None
 
     @contextmanager
     def offloaded(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from offcomp.planning.data.row_counts import calibration_reading, reading_text
+from offcomp.planning.data.scores import Score
 from offcomp.planning.size_notes import size_notes
 from offcomp.results import scores
 from offcomp.results.bundled import origin
@@ -18,7 +19,7 @@ from offcomp.results.charts.start_svg import error_svg
 from offcomp.results.originals import model_names
 from offcomp.results.paired import flip_count_table
 from offcomp.results.runs import difference_table, label, method_title, result_of, run_table, short_names, warnings_of
-from offcomp.results.scores import Score, sentence_start
+from offcomp.results.scores import sentence_start
 from offcomp.results.sentences import answer, megabytes, origin_text, smaller
 from offcomp.runs.store import Run
 from offcomp.ui.charts import number_formats, show_chart, show_metric, show_table
@@ -65,7 +66,7 @@ def show_answer(runs: Sequence[Run]) -> None:
 def _show_size_notes(runs: Sequence[Run]) -> None:
     """Show caveats about the sizes, one line per run, for the first few runs that have any."""
     names = short_names(runs)
-    noted = [(names[run.id], notes) for run in runs if (notes := size_notes(result_of(run)["groups"]))]
+    noted = [(names[run.id], notes) for run in runs if (notes := size_notes(result_of(run).groups))]
     for name, notes in noted[:MOST_NOTED]:
         st.caption(plain(f"{name}: {' '.join(notes)}"))
     if len(noted) > MOST_NOTED:
@@ -103,39 +104,39 @@ def _card(run: Run, *, brief: bool, model: str) -> None:
                 width = BRIEF_METRIC_PIXELS if brief or name != kind else default_width
                 show_metric(name, value, note, HELP[kind], width)
         if not brief:
-            for task, score in result_of(run)["scores"].items():
+            for task, score in result_of(run).scores.items():
                 difference = f"{scores.against_original(score)}{_agreeing(run, score)}"
                 st.caption(plain(f"{sentence_start(scores.on_task(task, score))}: {difference}."))
                 for other in scores.others_text(score):
                     st.caption(plain(f"{other}."))
                 if reading := reading_text(score):
                     st.caption(plain(f"{sentence_start(reading)}."))
-            if reading := calibration_reading(result_of(run)["groups"]):
+            if reading := calibration_reading(group.calibration for group in result_of(run).groups):
                 st.caption(plain(f"Calibration: {reading}."))
 
 
 def _agreeing(run: Run, score: Score) -> str:
     """Describe how many answers match the original's; empty if there is only one task, which has its own metric for this."""
-    agreement = score["paired"].get("agreement")
-    several = len(result_of(run)["scores"]) > 1
+    agreement = score.paired.agreement
+    several = len(result_of(run).scores) > 1
     return f"; {scores.metric_of(score).number(agreement)} of answers unchanged" if several and agreement is not None else ""
 
 
 def _metrics(run: Run, brief: bool) -> Iterator[tuple[str, str, str, str]]:
     """Yield the name, kind, value and note of each metric; with several scores, each is named after its task."""
-    by_task = result_of(run)["scores"]
+    by_task = result_of(run).scores
     if not by_task:
         yield "Score", "Score", "not scored", "no task in plan"
     for task, score in by_task.items():
-        metric, paired = scores.metric_of(score), score["paired"]
-        note = scores.brief_difference(score) if brief else f"{score['compressed']['n']:,} {metric.counts}"
+        metric, paired = scores.metric_of(score), score.paired
+        note = scores.brief_difference(score) if brief else f"{score.compressed.n:,} {metric.counts}"
         if len(by_task) > 1:
             yield scores.task_title(task, score), metric.title, scores.score_text(score), note
             continue
         yield metric.title, metric.title, scores.score_text(score), note
-        if "agreement" in paired:
-            flips = paired["right_to_wrong"] + paired["wrong_to_right"]
-            yield "Agreement", "Agreement", metric.number(paired["agreement"]), f"{flips} flips"
+        if paired.agreement is not None:
+            flips = (paired.right_to_wrong or 0) + (paired.wrong_to_right or 0)
+            yield "Agreement", "Agreement", metric.number(paired.agreement), f"{flips} flips"
     row = run_table([run]).iloc[0]
     figures = [("Relative error", f"{row['relative_error']:.3f}", "chosen weights")]
     if not brief:

@@ -74,9 +74,8 @@ def _show_card(choices: Choices, prediction: Prediction, known: Known) -> None:
 
 def _sizes(choices: Choices, prediction: Prediction) -> tuple[str, str, str]:
     """Return the stored parameters, the megabytes and the compression ratio of the chosen weights."""
-    sizes = prediction.model["chosen"]
-    ratio = sizes[f"{choices.unit.removesuffix('s')}_ratio"]
-    return f"{sizes['parameters_after']:,}", f"{sizes['bytes_after'] / 1e6:.2f}", f"{ratio:.2f}x"
+    sizes = prediction.model.chosen
+    return f"{sizes.parameters_after:,}", f"{sizes.bytes_after / 1e6:.2f}", f"{sizes.ratio(choices.unit):.2f}x"
 
 
 def _error(choices: Choices, prediction: Prediction, known: Known) -> tuple[str, str, str]:

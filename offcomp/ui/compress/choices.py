@@ -15,8 +15,8 @@ from offcomp.models.families import KIND_TITLES
 from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS
 from offcomp.planning.data.task_check import task_fault
 from offcomp.planning.data.tasks import Task, find_task, usual_tasks
-from offcomp.planning.grouping import GROUPINGS, STACK_HELP, STACKS
-from offcomp.planning.plan import Group, Plan, make_groups, name_groups
+from offcomp.planning.grouping import GROUPINGS, STACK_HELP, STACKS, name_groups
+from offcomp.planning.plan import Group, Plan, make_groups
 from offcomp.results.model import PARTS, rounded_to
 from offcomp.ui import draft
 from offcomp.ui.escape import plain
@@ -63,7 +63,7 @@ class Choices:
             groups = self._own_groups(settings)
         else:
             groups = make_groups(self.specs, self.grouping, stack=self.stack, block=self.block, **settings)
-        return Plan(self.info.model, groups, self.tasks, self.seed)
+        return Plan(model=self.info.model, groups=groups, tasks=self.tasks, seed=self.seed)
 
     def _own_groups(self, settings: dict[str, Any]) -> tuple[Group, ...]:
         """Return the custom groups, restricted to chosen modules; each remaining chosen module forms its own group."""
@@ -72,7 +72,7 @@ class Choices:
         parts = [(specs, stack) for specs, stack in parts if specs] + [([spec], "rows") for spec in chosen.values()]
         names = name_groups([specs for specs, _ in parts])
         return tuple(
-            Group(name, tuple(spec.name for spec in specs), stack, **settings)
+            Group(name=name, modules=tuple(spec.name for spec in specs), stack=stack, **settings)
             for name, (specs, stack) in zip(names, parts, strict=True)
         )
 

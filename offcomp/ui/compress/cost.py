@@ -109,7 +109,7 @@ def cost_text(cost: Cost) -> str:
 
 def _seconds(run: Run) -> float:
     """Return the duration of a finished run, excluding the time spent waiting for other runs."""
-    return sum(seconds for stage, seconds in result_of(run)["timings"].items() if stage != "total")
+    return sum(seconds for stage, seconds in result_of(run).timings.items() if stage != "total")
 
 
 def _title(style_key: str) -> str:

@@ -55,7 +55,7 @@ def measurements(runs: Sequence[Run], fingerprint: str) -> list[Measured]:
 
 def _at_first_ratio(plan: Plan) -> str:
     """Return a cache key for the plan that does not depend on its ratio."""
-    return replace(plan, groups=tuple(group.at_ratio(RATIOS[0]) for group in plan.groups)).to_json()
+    return plan.replace(groups=tuple(group.at_ratio(RATIOS[0]) for group in plan.groups)).to_json()
 
 
 @st.cache_resource(
@@ -107,7 +107,7 @@ def _known(
     measurement = known_errors.measurement_of(plan, measured)
     if exact is not None or measurement is not None:
         return Known(exact, measurement)
-    achieved = prediction.model["chosen"][f"{plan.groups[0].unit.removesuffix('s')}_ratio"]
+    achieved = prediction.model.chosen.ratio(plan.groups[0].unit)
     return Known(estimated=known_errors.estimated(plan, achieved, measured, table))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
-from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from offcomp.planning.data.scores import Continuation
 from offcomp.results import continuations
 from offcomp.results.charts.theme import Palette
 from offcomp.results.runs import style_key_of, with_provenance
@@ -73,8 +73,8 @@ def continuations_html(runs: Sequence[Run], names: Mapping[str, str], task: str,
     rows = []
     for entries in continuations.side_by_side(runs, task):
         cells = "".join(_cell(name, entry) for name, entry in zip(run_names, entries, strict=True))
-        original = escape(entries[0]["original"].strip()) or NOTHING
-        prompt = escape(entries[0]["opening"].strip())
+        original = escape(entries[0].original.strip()) or NOTHING
+        prompt = escape(entries[0].opening.strip())
         rows.append(f'<tr><th scope="row">{prompt} …</th><td data-who="Original">{original}</td>{cells}</tr>')
     return (
         '<table class="continuations"><caption>Prompts and continuations by model</caption><thead><tr><th scope="col">Prompt'
@@ -82,12 +82,12 @@ def continuations_html(runs: Sequence[Run], names: Mapping[str, str], task: str,
     )
 
 
-def _cell(name: str, entry: Mapping[str, Any]) -> str:
+def _cell(name: str, entry: Continuation) -> str:
     """Return the HTML cell of one run's text, with the part that differs from the original marked."""
-    text = entry["compressed"]
-    index = continuations.first_difference(entry["original"], text)
+    text = entry.compressed
+    index = continuations.first_difference(entry.original, text)
     same, different = escape(text[:index]), escape(text[index:])
-    if not different.strip() and entry["original"][index:].strip():
+    if not different.strip() and entry.original[index:].strip():
         different = f" {NOTHING}"
     written = f"{same}<mark>{different}</mark>" if different.strip() else same
     return (

@@ -9,12 +9,13 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from offcomp.planning.data.scores import Score
 from offcomp.results.charts import examples
 from offcomp.results.charts.examples import CELLS, LISTED, has_classes, score_of, shift_words
 from offcomp.results.continuations import continues_prompts
 from offcomp.results.paired import same_test
 from offcomp.results.runs import result_of, short_names, with_provenance
-from offcomp.results.scores import Score, metric_of, on_task, sentence_start, task_title
+from offcomp.results.scores import metric_of, on_task, sentence_start, task_title
 from offcomp.runs.store import Run
 from offcomp.ui import draft
 from offcomp.ui.charts import csv_button, draw, show_chart
@@ -31,7 +32,7 @@ TABLE_PIXELS = 420
 
 def show_examples(runs: Sequence[Run]) -> None:
     """Draw everything below the run selector."""
-    scored = [run for run in runs if result_of(run)["scores"]]
+    scored = [run for run in runs if result_of(run).scores]
     if not scored:
         st.info(
             "None of these runs was scored on a task, so there are no predictions to show. Choose other runs above, or run a "
@@ -68,7 +69,7 @@ def _choose(runs: Sequence[Run], names: dict[str, str]) -> tuple[Run, str, Run |
     by_id = {run.id: run for run in runs}
     with st.container(horizontal=True, gap="medium"):
         run = by_id[_choose_run("Run", "run", RUN, by_id, names)]
-        titles = {task: task_title(task, score) for task, score in result_of(run)["scores"].items()}
+        titles = {task: task_title(task, score) for task, score in result_of(run).scores.items()}
         task = choose_one("Task", titles, TASK, parameter="task")
         others = {other.id: other for other in runs if other.id != run.id and same_test(run, other, task)}
         second = _choose_run("Compare with", "beside", SECOND, others, names) if len(others) > 1 else next(iter(others), None)

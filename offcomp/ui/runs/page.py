@@ -9,8 +9,9 @@ from pathlib import Path
 import streamlit as st
 
 from offcomp.planning.data.row_counts import reading_text
-from offcomp.results.runs import method_title, overall_error, result_of
+from offcomp.results.runs import method_title, result_of
 from offcomp.results.scores import brief_difference, metric_of, on_task, sentence_start, value_of
+from offcomp.runs.result import overall_error
 from offcomp.runs.store import OF_A_SAMPLE, BadFolder, Run, RunStore
 from offcomp.ui import draft
 from offcomp.ui.compare.selection import MOST_COMPARED
@@ -101,7 +102,7 @@ def _card(run: Run) -> None:
             st.markdown(plain(outcome_text(run)))
             if run.of_a_sample:
                 st.caption(f"Its model is {OF_A_SAMPLE}.")
-            for reading in dict.fromkeys(filter(None, map(reading_text, result_of(run)["scores"].values()))):
+            for reading in dict.fromkeys(filter(None, map(reading_text, result_of(run).scores.values()))):
                 st.caption(plain(f"{sentence_start(reading)}."))
         elif run.error and run.status != "cancelled":
             st.error(plain(run.error), icon=":material/error:")
@@ -112,25 +113,24 @@ def _card(run: Run) -> None:
 def outcome_text(run: Run) -> str:
     """Summarise a run's error and scores on one line."""
     result = result_of(run)
-    parts = [f"relative error {overall_error(result['groups']):.3f}"] if result["groups"] else []
-    for task, score in result["scores"].items():
+    parts = [f"relative error {overall_error(result.groups):.3f}"] if result.groups else []
+    for task, score in result.scores.items():
         parts.append(f"{on_task(task, score)} {metric_of(score).number(value_of(score))} ({brief_difference(score)})")
     return sentence_start("; ".join(parts))
 
 
 def _duration_text(run: Run) -> str:
-    seconds = (run.result or {}).get("timings", {}).get("total")
-    return f" · {seconds:.0f} s" if seconds is not None and run.status == "done" else ""
+    return f" · {run.result.timings['total']:.0f} s" if run.result and run.status == "done" else ""
 
 
 def _progress(run: Run) -> None:
-    stage = str(run.progress.get("stage", "queued"))
-    if stage == "queued":
+    progress = run.progress
+    if progress is None or progress.stage == "queued":
         st.progress(0.0, text="waiting for the previous run")
         return
-    remaining = run.progress.get("remaining_seconds")
+    remaining = progress.remaining_seconds
     left = "" if remaining is None else f", about {max(1, round(remaining))} s left"
-    st.progress(min(1.0, float(run.progress.get("fraction", 0.0))), text=plain(f"{stage}{left}"))
+    st.progress(progress.fraction, text=plain(f"{progress.stage}{left}"))
 
 
 def _actions(run: Run) -> None:

@@ -24,8 +24,8 @@ from tests import tiny_models
 from tests.cli.test_main import Command
 
 SENTENCES = ["One fine day.", "Two fine days.", "Three of them."]
-WHITENED = Group("key", ("key.0",), options={"preset": "whitened"})
-PLAIN = Group("value", ("value.0",))
+WHITENED = Group(name="key", modules=("key.0",), options={"preset": "whitened"})
+PLAIN = Group(name="value", modules=("value.0",))
 
 
 def info_of_minilm() -> Any:
@@ -36,12 +36,12 @@ def info_of_minilm() -> Any:
 
 
 def test_the_bundled_text_is_not_written_so_that_plans_without_it_keep_their_names() -> None:
-    assert "calibration" not in Plan("minilm-l6", (WHITENED,)).to_dict()
-    assert Plan("minilm-l6").calibration == CalibrationText()
+    assert "calibration" not in Plan(model="minilm-l6", groups=(WHITENED,)).to_dict()
+    assert Plan(model="minilm-l6").calibration == CalibrationText()
 
 
 def test_another_text_is_written_in_full_and_read_back() -> None:
-    plan = Plan("minilm-l6", (WHITENED,), calibration=CalibrationText("some.txt", num_texts=7))
+    plan = Plan(model="minilm-l6", groups=(WHITENED,), calibration=CalibrationText(text="some.txt", num_texts=7))
     written = json.loads(plan.to_json())
     assert written["calibration"] == {
         "text": "some.txt",
@@ -76,23 +76,23 @@ def test_a_wrong_field_is_named_with_its_value_and_what_is_allowed(calibration: 
 
 
 def test_a_file_that_is_not_there_is_a_fault_only_of_a_plan_that_reads_it() -> None:
-    lost = CalibrationText("/nowhere/text.txt")
-    validate(Plan("minilm-l6", (PLAIN,), calibration=lost), info_of_minilm())
+    lost = CalibrationText(text="/nowhere/text.txt")
+    validate(Plan(model="minilm-l6", groups=(PLAIN,), calibration=lost), info_of_minilm())
     with pytest.raises(PlanError, match=r"'/nowhere/text\.txt' does not exist"):
-        validate(Plan("minilm-l6", (WHITENED, PLAIN), calibration=lost), info_of_minilm())
+        validate(Plan(model="minilm-l6", groups=(WHITENED, PLAIN), calibration=lost), info_of_minilm())
     with pytest.raises(PlanError, match=r"'text\.docx' must be 'bundled' or a file with one of the extensions \.txt"):
-        validate(Plan("minilm-l6", (WHITENED,), calibration=CalibrationText("text.docx")), info_of_minilm())
+        validate(Plan(model="minilm-l6", groups=(WHITENED,), calibration=CalibrationText(text="text.docx")), info_of_minilm())
 
 
 def test_a_calibrated_method_needs_a_tokenizer(tmp_path: Path) -> None:
     folder = tiny_models.save(tiny_models.shared("bert"), tmp_path / "bare", tokenizer=False)
     info = load(str(folder)).info
     assert not may_have_tokenizer(info)
-    validate(Plan(str(folder), (PLAIN,), tasks=()), info)
+    validate(Plan(model=str(folder), groups=(PLAIN,), tasks=()), info)
     with pytest.raises(PlanError, match="has no tokenizer"):
-        validate(Plan(str(folder), (WHITENED,), tasks=()), info)
+        validate(Plan(model=str(folder), groups=(WHITENED,), tasks=()), info)
     with_one = load(str(tiny_models.save(tiny_models.shared("bert"), tmp_path / "whole"))).info
-    validate(Plan(with_one.model, (WHITENED,), tasks=()), with_one)
+    validate(Plan(model=with_one.model, groups=(WHITENED,), tasks=()), with_one)
 
 
 def test_the_command_line_names_a_file(offcomp: Command, tmp_path: Path) -> None:
@@ -124,26 +124,26 @@ def written(folder: Path, suffix: str) -> Path:
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".tsv", ".jsonl", ".parquet"])
 def test_every_sort_of_file_is_read(tmp_path: Path, suffix: str) -> None:
     path = written(tmp_path, suffix)
-    assert CalibrationText(str(path)).read(0).texts == SENTENCES
+    assert CalibrationText(text=str(path)).read(0).texts == SENTENCES
     if suffix != ".txt":
-        assert CalibrationText(str(path), column="sentence").read(0).texts == SENTENCES
+        assert CalibrationText(text=str(path), column="sentence").read(0).texts == SENTENCES
         with pytest.raises(InputError, match="has no column 'text'; choose one of number, sentence"):
-            CalibrationText(str(path), column="text").read(0)
+            CalibrationText(text=str(path), column="text").read(0)
 
 
 def test_a_column_named_text_comes_first_and_several_others_are_ambiguous(tmp_path: Path) -> None:
     path = tmp_path / "some.csv"
     pd.DataFrame({"title": ["A", "B"], "text": ["one", None], "number": [1, 2]}).to_csv(path, index=False)
-    assert CalibrationText(str(path)).read(0).texts == ["one"]
+    assert CalibrationText(text=str(path)).read(0).texts == ["one"]
     pd.DataFrame({"title": ["A", "B"], "body": ["one", "two"]}).to_csv(path, index=False)
     with pytest.raises(InputError, match="several columns that could contain the texts; choose one of title, body"):
-        CalibrationText(str(path)).read(0)
+        CalibrationText(text=str(path)).read(0)
 
 
 def test_texts_are_drawn_by_the_seed_and_keep_their_order(tmp_path: Path) -> None:
     path = tmp_path / "numbers.txt"
     path.write_text("\n".join(f"{number:03}" for number in range(100)), encoding="utf-8")
-    drawn = [CalibrationText(str(path), num_texts=20).read(seed).texts for seed in (0, 0, 1)]
+    drawn = [CalibrationText(text=str(path), num_texts=20).read(seed).texts for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] == sorted(drawn[0])
     assert drawn[0] != drawn[2]
     assert len(set(drawn[0])) == 20
@@ -170,7 +170,7 @@ def test_the_bundled_text_is_the_training_split() -> None:
 def test_a_bad_file_is_one_sentence(tmp_path: Path, name: str, content: bytes, part: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=part) as raised:
-        CalibrationText(str(tmp_path / name)).read(0)
+        CalibrationText(text=str(tmp_path / name)).read(0)
     assert name in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -187,7 +187,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 def calibration(tiny: LoadedModel) -> Calibration:
     generator = torch.Generator().manual_seed(0)
     texts = [" ".join(f"w{n}" for n in torch.randint(2, 61, (9,), generator=generator).tolist()) for _ in range(60)]
-    return Calibration(tiny, texts, weighting="equal", rows=RowCounts(61, 60, {"empty": 1}))
+    return Calibration(tiny, texts, weighting="equal", rows=RowCounts(read=61, used=60, left_out={"empty": 1}))
 
 
 def inputs_of(calibration: Calibration, path: str, held_out: bool) -> Tensor:
@@ -211,7 +211,9 @@ def compressed(calibration: Calibration, group: Group) -> Any:
 
 @pytest.mark.parametrize("held_out", [True, False])
 def test_the_output_error_is_that_of_outputs_on_text(calibration: Calibration, held_out: bool) -> None:
-    group = Group("pair", ("ffn_out.0", "query.1"), "residual", options={"preset": "whitened", "shrinkage": 0.05})
+    group = Group(
+        name="pair", modules=("ffn_out.0", "query.1"), stack="residual", options={"preset": "whitened", "shrinkage": 0.05}
+    )
     result = compressed(calibration, group)
     errors = energies = 0.0
     for name in group.modules:
@@ -221,31 +223,33 @@ def test_the_output_error_is_that_of_outputs_on_text(calibration: Calibration, h
         errors += ((original - result.reconstructions[spec].double()) @ inputs.T).square().sum().item()
         energies += (original @ inputs.T).square().sum().item()
     figures = result.figures
-    found = figures["output_error"] if held_out else figures["calibration"]["output_error_fitted"]
+    found = figures.output_error if held_out else figures.calibration.output_error_fitted
     assert found == pytest.approx((errors / energies) ** 0.5, rel=1e-4)
 
 
 def test_a_calibrated_group_says_what_it_rests_on_and_others_give_the_output_error_alone(calibration: Calibration) -> None:
-    whitened = compressed(calibration, Group("k", ("key.0", "key.1"), options={"preset": "whitened", "shrinkage": 0.1}))
-    plain = compressed(calibration, Group("k", ("key.0", "key.1")))
-    about = whitened.figures["calibration"]
-    assert (about["num_texts"], about["num_held_out"], about["num_tokens"]) == (48, 12, 48 * 9)
-    assert about["tokens_per_dimension"] == 48 * 9 / 24
-    assert len(about["digest"]) == 12
-    assert about["rows"] == {"read": 61, "used": 60, "left_out": {"empty": 1}}
-    assert about["shrinkage"] == 0.1
-    assert 1 < about["column_condition"] < 1e6
-    assert "row_condition" not in about
-    assert whitened.figures["output_error"] < plain.figures["output_error"]
-    assert whitened.figures["relative_error"] > plain.figures["relative_error"]
-    assert "calibration" not in plain.figures
-    json.dumps(whitened.figures)
+    whitened = compressed(
+        calibration, Group(name="k", modules=("key.0", "key.1"), options={"preset": "whitened", "shrinkage": 0.1})
+    )
+    plain = compressed(calibration, Group(name="k", modules=("key.0", "key.1")))
+    about = whitened.figures.calibration
+    assert (about.num_texts, about.num_held_out, about.num_tokens) == (48, 12, 48 * 9)
+    assert about.tokens_per_dimension == 48 * 9 / 24
+    assert len(about.digest) == 12
+    assert about.rows.to_dict() == {"read": 61, "used": 60, "left_out": {"empty": 1}}
+    assert about.shrinkage == 0.1
+    assert 1 < about.column_condition < 1e6
+    assert "row_condition" not in about.to_dict()
+    assert whitened.figures.output_error < plain.figures.output_error
+    assert whitened.figures.relative_error > plain.figures.relative_error
+    assert plain.figures.calibration is None
+    json.dumps(whitened.figures.to_dict())
 
 
 def test_a_group_of_turned_members_is_weighed_by_the_inputs_of_each(calibration: Calibration) -> None:
     """ "Turned" members share the output side: min Σ ‖(W_i - Ŵ_i) H_i^½‖², solved here by whitening each with Cholesky."""
     loaded = calibration.loaded
-    group = Group("out", ("ffn_out.0", "ffn_out.1"), "columns", options={"preset": "whitened"}, ratio=2.0)
+    group = Group(name="out", modules=("ffn_out.0", "ffn_out.1"), stack="columns", options={"preset": "whitened"}, ratio=2.0)
     result = compressed(calibration, group)
     originals = {spec: read(loaded.model, spec).double() for spec in (loaded.info.module(name) for name in group.modules)}
     factors = []
@@ -263,7 +267,15 @@ def test_a_group_of_turned_members_is_weighed_by_the_inputs_of_each(calibration:
 
 def test_errors_of_a_method_that_settles_members_are_against_the_original_weights(calibration: Calibration) -> None:
     options = {"preset": "codebook", "feedback": True, "codeword_length": 4}
-    group = Group("all", ("query.0", "ffn_out.0"), "residual", "autoencoder", options, 5.0, "bytes")
+    group = Group(
+        name="all",
+        modules=("query.0", "ffn_out.0"),
+        stack="residual",
+        method="autoencoder",
+        options=options,
+        ratio=5.0,
+        unit="bytes",
+    )
     originals = {name: read(calibration.loaded.model, calibration.loaded.info.module(name)) for name in group.modules}
     result = compressed(calibration, group)
     gap = energy = 0.0
@@ -271,9 +283,9 @@ def test_errors_of_a_method_that_settles_members_are_against_the_original_weight
         assert torch.equal(read(calibration.loaded.model, spec), originals[spec.name])
         gap += (originals[spec.name] - matrix).double().square().sum().item()
         energy += originals[spec.name].double().square().sum().item()
-    assert result.figures["relative_error"] == pytest.approx((gap / energy) ** 0.5, rel=1e-6)
-    assert result.figures["relative_error"] > 0.05
-    assert result.figures["squared_norm"] == pytest.approx(energy, rel=1e-6)
+    assert result.figures.relative_error == pytest.approx((gap / energy) ** 0.5, rel=1e-6)
+    assert result.figures.relative_error > 0.05
+    assert result.figures.squared_norm == pytest.approx(energy, rel=1e-6)
 
 
 def test_without_hints_a_calibrated_group_is_refused(tiny: LoadedModel) -> None:

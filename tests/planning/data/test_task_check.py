@@ -41,7 +41,7 @@ def classifier(path: Path, *names: str, **config: Any) -> ModelInfo:
 def task(path: Path, labels: list[str], family: str = "head", column: str = "label", **more: Any) -> Task:
     table = {"text": TEXTS, column: [labels[index % len(labels)] for index in range(len(TEXTS))]}
     pd.DataFrame(table).to_csv(path / "mine.csv", index=False)
-    return Task("mine", family, str(path / "mine.csv"), **more)
+    return Task(name="mine", family=family, data=str(path / "mine.csv"), **more)
 
 
 def fault(found: Task, info: ModelInfo) -> str:
@@ -77,7 +77,7 @@ def test_only_rows_that_are_tested_on_and_filled_count(tmp_path: Path) -> None:
     rows = [(text, ("negative", "positive")[i % 2], "test") for i, text in enumerate(TEXTS)]
     rows += [("", "total", "test"), ("A text of another kind.", "neutral", "train")]
     pd.DataFrame(rows, columns=["text", "label", "split"]).to_csv(tmp_path / "mine.csv", index=False)
-    found = Task("mine", "head", str(tmp_path / "mine.csv"))
+    found = Task(name="mine", family="head", data=str(tmp_path / "mine.csv"))
     assert task_fault(found, classifier(tmp_path / "model", "NEGATIVE", "POSITIVE")) is None
     counts = classes_of(tmp_path / "mine.csv", {"text": "text", "label": "label"})
     assert counts == {"negative": 60, "positive": 60}
@@ -108,7 +108,7 @@ def test_columns_are_checked_for_every_family(tmp_path: Path) -> None:
 def test_the_plan_is_refused_before_anything_runs(tmp_path: Path) -> None:
     info = classifier(tmp_path / "model", "NEGATIVE", "POSITIVE")
     with pytest.raises(PlanError, match="the data have 45") as error:
-        validate(Plan(info.model, (), (task(tmp_path, MANY),)), info)
+        validate(Plan(model=info.model, groups=(), tasks=(task(tmp_path, MANY),)), info)
     assert len(error.value.faults) == 1
 
 
@@ -167,7 +167,10 @@ def test_a_column_that_is_not_used_refuses_no_table(tmp_path: Path, damage: str)
         odd = {"x": 1} if damage == "nested" else [1, 2]
         path.write_text("\n".join(json.dumps({"text": text, "label": label, "meta": odd}) for text, label in rows))
     for family in ("head", "probe"):
-        assert task_fault(Task("mine", family, str(path)), classifier(tmp_path / "model", "NEGATIVE", "POSITIVE")) is None
+        assert (
+            task_fault(Task(name="mine", family=family, data=str(path)), classifier(tmp_path / "model", "NEGATIVE", "POSITIVE"))
+            is None
+        )
     view = view_of(path)
     assert view.rows == len(TEXTS) and view.first[0]["text"] == TEXTS[0] and set(view.first[0]) == set(view.contents)
     assert classes_of(path, {"text": "text", "label": "label"}) == {"negative": 60, "positive": 60}
@@ -187,7 +190,7 @@ def test_a_folder_is_checked_by_the_file_that_the_run_tests_on(tmp_path: Path, t
     else:
         table.to_csv(data / tested, index=False, sep="\t" if tested.endswith("tsv") else ",")
     (data / "test.md").write_text("What these data are.")  # no table: read by no run
-    said = fault(Task("mine", "head", str(data)), classifier(tmp_path / "model", "NEGATIVE", "POSITIVE"))
+    said = fault(Task(name="mine", family="head", data=str(data)), classifier(tmp_path / "model", "NEGATIVE", "POSITIVE"))
     assert "the data have 3: a, b, c" in said
 
 
@@ -209,4 +212,7 @@ def test_answers_that_are_not_published_are_not_tested_on(tmp_path: Path) -> Non
     for split, labels in (("test", ["-1"]), ("valid", ["negative", "positive"])):
         task(data, labels)
         (data / "mine.csv").rename(data / f"{split}.csv")
-    assert task_fault(Task("mine", "head", str(data)), classifier(tmp_path / "model", "NEGATIVE", "POSITIVE")) is None
+    assert (
+        task_fault(Task(name="mine", family="head", data=str(data)), classifier(tmp_path / "model", "NEGATIVE", "POSITIVE"))
+        is None
+    )

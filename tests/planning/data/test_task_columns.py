@@ -53,7 +53,7 @@ CHINESE = ["".join(random.Random(row).choices("我们今天在花园里看见一
 
 def chosen(family: str, table: dict[str, list[str]], **columns: str) -> dict[str, str]:
     contents = {name: content_of(values) for name, values in table.items()}
-    return chosen_columns(Task("mine", family, "mine.csv", columns=columns), contents, "mine.csv")
+    return chosen_columns(Task(name="mine", family=family, data="mine.csv", columns=columns), contents, "mine.csv")
 
 
 def asked(family: str, table: dict[str, list[str]], **columns: str) -> str:
@@ -191,7 +191,7 @@ def test_a_file_without_any_name_of_ours_is_read_by_content(tmp_path: Path) -> N
     """The table that was once read as text=id, label=body."""
     table = pd.DataFrame({"id": IDS, "body": BODY, "stars": few("good", "bad")})
     table.to_csv(tmp_path / "mine.csv", index=False)
-    found = read(Task("mine", "probe", str(tmp_path / "mine.csv")))
+    found = read(Task(name="mine", family="probe", data=str(tmp_path / "mine.csv")))
     assert found.columns == {"text": "body", "label": "stars"}
     assert set(found.splits["test"]["text"]) <= set(BODY)
     assert found.splits["test"].features["label"].names == ["bad", "good"]
@@ -202,7 +202,7 @@ def test_the_splits_of_a_folder_take_the_same_columns(tmp_path: Path) -> None:
     table = pd.DataFrame({"id": IDS, "body": BODY, "stars": STARS})
     for split, part in {"train": table[:90], "validation": table[90:105], "test": table[105:]}.items():
         part.to_csv(tmp_path / f"{split}.csv", index=False)
-    assert read(Task("mine", "probe", str(tmp_path))).columns == {"text": "body", "label": "stars"}
+    assert read(Task(name="mine", family="probe", data=str(tmp_path))).columns == {"text": "body", "label": "stars"}
 
 
 @pytest.mark.parametrize("delimiter", [":", "^", "~"])
@@ -211,7 +211,7 @@ def test_a_delimiter_that_is_not_known_is_told(tmp_path: Path, delimiter: str) -
     file = tmp_path / "mine.csv"
     file.write_text("\n".join([f"text{delimiter}label", *(f"{text}{delimiter}{label}" for text, label in rows)]))
     with pytest.raises(TaskError, match=r"has only one column, .* separate its cells with a comma, a semicolon, a tab or \|"):
-        read(Task("mine", "probe", str(file)))
+        read(Task(name="mine", family="probe", data=str(file)))
 
 
 def test_classes_come_at_least_twice_each_on_average() -> None:

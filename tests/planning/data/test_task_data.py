@@ -47,7 +47,7 @@ def write(table: pd.DataFrame, path: Path) -> Path:
 
 
 def task(source: Path | str, family: str = "probe", **more: Any) -> Task:
-    return Task("mine", family, str(source), **more)
+    return Task(name="mine", family=family, data=str(source), **more)
 
 
 def sizes(found: TaskData) -> dict[str, int]:

@@ -32,14 +32,17 @@ def faults_of(*tasks: Any) -> tuple[str, ...]:
 
 def test_named_and_described_tasks_survive_json() -> None:
     plan = plan_of("topics", OWN)
-    assert plan.tasks == ("topics", Task("stars", "probe", "reviews.csv", columns={"text": "body", "label": "stars"}))
+    assert plan.tasks == (
+        "topics",
+        Task(name="stars", family="probe", data="reviews.csv", columns={"text": "body", "label": "stars"}),
+    )
     assert json.loads(plan.to_json())["tasks"] == ["topics", OWN | {"version": "1"}]
     assert Plan.from_json(plan.to_json()) == plan
 
 
 def test_resolved_tasks_have_their_family() -> None:
     assert [task.family for task in plan_of("similarity", OWN).resolved_tasks] == ["similarity", "probe"]
-    assert Plan("minilm-l6").resolved_tasks == (find_task("sentiment"),)
+    assert Plan(model="minilm-l6").resolved_tasks == (find_task("sentiment"),)
     with pytest.raises(TaskError, match="did you mean 'topics'"):
         _ = plan_of("topic").resolved_tasks
 

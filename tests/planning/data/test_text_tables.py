@@ -20,10 +20,11 @@ from offcomp.evaluation.data import read
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.data.calibration_text import CalibrationText
 from offcomp.planning.data.head_labels import label_order
-from offcomp.planning.data.row_counts import RowCounts, calibration_reading, cut_text, reading_text, rows_text
+from offcomp.planning.data.row_counts import RowCounts, Truncation, calibration_reading, cut_text, reading_text, rows_text
 from offcomp.planning.data.task_check import head_of_model, task_fault
 from offcomp.planning.data.tasks import Task
 from offcomp.planning.data.text_tables import RAGGED, TextTable, class_names, parse, read_table
+from offcomp.runs.result import CalibrationResult
 from tests.planning.data.test_task_check import classifier
 
 LABELS = ("negative", "positive")
@@ -145,8 +146,8 @@ def test_the_delimiter_of_a_csv_is_found(delimiter: str, end: str) -> None:
 def test_semicolons_in_the_place_of_commas_are_read(tmp_path: Path) -> None:
     rows = [[f"{text}, warm, dear and loud", label] for text, label in reviews()]
     (tmp_path / "semicolon.csv").write_bytes(joined(rows, ";"))
-    found = read(Task("mine", "head", str(tmp_path / "semicolon.csv")))
-    assert found.rows == RowCounts(400, 400)
+    found = read(Task(name="mine", family="head", data=str(tmp_path / "semicolon.csv")))
+    assert found.rows == RowCounts(read=400, used=400, left_out={})
     assert list(found.splits["test"]["text"]) == [text for text, _ in rows]
 
 
@@ -154,13 +155,13 @@ def test_scores_with_a_decimal_comma_are_numbers(tmp_path: Path) -> None:
     rows = [[f"one {i}", f"two {i}", f"{i % 5},{i % 4}"] for i in range(200)]
     path = tmp_path / "decimal_comma.csv"
     path.write_bytes(joined(rows, ";", ("sentence1", "sentence2", "score")))
-    found = read(Task("mine", "similarity", str(path)))
+    found = read(Task(name="mine", family="similarity", data=str(path)))
     assert list(found.splits["test"]["score"]) == [float(f"{i % 5}.{i % 4}") for i in range(200)]
-    assert found.rows == RowCounts(200, 200)
+    assert found.rows == RowCounts(read=200, used=200, left_out={})
     rows[5][2] = "1.5"
     path.write_bytes(joined(rows, ";", ("sentence1", "sentence2", "score")))
     with pytest.raises(OffcompError, match="values that are not finite numbers, such as '0,0'"):
-        read(Task("mine", "similarity", str(path)))
+        read(Task(name="mine", family="similarity", data=str(path)))
 
 
 def test_a_comma_that_may_stand_between_thousands_is_refused(tmp_path: Path) -> None:
@@ -169,16 +170,16 @@ def test_a_comma_that_may_stand_between_thousands_is_refused(tmp_path: Path) -> 
         joined([[f"a {i}", f"b {i}", ("950", "1,200")[i % 2]] for i in range(40)], ";", ("sentence1", "sentence2", "score"))
     )
     with pytest.raises(OffcompError, match="'1,200' could be a decimal or a thousands separator"):
-        read(Task("mine", "similarity", str(path)))
+        read(Task(name="mine", family="similarity", data=str(path)))
 
 
 def test_names_of_nothing_are_classes_and_text(tmp_path: Path) -> None:
     rows = [[text, ("NA", "null")[i % 2]] for i, (text, _) in enumerate(reviews())]
     rows[5][0] = "None"
     (tmp_path / "na_class.csv").write_bytes(joined(rows))
-    found = read(Task("mine", "head", str(tmp_path / "na_class.csv")))
+    found = read(Task(name="mine", family="head", data=str(tmp_path / "na_class.csv")))
     assert found.splits["test"].features["label"].names == ["NA", "null"]
-    assert "None" in found.splits["test"]["text"] and found.rows == RowCounts(400, 400)
+    assert "None" in found.splits["test"]["text"] and found.rows == RowCounts(read=400, used=400, left_out={})
 
 
 def test_windows_1252_is_read_and_said() -> None:
@@ -265,7 +266,7 @@ def test_a_hundred_thousand_rows_are_read_in_seconds() -> None:
 
 def texts_of(folder: Path, name: str, content: bytes, **fields: object) -> tuple[list[str], RowCounts]:
     (folder / name).write_bytes(content)
-    found = CalibrationText(str(folder / name), **fields).read(0)  # type: ignore[arg-type]
+    found = CalibrationText(text=str(folder / name), **fields).read(0)  # type: ignore[arg-type]
     return found.texts, found.rows
 
 
@@ -299,9 +300,9 @@ def test_calibration_text_in_the_usual_encodings(tmp_path: Path, encoding: str, 
 
 def test_what_calibration_leaves_out_is_counted(tmp_path: Path) -> None:
     found, rows = texts_of(tmp_path, "a.txt", b"one\n\n  \ntwo\nthree\n", num_texts=2)
-    assert (len(found), rows) == (2, RowCounts(5, 2, {"empty": 2, "not drawn": 1}))
+    assert (len(found), rows) == (2, RowCounts(read=5, used=2, left_out={"empty": 2, "not drawn": 1}))
     _, rows = texts_of(tmp_path, "a.jsonl", b'{"text": "one"}\n{"text": null}\n{"other": "x"}\n')
-    assert rows == RowCounts(3, 1, {"empty": 2})
+    assert rows == RowCounts(read=3, used=1, left_out={"empty": 2})
     bundled = CalibrationText(num_texts=100).read(0).rows
     assert bundled.used == 100 and bundled.read == bundled.used + sum(bundled.left_out.values())
 
@@ -319,7 +320,7 @@ def test_rows_of_a_task_add_up_by_reason(tmp_path: Path) -> None:
     rows[11][1] = LABELS[0]
     rows[12] = ["ragged"]
     (tmp_path / "mine.csv").write_bytes(joined(rows, heading=("text", "label", "split")))
-    found = read(Task("mine", "probe", str(tmp_path / "mine.csv")))
+    found = read(Task(name="mine", family="probe", data=str(tmp_path / "mine.csv")))
     assert found.rows is not None
     assert found.rows.left_out == {
         RAGGED: 1,
@@ -329,7 +330,7 @@ def test_rows_of_a_task_add_up_by_reason(tmp_path: Path) -> None:
     }
     assert (found.rows.read, found.rows.used) == (120, 115)
     assert sum(len(part) for part in found.splits.values()) == 115
-    tested = read(Task("mine", "masked-lm", str(tmp_path / "mine.csv")))
+    tested = read(Task(name="mine", family="masked-lm", data=str(tmp_path / "mine.csv")))
     assert tested.rows is not None and tested.rows.left_out["in a split that is not used"] > 30
     assert tested.rows.read == tested.rows.used + sum(tested.rows.left_out.values()) == 120
 
@@ -338,23 +339,25 @@ def test_a_class_that_a_head_is_not_tested_on_is_not_said_to_lack_training(tmp_p
     rows = [[text, label, ("validation", "test")[i // 2 % 2]] for i, (text, label) in enumerate(reviews(80))]
     rows[0][1] = "unheard of"
     (tmp_path / "mine.csv").write_bytes(joined(rows, heading=("text", "label", "split")))
-    found = read(Task("mine", "head", str(tmp_path / "mine.csv")))
+    found = read(Task(name="mine", family="head", data=str(tmp_path / "mine.csv")))
     assert found.rows is not None and found.rows.left_out == {"of a class that is not learnt or tested": 1}
 
 
 def test_the_sentence_of_what_was_read() -> None:
-    assert rows_text(RowCounts(300, 298, {"empty": 2}).to_dict()) == "300 rows read, 298 used: 2 empty"
-    assert rows_text(RowCounts(1, 1).to_dict()) == "1 row read, all used"
-    assert rows_text(RowCounts(2, 2, {}, ("it is so",)).to_dict(), "text") == "2 texts read, all used; it is so"
-    cut = {"texts": 40, "of": 40, "tokens": 126}
+    assert rows_text(RowCounts(read=300, used=298, left_out={"empty": 2})) == "300 rows read, 298 used: 2 empty"
+    assert rows_text(RowCounts(read=1, used=1, left_out={})) == "1 row read, all used"
+    noted = RowCounts(read=2, used=2, left_out={}, notes=("it is so",))
+    assert rows_text(noted, "text") == "2 texts read, all used; it is so"
+    cut = Truncation(texts=40, of=40, tokens=126)
     assert cut_text(cut) == "40 of 40 texts truncated to 126 tokens"
-    assert cut_text(cut | {"texts": 0}) == cut_text(None) == rows_text(None) == reading_text({}) == ""
-    score = {"rows": {"read": 40, "used": 40, "left_out": {}}, "cut": cut}
+    unknown = CalibrationResult()
+    assert cut_text(Truncation(texts=0, of=40, tokens=126)) == cut_text(None) == rows_text(None) == reading_text(unknown) == ""
+    score = CalibrationResult(rows=RowCounts(read=40, used=40, left_out={}), cut=cut)
     assert reading_text(score) == "40 rows read, all used; 40 of 40 texts truncated to 126 tokens"
-    groups = [{}, {"calibration": {"rows": {"read": 60, "used": 60, "left_out": {}}}}]
-    assert calibration_reading(groups) == "60 texts read, all used" and calibration_reading([{}]) == ""
-    groups[1]["calibration"]["cut"] = {"texts": 12, "of": 60, "tokens": 128}
-    assert calibration_reading(groups) == "60 texts read, all used; 12 of 60 texts truncated to 128 tokens"
+    known = CalibrationResult(rows=RowCounts(read=60, used=60, left_out={}))
+    assert calibration_reading([None, known]) == "60 texts read, all used" and calibration_reading([None]) == ""
+    known = known.model_copy(update={"cut": Truncation(texts=12, of=60, tokens=128)})
+    assert calibration_reading([None, known]) == "60 texts read, all used; 12 of 60 texts truncated to 128 tokens"
 
 
 # ------------------------------------------------------------------------------------------- as written, and damaged
@@ -518,7 +521,7 @@ def asked_of(made: Made, folder: Path, seed: int) -> tuple[Task, int]:
         (path.parent / "train.jsonl").write_text("\n".join(json.dumps({"text": t, "label": label}) for t, label in others))
         rows += TRAINED_ON
     path.write_bytes(made.content)
-    return Task("mine", family, str(path.parent if seed % 3 == 0 else path)), rows
+    return Task(name="mine", family=family, data=str(path.parent if seed % 3 == 0 else path)), rows
 
 
 def examples_of(task: Task) -> TaskData | None:
@@ -544,7 +547,7 @@ def fits(task: Task, examples: TaskData, info: ModelInfo) -> bool:
 def counts_of_texts(made: Made, folder: Path) -> tuple[int, RowCounts] | None:
     try:
         (folder / made.name).write_bytes(made.content)
-        texts = CalibrationText(str(folder / made.name), num_texts=10_000).read(0)
+        texts = CalibrationText(text=str(folder / made.name), num_texts=10_000).read(0)
     except OffcompError as error:
         assert str(error) and "\n" not in str(error)
         return None
@@ -579,7 +582,7 @@ def test_damaged_tables_calibrate_with_every_row_or_are_refused(tmp_path: Path) 
         made = made_file(seed)
         (tmp_path / made.name).write_bytes(made.content)
         try:
-            found = CalibrationText(str(tmp_path / made.name), num_texts=10_000).read(0)
+            found = CalibrationText(text=str(tmp_path / made.name), num_texts=10_000).read(0)
         except OffcompError as error:
             assert str(error) and "\n" not in str(error)
             continue

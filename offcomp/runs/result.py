@@ -1,0 +1,243 @@
+"""The result of a run, `run.json`: figures of each group, sizes of the model, scores, versions and timings. No torch.
+
+Fields that earlier versions did not record have a default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from offcomp.numerics.accounting import Size
+from offcomp.planning.data.row_counts import RowCounts, Truncation
+from offcomp.planning.data.scores import Score
+from offcomp.planning.document import Amount, Anything, Count, Document, Figure, Line, MustBe, Name, Positive
+from offcomp.planning.json_checks import Malformed
+from offcomp.planning.json_fields import is_name
+from offcomp.planning.model_sizes import ModelSizes
+
+RUN_SCHEMA = 1
+STATUSES = ("done", "failed", "cancelled")
+
+
+def _group_name(name: Any) -> Any:
+    if not is_name(name):
+        raise Malformed(f" is {str(name)[:40]!r}, which is not a valid group name")
+    return name
+
+
+def _known_status(status: str) -> str:
+    if status not in STATUSES:
+        raise ValueError(status)
+    return status
+
+
+def _known_schema(schema: Any) -> Any:
+    if schema != RUN_SCHEMA:
+        raise Malformed(f" is {str(schema)[:40]}, but this version reads only schema {RUN_SCHEMA}")
+    return schema
+
+
+def _with_total(timings: dict[str, float]) -> dict[str, float]:
+    if "total" not in timings:
+        raise Malformed(" is missing", ".total")
+    return timings
+
+
+class Errors(Document):
+    """How far reconstructed matrices are from the originals."""
+
+    relative_error: Amount
+    """Norm of the difference, divided by the norm of the original."""
+    rmse: Amount
+    """Root mean squared difference of an entry."""
+    mae: Amount
+    """Mean absolute difference of an entry."""
+    cosine_distance: Figure
+    """Mean over the rows of 1 minus their cosine similarity."""
+
+
+class LedgerEntry(Document):
+    """One stored tensor."""
+
+    name: Line
+    shape: tuple[Count, ...]
+    dtype: Line
+    bytes: Count
+
+
+class CalibrationResult(Document):
+    """The text that a method was calibrated on, and numbers that describe the fit."""
+
+    num_texts: Count | None = None
+    num_held_out: Count | None = None
+    num_tokens: Count | None = None
+    tokens_per_dimension: Amount | None = None
+    weighting: Line | None = None
+    digest: Line | None = None
+    rows: RowCounts | None = None
+    cut: Truncation | None = None
+    output_error_fitted: Amount | None = None
+    """Output error on the text used for fitting, as `GroupResult.output_error`."""
+
+
+class GroupResult(Document):
+    """The figures of one compressed group. Ratios are the original size divided by the stored size."""
+
+    name: Annotated[str, BeforeValidator(_group_name)]
+    modules: tuple[Line, ...]
+    stack: Line | None = None
+    """How the matrices are stacked."""
+    method: Line
+    options: dict[Name, Anything] | None = None
+    unit: Line | None = None
+    """Unit of the budget: "parameters" or "bytes"."""
+    dtype: Line | None = None
+    """Dtype of the stored weights."""
+    original_dtypes: Line | None = None
+    """Dtypes of the modules in the checkpoint."""
+    rows: Positive
+    cols: Positive
+    form: Line
+    """The decoder that turns the stored tensors into one matrix (rows, cols)."""
+    size_name: Line
+    size: Count
+    """Rank or latent width; 0 if the matrix is stored dense."""
+    budget: Count | None = None
+    requested_ratio: Amount | None = None
+    compression_ratio: Amount
+    """Ratio in the group's unit."""
+    parameter_ratio: Amount
+    byte_ratio: Amount
+    num_parameters: Positive
+    num_bytes: Positive
+    bytes_in_own_dtype: Positive | None = None
+    """What `num_bytes` would be in the checkpoint's own dtype."""
+    original_parameters: Positive
+    original_bytes: Positive
+    relative_error: Amount
+    rmse: Amount
+    mae: Amount
+    cosine_distance: Figure
+    num_rows: Positive
+    """Rows of all modules, before stacking."""
+    squared_norm: Amount
+    """Squared Frobenius norm of the original matrix."""
+    module_errors: dict[Name, Errors]
+    output_error: Amount | None = None
+    """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ on held-out text."""
+    calibration: CalibrationResult | None = None
+    history: tuple[Figure, ...] | None = None
+    """Training loss per epoch."""
+    ledger: tuple[LedgerEntry, ...]
+    seconds: Amount
+
+    @property
+    def original(self) -> Size:
+        """The size of the modules in the checkpoint."""
+        return Size(self.original_parameters, self.original_bytes)
+
+    @property
+    def stored(self) -> Size:
+        """The size of the stored tensors."""
+        return Size(self.num_parameters, self.num_bytes)
+
+
+class ModelResult(Document):
+    """The model that was compressed, and its sizes before and after."""
+
+    name: Line
+    family: Line | None = None
+    fingerprint: Line
+    """Identifies the weights."""
+    reads: Line | None = None
+    """Identifies everything that is read from the model's files."""
+    dtype: Line | None = None
+    unlisted: Count = 0
+    """Number of parameters in tensors that are not matrices."""
+    sizes: ModelSizes
+
+
+class Environment(Document):
+    """The versions of the packages that made a result, and the machine."""
+
+    offcomp: Line
+    python: Anything = None
+    torch: Line
+    transformers: Anything = None
+    tokenizers: Anything = None
+    safetensors: Anything = None
+    numpy: Anything = None
+    scipy: Anything = None
+    scikit_learn: Anything = Field(None, alias="scikit-learn")
+    datasets: Anything = None
+    device: Anything = None
+    threads: Anything = None
+    machine: Anything = None
+
+    def get(self, name: str) -> Any:
+        """The version of a package, or a fact on the machine; an empty string if it was not recorded."""
+        value = getattr(self, name.replace("-", "_"), None)
+        return "" if value is None else value
+
+
+class Inputs(Document):
+    """Everything, apart from the plan, that affects the results of a run; see `offcomp.runs.inputs`."""
+
+    identity: Anything = None
+    """Version of the model identity."""
+    results: Anything = None
+    """`RESULTS_VERSION` of the version that made the run."""
+    model: str | None = None
+    """Identifies all files that are read from the model."""
+    calibration: str | None = None
+    """SHA-256 of the calibration text; empty if it is not needed."""
+    tasks: dict[Name, Anything] | None = None
+    """Task -> its version, and the SHA-256 of each file."""
+    environment: dict[Name, Anything] | None = None
+    """Package -> version."""
+
+
+class RunResult(Document):
+    """The content of `run.json`."""
+
+    document_schema: Annotated[int, BeforeValidator(_known_schema)] = Field(RUN_SCHEMA, alias="schema")
+    id: Line = ""
+    status: Annotated[str, AfterValidator(_known_status), MustBe(f"one of {', '.join(STATUSES)}")]
+    error: str = ""
+    """Why the run did not finish, as a sentence."""
+    plan: dict[Name, Anything]
+    groups: tuple[GroupResult, ...]
+    model: ModelResult | None
+    """None if the run did not finish."""
+    scores: dict[Name, Score]
+    environment: Environment
+    timings: Annotated[dict[str, Amount], AfterValidator(_with_total)]
+    """Stage -> seconds, including the "total"."""
+    started: Line
+    """In ISO 8601 format."""
+    inputs: Inputs | None = None
+    notes: tuple[str, ...] = ()
+    """Caveats about the sizes, one sentence each."""
+
+    @model_validator(mode="after")
+    def _has_model(self) -> Self:
+        if self.status == "done" and self.model is None:
+            raise Malformed(" is null, but the run is done", ".model")
+        return self
+
+
+def overall_error(groups: Sequence[GroupResult]) -> float:
+    """Relative error over all weights in `groups`: sqrt(sum of squared residuals / sum of squared weights)."""
+    residual = sum(group.rmse**2 * group.rows * group.cols for group in groups)
+    energy = sum(group.squared_norm for group in groups)
+    return sqrt(residual / energy) if energy else 0.0
+
+
+def overall_cosine(groups: Sequence[GroupResult]) -> float:
+    """Mean cosine distance over all rows in `groups`."""
+    rows = sum(group.num_rows for group in groups)
+    return sum(group.cosine_distance * group.num_rows for group in groups) / rows if rows else 0.0
