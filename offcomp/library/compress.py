@@ -27,8 +27,8 @@ from offcomp.planning.selection import select_modules
 from offcomp.results.runs import overall_error
 from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.compress import CompressedGroup, compress_group
+from offcomp.runs.folders import TABLE_COLUMNS
 
-TABLE_COLUMNS = ("name", "method", "size", "compression_ratio", "relative_error", "num_parameters", "num_bytes", "seconds")
 SHOWN = 6
 
 
@@ -62,7 +62,7 @@ class CompressedModel(Sequence[CompressedGroup]):
 
     def table(self) -> pd.DataFrame:
         """One row per group, with its size, compression ratio and relative error."""
-        return pd.DataFrame([{name: group.figures[name] for name in TABLE_COLUMNS} for group in self.groups])
+        return pd.DataFrame([{name: getattr(group.figures, name) for name in TABLE_COLUMNS} for group in self.groups])
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
@@ -153,7 +153,7 @@ def compress(
         multiple=multiple,
     )
     text = calibration if isinstance(calibration, CalibrationText) else CalibrationText()
-    plan = Plan.from_dict(Plan(info.model, groups, (), seed, text).to_dict())
+    plan = Plan(model=info.model, groups=groups, tasks=(), seed=seed, calibration=text)
     validate(plan, info)
     grams = Grams.of_model(loaded.model)
     plan = with_ranks(plan, info, lambda group: grams.spectrum(members(group, info), group.stack).values)

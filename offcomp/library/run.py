@@ -31,15 +31,15 @@ def run(plan: Plan, *, home: Path | str | None = None, again: bool = False, prog
         StorageError: the run cannot be started.
     """
     store = RunStore(Path(home) if home is not None else None)
-    plan = Plan.from_dict(plan.to_dict())  # a ratio of 3 and one of 3.0 are the same plan, and therefore the same run
     info = model_info(plan.model, store.home)
     validate(plan, info)
     submitted = store.submit(with_computed_ranks(plan, info, store.home), info, again=again)
     try:
         with tqdm(total=100, unit="%", disable=not progress, bar_format="{l_bar}{bar}| {elapsed}") as bar:
             for latest in store.follow(submitted.id):
-                bar.set_description(str(latest.progress.get("stage", latest.status)))
-                bar.update(100.0 * latest.progress.get("fraction", float(latest.ended)) - bar.n)
+                state = latest.progress
+                bar.set_description(state.stage if state else latest.status)
+                bar.update(100.0 * (state.fraction if state else float(latest.ended)) - bar.n)
     except KeyboardInterrupt:
         store.cancel(submitted.id)
         raise

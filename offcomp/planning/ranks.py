@@ -44,7 +44,7 @@ def with_known_ranks(plan: Plan, info: ModelInfo, home: Path) -> Plan:
 
 def with_computed_ranks(plan: Plan, info: ModelInfo, home: Path) -> Plan:
     """`with_ranks`, with singular values that are computed (which requires torch) and cached unless they are known."""
-    unknown = replace(plan, groups=tuple(group for group in plan.groups if group.energy is not None and group.rank is None))
+    unknown = plan.replace(groups=tuple(group for group in plan.groups if group.energy is not None and group.rank is None))
     if missing(unknown, info, home):
         compute(unknown, home)
     return with_known_ranks(plan, info, home)

@@ -51,7 +51,7 @@ class CompressedGroup:
     @property
     def name(self) -> str:
         """The name of the group."""
-        return str(self.figures["name"])
+        return self.figures.name
 
     def reconstruct(self) -> dict[str, Tensor]:
         """Module name -> approximate matrix (rows, cols), computed from the stored tensors alone."""
@@ -59,10 +59,10 @@ class CompressedGroup:
 
     def __repr__(self) -> str:
         figures = self.figures
-        size = f"{figures['size_name']} {figures['size']}" if figures["size"] else "stored dense"
+        size = f"{figures.size_name} {figures.size}" if figures.size else "stored dense"
         return (
-            f"{self.name}: {figures['method']}, {size}, {figures['rows']} x {figures['cols']}, "
-            f"{figures['compression_ratio']:.3g}x fewer {figures['unit']}, relative error {figures['relative_error']:.4g}"
+            f"{self.name}: {figures.method}, {size}, {figures.rows} x {figures.cols}, "
+            f"{figures.compression_ratio:.3g}x fewer {figures.unit}, relative error {figures.relative_error:.4g}"
         )
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from offcomp.files import changed, check_shortage
 from offcomp.models.identity import is_content
@@ -17,9 +18,13 @@ from offcomp.runs.documents import Progress
 from offcomp.runs.result import Inputs, RunResult
 from offcomp.runs.start import LOG, has_worker
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 MOST_CACHED = 4096
 OF_A_SAMPLE = "identified by a sample of its weights, as in earlier versions, rather than by all of them"
 """Describes a model's identity in messages if `Run.of_a_sample` is true."""
+TABLE_COLUMNS = ("name", "method", "size", "compression_ratio", "relative_error", "num_parameters", "num_bytes", "seconds")
 ENDED = ("done", "failed", "cancelled", "interrupted")
 
 
@@ -58,6 +63,14 @@ class Run:
     def ended(self) -> bool:
         """Whether the run has ended."""
         return self.status in ENDED
+
+    def table(self) -> pd.DataFrame:
+        """One row per group of a finished run: `TABLE_COLUMNS`. A run without a result has no rows."""
+        import pandas as pd
+
+        groups = self.result.groups if self.result else ()
+        rows = [[getattr(group, name) for name in TABLE_COLUMNS] for group in groups]
+        return pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
 
     def group_file(self, name: str) -> Path:
         """Path of the file that contains a group's stored tensors."""

@@ -6,6 +6,7 @@ Fields that earlier versions did not record have a default.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from math import sqrt
 from typing import Annotated, Any, Self
 
@@ -134,6 +135,17 @@ class GroupResult(Document):
     """Training loss per epoch."""
     ledger: tuple[LedgerEntry, ...]
     seconds: Amount
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_early_version(cls, group: Any) -> Any:
+        """Derive the fields that the first versions did not record from those that they did."""
+        if isinstance(group, dict) and "squared_norm" not in group:
+            with suppress(KeyError, TypeError, ArithmeticError):
+                scale = group["rmse"] / group["relative_error"] if group["rmse"] else 0.0
+                norm = scale**2 * group["rows"] * group["cols"]
+                return group | {"num_rows": group.get("num_rows", group["rows"]), "squared_norm": norm}
+        return group
 
     @property
     def original(self) -> Size:
