@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from offcomp.methods import METHODS, default_options, style_key_in_plan
+from offcomp.methods import all_methods, default_options, style_key_in_plan
 from offcomp.planning.data.task_fields import task_name
 from offcomp.planning.plan import Group, Plan
 from offcomp.results.originals import model_names, original_of
@@ -27,7 +27,7 @@ SHORT_ID = 6
 NAMED_KINDS = 3
 FEW = 4
 """Number of runs selected initially if no two runs differ only in method."""
-TITLES = {method.style_key: method.title for method in METHODS}
+TITLES = {method.style_key: method.title for method in all_methods()}
 DENOMINATORS = {"chosen": "chosen modules", "matrices": "all linear and embedding weights", "whole": "whole model"}
 VERSIONS = ("offcomp", "python", "torch", "transformers", "numpy", "scikit-learn")
 
@@ -272,6 +272,7 @@ def _facts(run: Run) -> dict[str, str]:
     for column, value in run_table([run]).iloc[0].drop(["run", "name", "model"]).items():
         facts[f"{column}".replace("_", " ")] = value
     facts |= {name: result["environment"].get(name, "") for name in (*VERSIONS, "device", "threads", "machine")}
+    facts |= {f"package {name}": version for name, version in result["environment"].get("plugins", {}).items()}
     facts |= {"started": result["started"], "seconds": result["timings"]["total"], "run": run.id}
     return {name: _text(value) for name, value in facts.items()}
 

@@ -122,7 +122,7 @@ CHECKED_RESULT = fields(
         "groups": each(GROUP),
         "model": maybe(MODEL),
         "scores": by_name(SCORE),
-        "environment": fields({"offcomp": line, "torch": line}),
+        "environment": fields({"offcomp": line, "torch": line}, {"plugins": by_name(line)}),
         "timings": fields({"total": SIZE}, others=SIZE),
         "started": line,
     },

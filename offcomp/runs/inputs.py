@@ -20,6 +20,7 @@ from huggingface_hub.constants import HF_HOME
 
 from offcomp.errors import ModelError, RunError
 from offcomp.files import check_shortage, path_of, read_json
+from offcomp.methods import packages_of
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.environment import versions
 from offcomp.models.identity import IDENTITY, file_digest
@@ -37,6 +38,7 @@ TITLES = {
     "calibration": "the calibration text",
     "tasks": "the task examples",
     "environment": "the library versions",
+    "plugins": "the packages of its methods",
 }
 """Input -> its description in messages."""
 
@@ -46,6 +48,7 @@ def inputs_of(plan: Plan, model: str) -> dict[str, Any]:
 
     model    the identity of all files that are read from the model (`ModelInfo.reads`)
     """
+    packages = packages_of(group.method for group in plan.groups)
     return {
         "identity": IDENTITY,
         "results": RESULTS_VERSION,
@@ -53,6 +56,7 @@ def inputs_of(plan: Plan, model: str) -> dict[str, Any]:
         "calibration": calibration_digest(plan),
         "tasks": {task.name: [task.version, _task_digests(task)] for task in plan.resolved_tasks},
         "environment": versions(),
+        **({"plugins": packages} if packages else {}),
     }
 
 
