@@ -16,7 +16,7 @@ import transformers
 from offcomp.errors import PlanError, TaskError
 from offcomp.evaluation import open_task
 from offcomp.models.loading import LoadedModel, describe, load
-from offcomp.planning.data.tasks import FAMILIES, Task, find_task, fitting_families, unfit, usual_tasks
+from offcomp.planning.data.tasks import FAMILIES, ONE, Task, find_task, fitting_families, unfit, usual_tasks
 from offcomp.planning.plan import Plan, validate
 from tests import tiny_models
 from tests.cli.test_main import Command
@@ -70,7 +70,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def columns_for(family: str) -> dict[str, str]:
-    inputs = {"sentence1": "one", "sentence2": "two"} if family == "similarity" else {"text": "one"}
+    inputs = {"text": "one"} if ONE in FAMILIES[family].inputs else {"sentence1": "one", "sentence2": "two"}
     target = {"label": "class", "score": "near", "": ""}[FAMILIES[family].target]
     return inputs | ({FAMILIES[family].target: target} if target else {})
 
