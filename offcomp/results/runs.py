@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from offcomp.methods import all_methods, default_options, style_key_in_plan
+from offcomp.methods import all_methods, method_of_style_key, options_of, style_key_in_plan
 from offcomp.planning.data.task_fields import task_name
 from offcomp.planning.plan import Group, Plan
 from offcomp.results.originals import model_names, original_of
@@ -60,7 +60,7 @@ def group_title(group: Group) -> str:
     style_key, preset = style_key_in_plan(group.method, group.options), group.options.get("preset")
     if style_key not in TITLES:
         return group.method
-    usual = default_options(group.method, preset).get("preset")
+    usual = next((option.default for option in options_of(method_of_style_key(style_key)) if option.name == "preset"), None)
     return TITLES[style_key] if preset in (None, usual) else f"{TITLES[style_key]} {preset}"
 
 

@@ -120,6 +120,12 @@ def test_it_is_listed_with_its_options_and_package(toy: Path, tmp_path: Path) ->
     }
 
 
+def test_it_compresses_bare_matrices(toy: Path, tmp_path: Path) -> None:
+    code = "import offcomp, numpy; print(offcomp.RowMean(rank=2, centre='median').fit(numpy.eye(6)), hasattr(offcomp, 'Other'))"
+    expected = "CompressedMatrix(repeated_means, size 2, 13 parameters, 52 bytes) False\n"
+    assert python(code, toy, home=tmp_path).stdout == expected
+
+
 class Made:
     """A run of the toy in a home, and its export, made by the command line in an environment with the toy."""
 
