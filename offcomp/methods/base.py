@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -123,12 +122,13 @@ class Method:
         `fit.py` may import torch at module level; the method's own file must not. Raises InputError if it cannot be imported.
         """
         own = sys.modules[cls.__module__]
+        beside = f"{own.__package__}.fit"
         try:
-            if own.__package__ and find_spec(f"{own.__package__}.fit"):
-                return import_module(f"{own.__package__}.fit")
+            return import_module(beside) if own.__package__ else own
         except ImportError as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == beside:
+                return own
             raise InputError(f"{cls.title} cannot be computed ({error}); install what it needs") from None
-        return own
 
     def _check(self, rows: int, hints: Hints | None) -> None:
         if not self.calibrated:

@@ -113,6 +113,8 @@ def _fault(method: Any, others: Sequence[type[Method]]) -> str:
         return f"its sizes are {sizes!r:.80}, not a range"
     if sizes:
         stored_size(made.tensor_shapes(SIDE, SIDE, sizes[0]), "float32")
+        if not made.seconds(SIDE, SIDE, sizes[0]) >= 0:
+            return "its estimate of seconds is negative"
     return ""
 
 
@@ -146,14 +148,14 @@ def _option_faults(method: type[Method]) -> Iterable[str]:
             yield f"its option {option.name!r} has no default that is a number, a text or a truth value"
         elif not isinstance(metadata.get("help"), str):
             yield f"its option {option.name!r} has no help text"
-        elif "choices" in metadata and default not in metadata["choices"]:
-            yield f"the default of its option {option.name!r} is not one of the choices"
-        elif isinstance(default, str) and "choices" not in metadata:
-            yield f"its option {option.name!r} has no choices"
-        elif isinstance(default, (int, float)) and not isinstance(default, bool) and "choices" not in metadata:
-            low, high = metadata.get("range", (1, 0))
-            if not low <= default <= high:
-                yield f"its option {option.name!r} has no range that contains the default"
+        elif isinstance(default, str):
+            choices = metadata.get("choices", ())
+            if default not in choices or not all(isinstance(choice, str) for choice in choices):
+                yield f"its option {option.name!r} has no choices, all of them texts, that contain the default"
+        elif not isinstance(default, bool):
+            low, high = metadata.get("range", (default, None))
+            if not type(low) is type(high) is type(default) or not low <= default <= high:
+                yield f"its option {option.name!r} has no range of its type that contains the default"
 
 
 def _look_faults(method: type[Method]) -> Iterable[str]:

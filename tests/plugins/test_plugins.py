@@ -266,6 +266,8 @@ def test_an_export_of_a_plugin_that_is_gone_names_the_package(made: Made) -> Non
 NO_RANGE = '    size: int = field(default=1, metadata={"help": "A number that is not limited."})\n'
 NO_HELP = "    size: bool = False\n"
 NO_DEFAULT = '    size: int = field(metadata={"help": "A number without a default."})\n'
+MIXED_RANGE = '    size: float = field(default=1.0, metadata={"help": "A number.", "range": (0, 2)})\n'
+MIXED_CHOICES = '    how: str = field(default="a", metadata={"help": "A text.", "choices": ("a", 1)})\n'
 NO_CHOICES = '    how: str = field(default="a", metadata={"help": "A text without choices."})\n'
 BROKEN = {
     "raises": ("1 / 0", "cannot be loaded: ZeroDivisionError: division by zero"),
@@ -286,7 +288,9 @@ BROKEN = {
     "decoder taken": (source(decoders='("low_rank",)'), "the decoder 'low_rank' already exists"),
     "dense decoder": (source(decoders='("dense",)'), "the decoder 'dense' already exists"),
     "decoders": (source(decoders='"undone"'), "its decoders are 'undone', not a tuple of names of functions"),
-    "no range": (source(body=NO_RANGE + SHAPES), "its option 'size' has no range that contains the default"),
+    "no range": (source(body=NO_RANGE + SHAPES), "its option 'size' has no range of its type that contains the default"),
+    "mixed range": (source(body=MIXED_RANGE + SHAPES), "its option 'size' has no range of its type that contains the default"),
+    "mixed choices": (source(body=MIXED_CHOICES + SHAPES), "its option 'how' has no choices, all of them texts"),
     "no help": (source(body=NO_HELP + SHAPES), "its option 'size' has no help text"),
     "no default": (source(body=NO_DEFAULT + SHAPES), "its option 'size' has no default"),
     "no choices": (source(body=NO_CHOICES + SHAPES), "its option 'how' has no choices"),
@@ -294,6 +298,7 @@ BROKEN = {
     "marker": (source(look='Look("smiley", "#112233", "#112233")'), "not a Look with one of the markers circle, square"),
     "colour": (source(look='Look("circle", "red", "#112233")'), "colours are written as #rrggbb"),
     "no shapes": (source(body=""), "cannot be loaded: NotImplementedError"),
+    "seconds": (source(body=SHAPES + "    def seconds(self, *shape): return -1\n"), "its estimate of seconds is negative"),
     "sizes": (source(body=SHAPES + "    def sizes(self, rows, cols): return 3\n"), "its sizes are 3, not a range"),
 }
 
