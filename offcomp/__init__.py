@@ -90,10 +90,14 @@ __all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604  # names of strings
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'offcomp' has no attribute {name!r}")
-    return getattr(import_module(_MODULE_OF[name]), name)
+    """Import a public name, or the class of a method of another package, when it is first used."""
+    if name in _MODULE_OF:
+        return getattr(import_module(_MODULE_OF[name]), name)
+    if name[:1].isupper():
+        for method in import_module("offcomp.methods").all_methods():
+            if method.__name__ == name:
+                return import_module("offcomp.library.matrices").compressor(method)
+    raise AttributeError(f"module 'offcomp' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -78,12 +78,14 @@ def variants() -> list[Any]:
 def covering(pairs: int) -> list[Any]:
     """Parameters (method, dtype, unit): each variant with so many of STORAGES, the variants of a method with different ones.
 
-    With two pairs a method of two variants meets every dtype and both units, and one of four meets all of STORAGES.
+    With two pairs a method of two variants meets every dtype and both units, and one of four meets all of STORAGES. A method
+    of a single variant meets as many as one of two.
     """
     found, seen = [], Counter[str]()
+    number = Counter(variant.id.partition("-")[0] for variant in variants())
     for variant in variants():
         style_key = variant.id.partition("-")[0]
-        for _ in range(pairs):
+        for _ in range(pairs if number[style_key] > 1 else 2 * pairs):
             dtype, unit = STORAGES[seen[style_key] % len(STORAGES)]
             found.append(pytest.param(variant.values[0], dtype, unit, id=f"{variant.id}-{dtype}-{unit}"))
             seen[style_key] += 1

@@ -11,8 +11,11 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from offcomp.ui import jobs
+from offcomp.ui.frame import PAGES
 
 ROOT = Path(__file__).resolve().parents[1]
+PATHS = ["/" if path == "app.py" else f"/{Path(path).stem}" for path, _, _ in PAGES]
+"""The addresses of all pages, in the order of the sidebar."""
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offcomp.methods.base import Method, ModuleStatistics
+from offcomp.methods.base import Method
+from offcomp.methods.hints import ModuleStatistics
 
 
 def moment(size: int, seed: int, tokens: int | None = None) -> Tensor:

@@ -77,7 +77,7 @@ def files_of(patterns: Iterable[str]) -> set[Path]:
 def test_the_wheel_holds_what_runs_and_nothing_else(wheel: Path) -> None:
     app = files_of(APP_FILES) - files_of(FOR_THE_DOCUMENTATION)
     wanted = {
-        *(str(file.relative_to(ROOT)) for file in files_of(["offcomp/**/*.py", "offcomp/**/*.jinja"])),
+        *(str(file.relative_to(ROOT)) for file in files_of(["offcomp/**/*.py", "offcomp/**/*.jinja", "offcomp/py.typed"])),
         *(f"offcomp/app/{file.relative_to(ROOT)}" for file in app),
     }
     names = set(zipfile.ZipFile(wheel).namelist())

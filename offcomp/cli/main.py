@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from offcomp import __version__
-from offcomp.cli import allocate, compare, evaluate, export, inputs, inspect, runs
+from offcomp.cli import allocate, compare, evaluate, export, inputs, inspect, methods, runs
 from offcomp.cli.text import format_table, prediction_text
 from offcomp.errors import InputError
 from offcomp.files import app_folder, home_folder
-from offcomp.methods import METHODS, method_of_style_key, own_options
+from offcomp.methods import method_of_style_key, own_options
 from offcomp.models.bundled_models import MODELS
 from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
 from offcomp.planning.cost import duration, estimate, gigabytes
@@ -162,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
     _plan_flags(verb("plan", plan))
     verb("predict", predict_plan).add_argument("plan", help="plan file, or - for standard input")
     verb("spectra", spectra).add_argument("plan", help="plan file, or - for standard input")
-    for group in (runs, allocate, evaluate, inspect, compare, export):
+    for group in (methods, runs, allocate, evaluate, inspect, compare, export):
         group.add_verbs(verb)
     verb("app", app).add_argument("--port", type=int, default=8501)
     return top
@@ -175,7 +175,7 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--stack", default="best", choices=("best", *STACKS), help="how the matrices of a group are stacked into one"
     )
-    flags.add_argument("--method", default="svd", choices=[method.style_key for method in METHODS])
+    flags.add_argument("--method", default="svd", help="a method in 'offcomp methods' (default: svd)")
     flags.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the method; may be repeated"
     )

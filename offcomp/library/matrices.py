@@ -9,6 +9,7 @@ Autoencoder(ratio=4, epochs=10).fit(W)               options of the method are k
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -164,3 +165,9 @@ class Quantization(Compressor):
     """Row-wise or block-wise quantization; see `offcomp.methods.quantization.method`."""
 
     method_class = QuantizationMethod
+
+
+@cache
+def compressor(method: type[Method]) -> type[Compressor]:
+    """The class for a method that has none here, such as one of another package."""
+    return type(method.__name__, (Compressor,), {"method_class": method, "__doc__": method.__doc__, "__module__": __name__})

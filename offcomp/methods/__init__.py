@@ -1,13 +1,15 @@
-"""Registry of the compression methods.
+"""Registry of the compression methods: those of offcomp (`METHODS`), and those of other installed packages (`plugins`).
 
-To add a method, create a package for it, then add its class to `METHODS` and its decoder to `decoders.DECODERS`.
+To add a method, write its class and add it to `METHODS`; CONTRIBUTING.md has the recipe.
 
-Importing this package does not import torch.
+Importing this package does not import torch, and does not search for plugins: that happens when they are first needed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields
+from functools import cache
 from typing import Any
 
 from offcomp.errors import InputError
@@ -15,6 +17,7 @@ from offcomp.methods.autoencoder.method import Autoencoder
 from offcomp.methods.base import CompressedMatrix, Method
 from offcomp.methods.codebook.method import CodebookAutoencoder
 from offcomp.methods.kronecker.method import Kronecker
+from offcomp.methods.plugins import Plugins, find_plugins
 from offcomp.methods.pruning.method import Pruning
 from offcomp.methods.quantization.method import Quantization
 from offcomp.methods.residual.method import ResidualAutoencoder
@@ -31,6 +34,29 @@ METHODS: tuple[type[Method], ...] = (
     Pruning,
     Quantization,
 )
+"""The methods of offcomp itself; `all_methods` includes those of plugins."""
+
+
+@cache
+def _plugins() -> Plugins:
+    """The plugins of this environment. Cached because what is installed does not change within a process."""
+    return find_plugins(METHODS)
+
+
+def all_methods() -> tuple[type[Method], ...]:
+    """All methods: those of offcomp, followed by those of other installed packages."""
+    return (*METHODS, *(plugin.method for plugin in _plugins().found))
+
+
+def plugin_faults() -> tuple[str, ...]:
+    """One sentence for each method of another package that cannot be used, or that has a fault."""
+    return _plugins().faults
+
+
+def packages_of(names: Iterable[str]) -> dict[str, str]:
+    """The packages, besides offcomp, that provide the methods with these names, and their versions."""
+    foreign = {*names} - {method.name for method in METHODS}
+    return {plugin.package: plugin.version for plugin in _plugins().found if plugin.method.name in foreign} if foreign else {}
 
 
 def method_class(name: str, preset: str | None = None) -> type[Method]:
@@ -38,9 +64,9 @@ def method_class(name: str, preset: str | None = None) -> type[Method]:
 
     Raises InputError if no method matches.
     """
-    family = [method for method in METHODS if method.name == name]
+    family = [method for method in METHODS if method.name == name] or [m for m in all_methods() if m.name == name]
     if not family:
-        raise InputError(f"unknown method {name!r}; choose one of {', '.join(dict.fromkeys(m.name for m in METHODS))}")
+        raise InputError(_unknown(name, dict.fromkeys(method.name for method in all_methods())))
     if preset is None:
         return family[0]
     known = [choice for method in family for choice in presets_of(method)]
@@ -51,10 +77,15 @@ def method_class(name: str, preset: str | None = None) -> type[Method]:
 
 def method_of_style_key(style_key: str) -> type[Method]:
     """Look up a method by its style key. Raises InputError if the key is unknown."""
-    for method in METHODS:
-        if method.style_key == style_key:
-            return method
-    raise InputError(f"unknown method {style_key!r}; choose one of {', '.join(method.style_key for method in METHODS)}")
+    found = [m for m in METHODS if m.style_key == style_key] or [m for m in all_methods() if m.style_key == style_key]
+    if found:
+        return found[0]
+    raise InputError(_unknown(style_key, (method.style_key for method in all_methods())))
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    faults = "; for packages that cannot be used, see 'offcomp methods'" if plugin_faults() else ""
+    return f"unknown method {name!r}; choose one of {', '.join(known)}{faults}"
 
 
 def style_key_in_plan(name: str, options: dict[str, Any]) -> str:
@@ -126,12 +157,15 @@ __all__ = [
     "SVD",
     "Autoencoder",
     "CompressedMatrix",
+    "all_methods",
     "default_options",
     "make_method",
     "method_class",
     "method_of_style_key",
     "options_of",
     "own_options",
+    "packages_of",
+    "plugin_faults",
     "presets_of",
     "style_key_in_plan",
 ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from offcomp.errors import BudgetTooSmall, InputError
+from offcomp.methods.hints import Hints
 from offcomp.numerics.accounting import Budget, Shapes, Size, largest_size_within, stored_size
 from offcomp.numerics.progress import Report, ignore_progress
 
@@ -17,91 +20,26 @@ if TYPE_CHECKING:
 Decode = Callable[[Mapping[str, "Tensor"]], "Tensor"]
 
 
-class Statistics(Protocol):
-    """Interface with the fields of `ModuleStatistics`, which implementations may compute lazily."""
+class Look(NamedTuple):
+    """How charts draw a method: plotly marker symbol, light-theme colour and dark-theme colour (#rrggbb)."""
 
-    @property
-    def num_tokens(self) -> int:
-        """Number of tokens over which the statistics are averaged."""
-
-    @property
-    def column_moment(self) -> Tensor | None:
-        """Second moment of the inputs: (cols, cols), or (cols,) if diagonal."""
-
-    @property
-    def row_moment(self) -> Tensor | None:
-        """Second moment of the output gradients: (rows, rows), or (rows,) if diagonal."""
-
-    @property
-    def column_magnitude(self) -> Tensor | None:
-        """Mean absolute inputs: (cols,)."""
-
-    @property
-    def fisher(self) -> Tensor | None:
-        """Mean squared gradient: (rows, cols)."""
-
-    @property
-    def sensitivity(self) -> Tensor | None:
-        """Mean absolute gradient: (rows, cols)."""
-
-
-@dataclass(frozen=True)
-class ModuleStatistics:
-    """Calibration statistics of one weight matrix W (rows, cols), in its canonical view. Missing statistics are None.
-
-    column_moment       (cols, cols), or (cols,) if diagonal: mean over tokens of x xᵀ, where x is the input of W
-    row_moment          (rows, rows), or (rows,) if diagonal: mean over tokens of g gᵀ, where g is the gradient at the output;
-                        for an embedding, the frequency of each token
-    column_magnitude    (cols,): mean over tokens of |x|
-    fisher              (rows, cols): mean over samples of the squared gradient of the log-likelihood with respect to W
-    sensitivity         (rows, cols): mean over samples of the absolute gradient with respect to W
-    num_tokens          number of tokens over which the statistics are averaged
-    """
-
-    num_tokens: int
-    column_moment: Tensor | None = None
-    row_moment: Tensor | None = None
-    column_magnitude: Tensor | None = None
-    fisher: Tensor | None = None
-    sensitivity: Tensor | None = None
-
-
-class Hints(Protocol):
-    """Calibration statistics for the members of a stacked matrix, computed on request.
-
-    heights     number of rows of each member in the stacked matrix, from top to bottom
-    transposed  whether each member is transposed in the stack
-    embeddings  whether each member is an embedding table, whose inputs have no second moment
-    order       indices of the members in the order in which the model uses them
-    """
-
-    heights: tuple[int, ...]
-    transposed: tuple[bool, ...]
-    embeddings: tuple[bool, ...]
-    order: tuple[int, ...]
-
-    def statistics(self, index: int) -> Statistics:
-        """Statistics of a member in its canonical view, measured on the model with all substitutions made so far."""
-
-    def release(self) -> None:
-        """Drop cached statistics that the caller no longer needs."""
-
-    def use_compressed_predecessors(self) -> None:
-        """Measure all subsequent statistics on the model with the previously compressed groups in place."""
-
-    def substitute(self, index: int, reconstruction: Tensor) -> None:
-        """Replace a member with its reconstruction, oriented as in the stacked matrix, for all later statistics."""
+    marker: str
+    light: str
+    dark: str
 
 
 @dataclass(frozen=True)
 class Method:
     """Base class of all compression methods: frozen dataclasses whose fields are the method's options.
 
-    A subclass sets its name, declares the tensors to store (`tensor_shapes`) and computes them (`fit_size`). All other defaults
-    are suitable for a data-free method whose size is a rank. The result of `fit` holds no reference to the method.
+    A subclass sets its name and declares the tensors to store (`tensor_shapes`); the functions `fit` and its decoders compute
+    them (`computing_module`). All other defaults are suitable for a data-free method whose size is a rank. The result of `fit`
+    holds no reference to the method.
 
     name            the method's name in a plan; several methods may share a name and differ in their `preset`
-    style_key       unique key that determines the colour and marker in charts
+    style_key       unique key by which charts, links and the command line know the method
+    decoders        names of its decoders, functions that turn stored tensors back into a matrix; unique among all methods
+    look            marker and colours in charts; None for neutral ones
     has_rank        whether the size is a rank, latent width or number of terms, which a plan may request
     memory          rough peak memory of `fit` on a large matrix, excluding the input, as a multiple of the matrix in float32
                     (`benchmarks.memory`)
@@ -112,6 +50,8 @@ class Method:
     style_key: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
+    decoders: ClassVar[tuple[str, ...]] = ()
+    look: ClassVar[Look | None] = None
     size_name: ClassVar[str] = "rank"
     has_rank: ClassVar[bool] = True
     memory: ClassVar[float] = 2.0
@@ -168,12 +108,27 @@ class Method:
     ) -> CompressedMatrix:
         """Compress `matrix` (rows, cols) at `size`, the largest size that fits the budget.
 
-        The default implementation calls `fit` from `fit.py` in the method's own package, which may import torch at module
-        level. `hints` is never None for a method that needs hints.
+        The default implementation calls `fit` of the `computing_module`. `hints` is never None for a method that needs hints.
         """
-        module = import_module(f"{type(self).__module__.rpartition('.')[0]}.fit")
-        compressed: CompressedMatrix = module.fit(self, matrix, size, budget, hints=hints, seed=seed, report=report)
+        compressed: CompressedMatrix = self.computing_module().fit(
+            self, matrix, size, budget, hints=hints, seed=seed, report=report
+        )
         return compressed
+
+    @classmethod
+    def computing_module(cls) -> ModuleType:
+        """The module that defines `fit` and the decoders: `fit.py` beside the method's own file or, without one, that file.
+
+        `fit.py` may import torch at module level; the method's own file must not. Raises InputError if it cannot be imported.
+        """
+        own = sys.modules[cls.__module__]
+        beside = f"{own.__package__}.fit"
+        try:
+            return import_module(beside) if own.__package__ else own
+        except ImportError as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == beside:
+                return own
+            raise InputError(f"{cls.title} cannot be computed ({error}); install what it needs") from None
 
     def _check(self, rows: int, hints: Hints | None) -> None:
         if not self.calibrated:

@@ -1,30 +1,27 @@
 """All decoders: functions that turn stored tensors back into a matrix.
 
-`CompressedMatrix.decoder` is the name of one of these functions.
+`CompressedMatrix.decoder` is the name of one of these functions. Each method lists its own in `Method.decoders`.
 """
 
 from __future__ import annotations
 
-from offcomp.methods.autoencoder.fit import decoded_latents
+from offcomp.methods import METHODS, all_methods
 from offcomp.methods.base import Decode, dense
-from offcomp.methods.codebook.fit import decoded_codes
-from offcomp.methods.kronecker.fit import kronecker_sum
-from offcomp.methods.pruning.fit import kept_entries
-from offcomp.methods.quantization.fit import grid_levels
-from offcomp.methods.residual.decoder import residual_columns, residual_rows
-from offcomp.methods.svd.fit import low_rank, low_rank_directions
-from offcomp.methods.tucker.fit import tucker_product
 
 DECODERS: tuple[Decode, ...] = (
     dense,
-    low_rank,
-    low_rank_directions,
-    decoded_latents,
-    residual_rows,
-    residual_columns,
-    decoded_codes,
-    kronecker_sum,
-    tucker_product,
-    kept_entries,
-    grid_levels,
+    *(getattr(method.computing_module(), name) for method in METHODS for name in method.decoders),
 )
+"""The decoders of offcomp itself."""
+
+
+def find_decoder(name: str) -> Decode | None:
+    """The decoder with this name, of offcomp or of an installed plugin; None if there is none.
+
+    Raises InputError if its plugin cannot be imported.
+    """
+    for decode in DECODERS:
+        if decode.__name__ == name:
+            return decode
+    owner = next((method for method in all_methods() if name in method.decoders), None)
+    return getattr(owner.computing_module(), name, None) if owner else None

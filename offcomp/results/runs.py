@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from offcomp.methods import METHODS, default_options, style_key_in_plan
+from offcomp.methods import all_methods, method_of_style_key, options_of, style_key_in_plan
 from offcomp.planning.data.scores import Score
 from offcomp.planning.data.task_fields import task_name
 from offcomp.planning.plan import Group, Plan
@@ -23,7 +23,7 @@ SHORT_ID = 6
 NAMED_KINDS = 3
 FEW = 4
 """Number of runs selected initially if no two runs differ only in method."""
-TITLES = {method.style_key: method.title for method in METHODS}
+TITLES = {method.style_key: method.title for method in all_methods()}
 DENOMINATORS = {"chosen": "chosen modules", "matrices": "all linear and embedding weights", "whole": "whole model"}
 VERSIONS = ("offcomp", "python", "torch", "transformers", "numpy", "scikit-learn")
 
@@ -65,7 +65,7 @@ def group_title(group: Group) -> str:
     style_key, preset = style_key_in_plan(group.method, group.options), group.options.get("preset")
     if style_key not in TITLES:
         return group.method
-    usual = default_options(group.method, preset).get("preset")
+    usual = next((option.default for option in options_of(method_of_style_key(style_key)) if option.name == "preset"), None)
     return TITLES[style_key] if preset in (None, usual) else f"{TITLES[style_key]} {preset}"
 
 
@@ -267,6 +267,7 @@ def _facts(run: Run) -> dict[str, str]:
     for column, value in run_table([run]).iloc[0].drop(["run", "name", "model"]).items():
         facts[f"{column}".replace("_", " ")] = value
     facts |= {name: result.environment.get(name) for name in (*VERSIONS, "device", "threads", "machine")}
+    facts |= {f"package {name}": version for name, version in (result.environment.plugins or {}).items()}
     facts |= {"started": result.started, "seconds": result.timings["total"], "run": run.id}
     return {name: _text(value) for name, value in facts.items()}
 

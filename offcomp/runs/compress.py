@@ -21,9 +21,9 @@ from transformers import PreTrainedModel
 
 from offcomp.errors import RunError, StorageError
 from offcomp.files import write_bytes
-from offcomp.methods import CompressedMatrix, make_method
+from offcomp.methods import CompressedMatrix, make_method, packages_of
 from offcomp.methods.base import Method
-from offcomp.methods.decoders import DECODERS
+from offcomp.methods.decoders import find_decoder
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.offloading import StoredMatrices, read_matrix
 from offcomp.models.safetensors_files import stored_tensors
@@ -37,6 +37,8 @@ from offcomp.planning.sizes import bytes_in_own_dtype, group_budget, original_dt
 from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.calibration.hints import share_of_outputs
 from offcomp.runs.result import Errors, GroupResult, LedgerEntry
+
+LONGEST_PACKAGE = 80
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,8 @@ def save_group(group: CompressedGroup, folder: Path, *, make_folder: bool = True
     path = folder / f"{figures.name}.safetensors"
     manifest = figures.model_dump(mode="json", include={"name", "modules", "stack", "method", "form", "rows", "cols"})
     manifest["codes"] = dict(group.compressed.codes)
+    for package, version in packages_of([figures.method]).items():
+        manifest["package"] = f"{package} {version}"
     write_bytes(path, save(dict(group.compressed.tensors), metadata={"offcomp": json.dumps(manifest)}), make_folder=make_folder)
     payload = sum(tensor.num_bytes for tensor in stored_tensors([path]).values())
     if payload != figures.num_bytes:
@@ -255,13 +259,16 @@ def save_group(group: CompressedGroup, folder: Path, *, make_folder: bool = True
 
 
 def load_group(path: Path) -> tuple[dict[str, Any], CompressedMatrix]:
-    """Load the manifest and the compressed matrix of a saved group. Raises StorageError if the form is unknown."""
+    """Load the manifest and the compressed matrix of a saved group. Raises StorageError if its decoder is not installed."""
     with safe_open(path, framework="pt") as file:
         manifest = json.loads(file.metadata()["offcomp"])
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # not a dict
-    decode = next((decode for decode in DECODERS if decode.__name__ == manifest["form"]), None)
-    if decode is None:
+    form, package = manifest["form"], str(manifest.get("package", ""))[:LONGEST_PACKAGE]
+    decode = find_decoder(form)
+    if decode is None and package:
         raise StorageError(
-            f"{path} has the form {manifest['form']!r}, which this version of offcomp does not support; use a newer version"
+            f"{path} was written by the package {package}, whose decoder {form!r} is not available; install {package}"
         )
+    if decode is None:
+        raise StorageError(f"{path} has the form {form!r}, which this version of offcomp does not support; use a newer version")
     return manifest, CompressedMatrix(tensors, decode, codes=manifest.get("codes", {}))

@@ -18,6 +18,7 @@ from huggingface_hub.constants import HF_HOME
 
 from offcomp.errors import ModelError, RunError
 from offcomp.files import check_shortage, path_of, read_json
+from offcomp.methods import packages_of
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.environment import versions
 from offcomp.models.identity import IDENTITY, file_digest
@@ -36,6 +37,7 @@ TITLES = {
     "calibration": "the calibration text",
     "tasks": "the task examples",
     "environment": "the library versions",
+    "plugins": "the packages of its methods",
 }
 """Input -> its description in messages."""
 
@@ -45,6 +47,7 @@ def inputs_of(plan: Plan, model: str) -> Inputs:
 
     model    the identity of all files that are read from the model (`ModelInfo.reads`)
     """
+    packages = packages_of(group.method for group in plan.groups)
     return Inputs(
         identity=IDENTITY,
         results=RESULTS_VERSION,
@@ -52,6 +55,7 @@ def inputs_of(plan: Plan, model: str) -> Inputs:
         calibration=calibration_digest(plan),
         tasks={task.name: [task.version, _task_digests(task)] for task in plan.resolved_tasks},
         environment=versions(),
+        **({"plugins": packages} if packages else {}),
     )
 
 

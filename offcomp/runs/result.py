@@ -189,6 +189,8 @@ class Environment(Document):
     device: Anything = None
     threads: Anything = None
     machine: Anything = None
+    plugins: dict[Name, Line] | None = None
+    """Package that provides a method -> its version."""
 
     def get(self, name: str) -> Any:
         """The version of a package, or a fact on the machine; an empty string if it was not recorded."""
@@ -211,6 +213,8 @@ class Inputs(Document):
     """Task -> its version, and the SHA-256 of each file."""
     environment: dict[Name, Anything] | None = None
     """Package -> version."""
+    plugins: dict[Name, Line] | None = None
+    """Package that provides a method of the plan -> its version."""
 
 
 class RunResult(Document):

@@ -22,6 +22,7 @@ from typing import Any
 from offcomp import files
 from offcomp.errors import InputError, RunError, StorageError
 from offcomp.files import PART, write_json
+from offcomp.methods import packages_of
 from offcomp.models.environment import environment
 from offcomp.planning.data.scores import Score
 from offcomp.planning.json_checks import Malformed
@@ -104,6 +105,8 @@ class Worker:
             self.plan = read_plan(folder)
         except Malformed as fault:
             raise StorageError(f"the plan in {folder} cannot be read because {fault}; remove the folder") from None
+        packages = packages_of(group.method for group in self.plan.groups)
+        self._packages = {"plugins": packages} if packages else {}
         self.started = time.time()
         self.groups: list[GroupResult] = []
         self.timings: dict[str, float] = {}
@@ -132,7 +135,7 @@ class Worker:
             groups=tuple(self.groups),
             model=outcome.model,
             scores=outcome.scores,
-            environment=Environment.from_json(environment()),
+            environment=Environment.from_json(environment() | self._packages),
             timings=self.timings | {"total": time.time() - self.started},
             started=datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
             **known,

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 from urllib.parse import quote, unquote
 
-from offcomp.methods import METHODS
+from offcomp.methods import all_methods
 from offcomp.models.bundled_models import MODELS
 from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS
 from offcomp.plain_text import is_plain, text_fault
@@ -182,7 +182,7 @@ FIELDS = (
     Field("together", "grouping", "kind", _one_of((*GROUPINGS, OWN))),
     Field("stack", "stack", "best", _one_of(("best", *STACKS))),
     Field("block", "block", 2, _integer(1, 48)),
-    Field("methods", "methods", ["svd", "autoencoder"], _list_of(method.style_key for method in METHODS), _listed),
+    Field("methods", "methods", ["svd", "autoencoder"], _list_of(method.style_key for method in all_methods()), _listed),
     Field("ratio", "ratio", 3.0, _ratio, "{:g}".format),
     Field("unit", "unit", UNITS[0], _one_of(UNITS)),
     Field("dtype", "dtype", DTYPE_CHOICES[0], _one_of(DTYPE_CHOICES)),

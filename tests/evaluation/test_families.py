@@ -16,7 +16,7 @@ import transformers
 from offcomp.errors import PlanError, TaskError
 from offcomp.evaluation import open_task
 from offcomp.models.loading import LoadedModel, describe, load
-from offcomp.planning.data.tasks import FAMILIES, Task, find_task, fitting_families, unfit, usual_tasks
+from offcomp.planning.data.tasks import FAMILIES, ONE, Task, find_task, fitting_families, unfit, usual_tasks
 from offcomp.planning.plan import Plan, validate
 from tests import tiny_models
 from tests.cli.test_main import Command
@@ -70,7 +70,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def columns_for(family: str) -> dict[str, str]:
-    inputs = {"sentence1": "one", "sentence2": "two"} if family == "similarity" else {"text": "one"}
+    inputs = {"text": "one"} if ONE in FAMILIES[family].inputs else {"sentence1": "one", "sentence2": "two"}
     target = {"label": "class", "score": "near", "": ""}[FAMILIES[family].target]
     return inputs | ({FAMILIES[family].target: target} if target else {})
 
@@ -154,7 +154,8 @@ def test_the_families_of_a_class_are_those_it_is_fit_for() -> None:
     assert set(fitting_families("BertModel")) == EMBEDDED
     assert set(fitting_families("BertForMaskedLM")) == EMBEDDED | {"masked-lm"}
     assert fitting_families("Matrices") == fitting_families("ViTModel", reads_text=False) == ()
-    assert "the families probe, regression, similarity." in str(unfit(find_task("causal-prose"), "BertModel"))
+    named = ", ".join(family for family in FAMILIES if family in EMBEDDED)
+    assert f"the families {named}." in str(unfit(find_task("causal-prose"), "BertModel"))
 
 
 def test_the_trial_leaves_the_global_generator_alone(tiny: Tiny, table: str) -> None:

@@ -16,7 +16,8 @@ from offcomp.methods import Autoencoder
 from offcomp.methods.autoencoder.coefficients import group_coefficients
 from offcomp.methods.autoencoder.fit import learning_rate
 from offcomp.methods.autoencoder.method import FAST
-from offcomp.methods.base import ModuleStatistics, choose_size, dense_shapes
+from offcomp.methods.base import choose_size, dense_shapes
+from offcomp.methods.hints import ModuleStatistics
 from offcomp.numerics.accounting import Budget, budget_for_ratio, stored_size
 from tests.synthetic_hints import SyntheticHints, synthetic_hints
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from offcomp.errors import BudgetTooSmall, InputError
 from offcomp.methods import make_method
-from offcomp.methods.base import CompressedMatrix, Method, ModuleStatistics
+from offcomp.methods.base import CompressedMatrix, Method
 from offcomp.methods.codebook.codebook import (
     Codebook,
     decode_scales,
@@ -25,6 +25,7 @@ from offcomp.methods.codebook.codebook import (
     scale_range,
 )
 from offcomp.methods.codebook.gptq import damped_order_and_factor, round_with_feedback
+from offcomp.methods.hints import ModuleStatistics
 from offcomp.numerics.accounting import Budget, stored_size
 from tests.synthetic_hints import copied
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from offcomp.errors import InputError
 from offcomp.methods import SVD
-from offcomp.methods.base import ModuleStatistics, choose_size, dense_shapes
+from offcomp.methods.base import choose_size, dense_shapes
+from offcomp.methods.hints import ModuleStatistics
 from offcomp.methods.svd.group_metrics import group_metrics
 from offcomp.numerics.accounting import Budget, Size, budget_for_ratio, stored_size
 from tests.synthetic_hints import SyntheticHints, member_statistics, synthetic_hints

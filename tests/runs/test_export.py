@@ -133,7 +133,7 @@ def test_bare_matrices_are_exported_as_well(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", METHODS, ids=[method.style_key for method in METHODS])
 def test_what_any_method_stores_is_exported_and_decoded_again(tiny: Tiny, tmp_path: Path, method: type[Method]) -> None:
     loaded = tiny("bert")
-    options = own_options(method) | CHEAP[method.style_key]
+    options = own_options(method) | CHEAP.get(method.style_key, {})
     group = Group(
         name="some",
         modules=("ffn_in.0", "ffn_in.1"),

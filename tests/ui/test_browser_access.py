@@ -7,10 +7,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
 
 from offcomp.results.charts.theme import PALETTES
+from tests.pages import PATHS
 from tests.serving import fits, settled, visit
 
 pytestmark = pytest.mark.browser
-PATHS = ("/", "/model", "/inspect", "/groups", "/compress", "/runs", "/compare", "/examples", "/atlas")
 PHONE = {"width": 390, "height": 844}
 PAGE_COLOUR = "getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
 TITLE_COLOURS = "[...document.querySelectorAll('.js-plotly-plot .gtitle')].map(text => getComputedStyle(text).fill)"

@@ -42,7 +42,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from offcomp.methods.base import Method
+from offcomp.methods.base import Look, Method
 from offcomp.numerics.accounting import Shapes
 
 ENCODER_WIDTHS = (8, 4)
@@ -68,6 +68,8 @@ class Autoencoder(Method):
     style_key: ClassVar[str] = "autoencoder"
     title: ClassVar[str] = "Autoencoder"
     paper: ClassVar[str] = "Banaei et al. 2023, arXiv 2302.04045"
+    decoders: ClassVar[tuple[str, ...]] = ("decoded_latents",)
+    look: ClassVar[Look | None] = Look("diamond", "#d55e00", "#f0803c")
     size_name: ClassVar[str] = "latent width"
     memory: ClassVar[float] = 2.8
     fast_options: ClassVar[dict[str, Any]] = FAST | {"epochs": 10}

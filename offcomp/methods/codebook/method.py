@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from offcomp.methods.base import Method
+from offcomp.methods.base import Look, Method
 from offcomp.numerics.accounting import Codes, Shapes, Size, stored_size
 from offcomp.numerics.positions import position_shapes
 
@@ -61,6 +61,8 @@ class CodebookAutoencoder(Method):
     style_key: ClassVar[str] = "codebook"
     title: ClassVar[str] = "Autoencoder, codebook"
     paper: ClassVar[str] = "Jégou et al. 2011; van Baalen et al. 2024, arXiv 2402.15319"
+    decoders: ClassVar[tuple[str, ...]] = ("decoded_codes",)
+    look: ClassVar[Look | None] = Look("square", "#009e73", "#35c79a")
     size_name: ClassVar[str] = "rate step"
     has_rank: ClassVar[bool] = False
     memory: ClassVar[float] = 1.9

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import ClassVar
 
-from offcomp.methods.base import Method
+from offcomp.methods.base import Look, Method
 from offcomp.numerics.accounting import Codes, Shapes
 
 HEIGHT_BITS = 32
@@ -42,6 +42,8 @@ class Kronecker(Method):
     style_key: ClassVar[str] = "kronecker"
     title: ClassVar[str] = "Kronecker"
     paper: ClassVar[str] = "Van Loan and Pitsianis 1993"
+    decoders: ClassVar[tuple[str, ...]] = ("kronecker_sum",)
+    look: ClassVar[Look | None] = Look("cross", "#8c6d1f", "#e0c060")
     size_name: ClassVar[str] = "terms"
     memory: ClassVar[float] = 1.2
 

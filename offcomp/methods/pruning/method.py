@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from offcomp.methods.base import Method
+from offcomp.methods.base import Look, Method
 from offcomp.numerics.accounting import Codes, Shapes
 
 SIDE_BITS = 32
@@ -38,6 +38,8 @@ class Pruning(Method):
     style_key: ClassVar[str] = "pruning"
     title: ClassVar[str] = "Pruning"
     paper: ClassVar[str] = "Han et al. 2015, arXiv 1506.02626"
+    decoders: ClassVar[tuple[str, ...]] = ("kept_entries",)
+    look: ClassVar[Look | None] = Look("cross", "#8c6d1f", "#e0c060")
     size_name: ClassVar[str] = "kept entries"
     has_rank: ClassVar[bool] = False
     memory: ClassVar[float] = 0.65

@@ -28,7 +28,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from offcomp.methods.base import Method
+from offcomp.methods.base import Look, Method
 from offcomp.numerics.accounting import Codes, Shapes
 
 BITS = range(2, 9)
@@ -43,6 +43,8 @@ class Quantization(Method):
     style_key: ClassVar[str] = "quantization"
     title: ClassVar[str] = "Quantization"
     paper: ClassVar[str] = "Banner et al. 2019, arXiv 1810.05723"
+    decoders: ClassVar[tuple[str, ...]] = ("grid_levels",)
+    look: ClassVar[Look | None] = Look("line-ew", "#7a7f8c", "#9aa0ae")
     size_name: ClassVar[str] = "bits"
     has_rank: ClassVar[bool] = False
     memory: ClassVar[float] = 1.3

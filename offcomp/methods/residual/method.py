@@ -36,7 +36,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from offcomp.methods.base import Method
+from offcomp.methods.base import Look, Method
 from offcomp.methods.svd.method import SVD
 from offcomp.numerics.accounting import Codes, Shape, Shapes
 from offcomp.numerics.positions import position_shapes
@@ -57,6 +57,8 @@ class ResidualAutoencoder(Method):
     style_key: ClassVar[str] = "residual"
     title: ClassVar[str] = "Autoencoder, residual"
     paper: ClassVar[str] = "after Banaei et al. 2023, arXiv 2302.04045; Zhou and Tao 2011"
+    decoders: ClassVar[tuple[str, ...]] = ("residual_rows", "residual_columns")
+    look: ClassVar[Look | None] = Look("triangle-up", "#cc79a7", "#e39ac2")
     size_name: ClassVar[str] = "latent width"
     memory: ClassVar[float] = 4.8
     fast_options: ClassVar[dict[str, Any]] = {"rounds": 3, "steps": 40}

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, device
 
 from offcomp.errors import InputError
-from offcomp.methods.base import Hints, Statistics
+from offcomp.methods.hints import Hints, Statistics
 from offcomp.numerics.metrics import Block, Metric, metric_of
 from offcomp.numerics.storage import num_not_finite
 

@@ -35,7 +35,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from offcomp.methods.base import Method
+from offcomp.methods.base import Look, Method
 from offcomp.numerics.accounting import Shapes
 
 SOURCES = ("none", "diagonal", "full")
@@ -66,6 +66,8 @@ class SVD(Method):
     style_key: ClassVar[str] = "svd"
     title: ClassVar[str] = "SVD"
     paper: ClassVar[str] = "Eckart and Young 1936"
+    decoders: ClassVar[tuple[str, ...]] = ("low_rank", "low_rank_directions")
+    look: ClassVar[Look | None] = Look("circle", "#0072b2", "#56b4e9")
     memory: ClassVar[float] = 1.75
 
     preset: str = field(default="plain", metadata={"help": PRESET_HELP, "choices": tuple(PRESETS)})

@@ -32,7 +32,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from offcomp.methods.base import Method
+from offcomp.methods.base import Look, Method
 from offcomp.numerics.accounting import Shapes
 
 MOST_SLABS = 4096
@@ -48,6 +48,8 @@ class Tucker(Method):
     style_key: ClassVar[str] = "tucker"
     title: ClassVar[str] = "Tucker"
     paper: ClassVar[str] = "De Lathauwer, De Moor and Vandewalle 2000"
+    decoders: ClassVar[tuple[str, ...]] = ("tucker_product",)
+    look: ClassVar[Look | None] = Look("cross", "#8c6d1f", "#e0c060")
     memory: ClassVar[float] = 1.65
 
     slabs: int = field(

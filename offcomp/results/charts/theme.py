@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import cycle
+
+from offcomp.methods import all_methods
+from offcomp.methods.base import Look
 
 
 @dataclass(frozen=True)
@@ -31,18 +35,18 @@ class Palette:
         return self.series.get(style_key, self.muted)
 
 
-LOOKS = {
-    "original": ("star", "#1f2430", "#e8eaf0"),
-    "svd": ("circle", "#0072b2", "#56b4e9"),
-    "autoencoder": ("diamond", "#d55e00", "#f0803c"),
-    "residual": ("triangle-up", "#cc79a7", "#e39ac2"),
-    "codebook": ("square", "#009e73", "#35c79a"),
-    "kronecker": ("cross", "#8c6d1f", "#e0c060"),
-    "tucker": ("cross", "#8c6d1f", "#e0c060"),
-    "pruning": ("cross", "#8c6d1f", "#e0c060"),
-    "quantization": ("line-ew", "#7a7f8c", "#9aa0ae"),
-    "reference": ("line-ew", "#7a7f8c", "#9aa0ae"),
-}
+DEFAULT_MARKERS = ("pentagon", "star-square", "hexagon", "star-diamond", "octagon")
+DEFAULT_COLOURS = ("#6a5a8c", "#b3a6d6")
+"""Markers and colours (light and dark theme) of methods without a look of their own."""
+
+
+def _looks() -> dict[str, Look]:
+    markers = cycle(DEFAULT_MARKERS)
+    of_methods = {method.style_key: method.look or Look(next(markers), *DEFAULT_COLOURS) for method in all_methods()}
+    return {"original": Look("star", "#1f2430", "#e8eaf0"), **of_methods, "reference": Look("line-ew", "#7a7f8c", "#9aa0ae")}
+
+
+LOOKS = _looks()
 """Plotly marker symbol, light-theme colour and dark-theme colour of each style key.
 
 Style keys with the same colour and shape are distinguished by fill.

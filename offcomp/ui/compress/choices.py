@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from offcomp.methods import METHODS, method_of_style_key, options_of, own_options
+from offcomp.methods import all_methods, method_of_style_key, options_of, own_options, plugin_faults
 from offcomp.models.bundled_models import MODELS
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.families import KIND_TITLES
@@ -204,14 +204,16 @@ def _choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
     """Let the user choose the methods to compare and set the options of each."""
     chosen = st.pills(
         "Methods to compare",
-        [method.style_key for method in METHODS],
+        [method.style_key for method in all_methods()],
         selection_mode="multi",
         format_func=lambda style_key: plain(method_of_style_key(style_key).title),
         key="methods",
         persist_state="session",
         wrap=True,
     )
-    selected = [method for method in METHODS if method.style_key in (chosen or [])]
+    for fault in plugin_faults():
+        st.warning(plain(fault))
+    selected = [method for method in all_methods() if method.style_key in (chosen or [])]
     options = {}
     for method in selected:
         shown = [option for option in options_of(method) if option.name not in own_options(method)]
