@@ -161,14 +161,14 @@ def test_a_worker_runs_it_and_its_export_is_verified(made: Made) -> None:
     (run,) = RunStore(made.home).all()
     assert (run.status, run.error) == ("done", "")
     assert run.result is not None
-    assert [group["form"] for group in run.result["groups"]] == ["repeated_means"]
+    assert [group.form for group in run.result.groups] == ["repeated_means"]
     assert made.output.count("passed") == 5
 
 
 def test_the_version_of_its_package_belongs_to_the_run(made: Made, toy: Path, tmp_path: Path) -> None:
     (run,) = RunStore(made.home).all()
     assert run.result is not None
-    assert run.result["environment"]["plugins"] == {"toy-plugin": "0.3"}
+    assert run.result.environment.plugins == {"toy-plugin": "0.3"}
     assert read_json(run.folder / INPUTS)["plugins"] == {"toy-plugin": "0.3"}
     newer = install_toy(tmp_path / "newer", "0.4")
     code = """
