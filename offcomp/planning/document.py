@@ -95,7 +95,7 @@ class Document(BaseModel):
     """A JSON object with known fields."""
 
     model_config = ConfigDict(
-        frozen=True, extra="allow", use_attribute_docstrings=True, validate_by_name=True, serialize_by_alias=True
+        frozen=True, extra="allow", defer_build=True, use_attribute_docstrings=True, validate_by_name=True, serialize_by_alias=True
     )
     __pydantic_extra__: dict[str, Anything] = Field(init=False)
 
