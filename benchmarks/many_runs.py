@@ -37,6 +37,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from benchmarks.run_checks import ROOT, environment, offcomp
 from offcomp.cli.text import format_table
 from offcomp.files import read_json, write_json
+from offcomp.numerics.accounting import Size
+from offcomp.planning.model_sizes import SizeChange
 from tests.browser import launch_options
 from tests.serving import holds, served, visit
 

@@ -69,6 +69,13 @@ def _visible_name(name: str) -> str:
     return name
 
 
+def _named(value: dict[str, Any]) -> dict[str, Any]:
+    for name in value:
+        _visible_name(name)
+    anything(value)
+    return value
+
+
 def _pair(value: Any) -> Any:
     if isinstance(value, Sequence) and len(value) != 2:
         raise Malformed(f" is {reprlib.repr(value)}; it must be a list of length 2")
@@ -87,6 +94,9 @@ Line = Annotated[str, AfterValidator(_single_line)]
 """A single line of visible characters, such as a title."""
 Name = Annotated[str, AfterValidator(_visible_name)]
 """A key of an object: one non-empty line of visible characters."""
+JsonObject = Annotated[dict[str, Any], AfterValidator(_named)]
+"""An object with any values, as `Anything`, and names as `Name`."""
+Fact = Annotated[str | int | float | bool | None, MustBe("a string or a number")]
 Interval = Annotated[tuple[Figure, Figure], BeforeValidator(_pair)]
 """The lower and the upper end of an interval."""
 
@@ -95,7 +105,12 @@ class Document(BaseModel):
     """A JSON object with known fields."""
 
     model_config = ConfigDict(
-        frozen=True, extra="allow", defer_build=True, use_attribute_docstrings=True, validate_by_name=True, serialize_by_alias=True
+        frozen=True,
+        extra="allow",
+        defer_build=True,
+        use_attribute_docstrings=True,
+        validate_by_name=True,
+        serialize_by_alias=True,
     )
     __pydantic_extra__: dict[str, Anything] = Field(init=False)
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from offcomp.planning.data.metrics import METRICS
 from offcomp.planning.data.row_counts import RowCounts, Truncation
-from offcomp.planning.document import Amount, Anything, Count, Document, Figure, Flag, Interval, Line, MustBe, Name
+from offcomp.planning.document import Amount, Count, Document, Figure, Flag, Interval, JsonObject, Line, MustBe, Name
 from offcomp.planning.json_checks import Malformed
 
 MOST_EXAMPLES = 10_000_000
@@ -132,9 +132,9 @@ class ScoreContext(Document):
     split: Line | None = None
     digest: Line | None = None
     """Identifies the content of all splits."""
-    columns: dict[Name, Anything] | None = None
+    columns: JsonObject | None = None
     """Column of the task -> column of the data."""
-    settings: dict[Name, Anything] | None = None
+    settings: JsonObject | None = None
     n_train: Count | None = None
     rows: RowCounts | None = None
     embedding: str | None = None
@@ -173,13 +173,13 @@ class Figures(Document):
     """The flipped predictions; None for tasks without classes."""
     changes: tuple[Change, ...] = ()
     """The examples that changed most, for tasks without classes."""
-    labels: dict[Name, Anything] | None = None
+    labels: JsonObject | None = None
     """How the outputs of a classification head were matched to the classes."""
     note: tuple[str, ...] = ()
     """Doubts about the score, as sentences."""
     token_accuracy: dict[Name, Figure] | None = None
     """Share of tokens that were the most likely prediction, of each model."""
-    protocol: dict[Name, Anything] | None = None
+    protocol: JsonObject | None = None
     """Settings adapted to the limits of the model."""
     continuations: tuple[Continuation, ...] = ()
     also: dict[MetricName, Comparison] = Field(default_factory=dict)
@@ -221,7 +221,7 @@ class OriginalFigures(ScoreValue):
     baseline: Baseline | None = None
     majority_baseline: Figure | None = None
     note: tuple[str, ...] = ()
-    labels: dict[Name, Anything] | None = None
+    labels: JsonObject | None = None
     also: dict[MetricName, OriginalValue] = Field(default_factory=dict)
     collapsed: Flag = False
 
