@@ -9,7 +9,7 @@ written. The first fault of an invalid document becomes a `Malformed` that says 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
@@ -23,7 +23,6 @@ from pydantic import (
     Strict,
     ValidationError,
 )
-from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from offcomp.plain_text import LONGEST, is_plain, text_fault
 from offcomp.planning.json_checks import LARGEST, MOST_COUNTED, Malformed, anything
@@ -47,8 +46,9 @@ class MustBe:
 
     words: str
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.custom_error_schema(handler(source), custom_error_type="must_be", custom_error_message=self.words)
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        error = {"custom_error_type": "must_be", "custom_error_message": self.words}
+        return {"type": "custom-error", "schema": handler(source)} | error
 
 
 def _checked(value: Any) -> Any:
@@ -107,7 +107,6 @@ class Document(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="allow",
-        defer_build=True,
         use_attribute_docstrings=True,
         validate_by_name=True,
         serialize_by_alias=True,
@@ -141,7 +140,7 @@ def malformed(error: ValidationError) -> Malformed:
     return Malformed(" contains the name" * of_a_name + _what(fault), place)
 
 
-def _what(fault: ErrorDetails) -> str:
+def _what(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "missing":
         return " is missing"
     words = fault["msg"] if fault["type"] == "must_be" else STANDARD_WORDS.get(fault["type"])
