@@ -11,13 +11,14 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     GetCoreSchemaHandler,
     Strict,
@@ -27,6 +28,8 @@ from pydantic import (
 from offcomp.plain_text import LONGEST, is_plain, text_fault
 from offcomp.planning.json_checks import LARGEST, MOST_COUNTED, Malformed, anything
 
+K = TypeVar("K")
+T = TypeVar("T")
 LONGEST_NAME = 1_000
 SHOWN_OF_A_NAME = 40
 STANDARD_WORDS = {
@@ -97,6 +100,9 @@ Name = Annotated[str, AfterValidator(_visible_name)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_named)]
 """An object with any values, as `Anything`, and names as `Name`."""
 Fact = Annotated[str | int | float | bool | None, MustBe("a string or a number")]
+Items = Annotated[tuple[T, ...], FailFast()]
+"""A list. Like `Named`, it is checked up to the first fault, since a file may contain millions."""
+Named = Annotated[dict[K, T], FailFast()]
 Interval = Annotated[tuple[Figure, Figure], BeforeValidator(_pair)]
 """The lower and the upper end of an interval."""
 

@@ -14,7 +14,20 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from offcomp.numerics.accounting import Size
 from offcomp.planning.data.row_counts import RowCounts, Truncation
 from offcomp.planning.data.scores import Score
-from offcomp.planning.document import Amount, Count, Document, Fact, Figure, JsonObject, Line, MustBe, Name, Positive
+from offcomp.planning.document import (
+    Amount,
+    Count,
+    Document,
+    Fact,
+    Figure,
+    Items,
+    JsonObject,
+    Line,
+    MustBe,
+    Name,
+    Named,
+    Positive,
+)
 from offcomp.planning.json_checks import Malformed
 from offcomp.planning.json_fields import is_name
 from offcomp.planning.model_sizes import ModelSizes
@@ -64,7 +77,7 @@ class LedgerEntry(Document):
     """One stored tensor."""
 
     name: Line
-    shape: tuple[Count, ...]
+    shape: Items[Count]
     dtype: Line
     bytes: Count
 
@@ -88,7 +101,7 @@ class GroupResult(Document):
     """The figures of one compressed group. Ratios are the original size divided by the stored size."""
 
     name: Annotated[str, BeforeValidator(_group_name)]
-    modules: tuple[Line, ...]
+    modules: Items[Line]
     stack: Line | None = None
     """How the matrices are stacked."""
     method: Line
@@ -126,13 +139,13 @@ class GroupResult(Document):
     """Rows of all modules, before stacking."""
     squared_norm: Amount
     """Squared Frobenius norm of the original matrix."""
-    module_errors: dict[Name, Errors]
+    module_errors: Named[Name, Errors]
     output_error: Amount | None = None
     """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ on held-out text."""
     calibration: CalibrationResult | None = None
-    history: tuple[Figure, ...] | None = None
+    history: Items[Figure] = ()
     """Training loss per epoch."""
-    ledger: tuple[LedgerEntry, ...]
+    ledger: Items[LedgerEntry]
     seconds: Amount
 
     @property
@@ -210,17 +223,17 @@ class RunResult(Document):
     error: str = ""
     """Why the run did not finish, as a sentence."""
     plan: JsonObject
-    groups: tuple[GroupResult, ...]
+    groups: Items[GroupResult]
     model: ModelResult | None
     """None if the run did not finish."""
-    scores: dict[Name, Score]
+    scores: Named[Name, Score]
     environment: Environment
-    timings: Annotated[dict[str, Amount], AfterValidator(_with_total)]
+    timings: Annotated[Named[str, Amount], AfterValidator(_with_total)]
     """Stage -> seconds, including the "total"."""
     started: Line
     """In ISO 8601 format."""
     inputs: Inputs | None = None
-    notes: tuple[str, ...] = ()
+    notes: Items[str] = ()
     """Caveats about the sizes, one sentence each."""
 
     @model_validator(mode="after")
