@@ -103,7 +103,8 @@ Fact = Annotated[str | int | float | bool | None, MustBe("a string or a number")
 Items = Annotated[tuple[T, ...], FailFast()]
 """A list. Like `Named`, it is checked up to the first fault, since a file may contain millions."""
 Named = Annotated[dict[K, T], FailFast()]
-Interval = Annotated[tuple[Figure, Figure], BeforeValidator(_pair)]
+Pair = Annotated[tuple[T, T], BeforeValidator(_pair)]
+Interval = Pair[Figure]
 """The lower and the upper end of an interval."""
 
 
@@ -143,15 +144,15 @@ def malformed(error: ValidationError) -> Malformed:
     cause = fault.get("ctx", {}).get("error")
     if isinstance(cause, Malformed):
         return cause.within(place)
-    return Malformed(" contains the name" * of_a_name + _what(fault), place)
+    return Malformed(_what(fault, "contains the name" if of_a_name else "is"), place)
 
 
-def _what(fault: Mapping[str, Any]) -> str:
-    if fault["type"] == "missing":
+def _what(fault: Mapping[str, Any], verb: str) -> str:
+    value, kind = reprlib.repr(fault["input"]), fault["type"]
+    if kind == "missing":
         return " is missing"
-    words = fault["msg"] if fault["type"] == "must_be" else STANDARD_WORDS.get(fault["type"])
-    if fault["type"] in ("too_short", "too_long"):
-        words = f"a list of length {fault['ctx'].get('min_length', fault['ctx'].get('max_length'))}"
-    if words is None:
-        return f" is {reprlib.repr(fault['input'])}: {fault['msg']}"
-    return f" is {reprlib.repr(fault['input'])}; it must be {words}"
+    if kind == "must_be":
+        return f" {verb} {value}; it must be {fault['msg']}"
+    return (
+        f" {verb} {value}; it must be {STANDARD_WORDS[kind]}" if kind in STANDARD_WORDS else f" {verb} {value}: {fault['msg']}"
+    )
