@@ -148,11 +148,8 @@ def malformed(error: ValidationError) -> Malformed:
 
 
 def _what(fault: Mapping[str, Any], verb: str) -> str:
-    value, kind = reprlib.repr(fault["input"]), fault["type"]
-    if kind == "missing":
+    if fault["type"] == "missing":
         return " is missing"
-    if kind == "must_be":
-        return f" {verb} {value}; it must be {fault['msg']}"
-    return (
-        f" {verb} {value}; it must be {STANDARD_WORDS[kind]}" if kind in STANDARD_WORDS else f" {verb} {value}: {fault['msg']}"
-    )
+    words = fault["msg"] if fault["type"] == "must_be" else STANDARD_WORDS.get(fault["type"])
+    value = reprlib.repr(fault["input"])
+    return f" {verb} {value}; it must be {words}" if words else f" {verb} {value}: {fault['msg']}"
