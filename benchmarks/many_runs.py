@@ -37,6 +37,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from benchmarks.run_checks import ROOT, environment, offcomp
 from offcomp.cli.text import format_table
 from offcomp.files import read_json, write_json
+from offcomp.numerics.accounting import Size
+from offcomp.planning.model_sizes import SizeChange
 from tests.browser import launch_options
 from tests.serving import holds, served, visit
 
@@ -81,10 +83,10 @@ def spread(document: dict[str, Any], index: int, draw: random.Random) -> dict[st
         planned["ratio"] = group["ratio"] = ratio
         for errors in (group, *group["module_errors"].values()):
             errors.update({name: errors[name] * factor for name in ("relative_error", "rmse", "mae", "cosine_distance")})
-    for sizes in made["model"]["sizes"].values():
-        for unit in ("parameters", "bytes"):
-            sizes[f"{unit}_after"] = max(1, round(sizes[f"{unit}_before"] / ratio))
-            sizes[f"{unit.removesuffix('s')}_ratio"] = sizes[f"{unit}_before"] / sizes[f"{unit}_after"]
+    for denominator, sizes in made["model"]["sizes"].items():
+        before = Size(sizes["parameters_before"], sizes["bytes_before"])
+        after = Size(max(1, round(before.num_parameters / ratio)), max(1, round(before.num_bytes / ratio)))
+        made["model"]["sizes"][denominator] = SizeChange.between(before, after).to_dict()
     for score in made["scores"].values():
         change = draw.uniform(-0.05, 0.0)
         score["compressed"]["value"] += change

@@ -10,7 +10,7 @@ from typing import Any
 
 from offcomp.numerics.paired_tests import accuracy_interval
 from offcomp.planning.plan import Group, Plan
-from offcomp.runs.result import RunResult
+from offcomp.runs.result import STATUSES, RunResult
 from offcomp.runs.store import Run
 
 
@@ -134,7 +134,7 @@ def made_run(
         }
     result = {
         "id": name,
-        "status": status,
+        "status": status if status in STATUSES else "failed",
         "plan": plan.to_dict(),
         "groups": groups,
         "model": {"name": model, "fingerprint": model, "sizes": sizes},

@@ -1,5 +1,6 @@
 """Entry point of `offcomp` and `python -m offcomp.cli`. Ctrl-C exits quietly even while modules are being imported."""
 
+import gc
 import signal
 
 
@@ -9,7 +10,10 @@ def main() -> None:
     from offcomp.cli.main import main as verbs
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    verbs()
+    try:
+        verbs()
+    finally:
+        gc.freeze()  # the collection at exit would traverse everything that was read, only for the process to end
 
 
 if __name__ == "__main__":

@@ -9,25 +9,27 @@ written. The first fault of an invalid document becomes a `Malformed` that says 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     GetCoreSchemaHandler,
     Strict,
     ValidationError,
 )
-from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from offcomp.plain_text import LONGEST, is_plain, text_fault
 from offcomp.planning.json_checks import LARGEST, MOST_COUNTED, Malformed, anything
 
+K = TypeVar("K")
+T = TypeVar("T")
 LONGEST_NAME = 1_000
 SHOWN_OF_A_NAME = 40
 STANDARD_WORDS = {
@@ -45,14 +47,15 @@ STANDARD_WORDS = {
 class MustBe:
     """Annotates a type with a description of its valid values, for error messages.
 
-    `schema` replaces the validation of the annotated type.
+    `schema`, a core schema of pydantic, replaces the validation of the annotated type.
     """
 
     words: str
-    schema: CoreSchema | None = None
+    schema: Mapping[str, Any] | None = None
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.custom_error_schema(self.schema or handler(source), "must_be", custom_error_message=self.words)
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        error = {"custom_error_type": "must_be", "custom_error_message": self.words}
+        return {"type": "custom-error", "schema": self.schema or handler(source)} | error
 
 
 def _checked(value: Any) -> Any:
@@ -73,6 +76,13 @@ def _visible_name(name: str) -> str:
     return name
 
 
+def _named(value: dict[str, Any]) -> dict[str, Any]:
+    for name in value:
+        _visible_name(name)
+    anything(value)
+    return value
+
+
 def _pair(value: Any) -> Any:
     if isinstance(value, Sequence) and len(value) != 2:
         raise Malformed(f" is {reprlib.repr(value)}; it must be a list of length 2")
@@ -91,7 +101,14 @@ Line = Annotated[str, AfterValidator(_single_line)]
 """A single line of visible characters, such as a title."""
 Name = Annotated[str, AfterValidator(_visible_name)]
 """A key of an object: one non-empty line of visible characters."""
-Interval = Annotated[tuple[Figure, Figure], BeforeValidator(_pair)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(_named)]
+"""An object with any values, as `Anything`, and names as `Name`."""
+Fact = Annotated[str | int | float | bool | None, MustBe("a string or a number")]
+Items = Annotated[tuple[T, ...], FailFast()]
+"""A list. Like `Named`, it is checked up to the first fault, since a file may contain millions."""
+Named = Annotated[dict[K, T], FailFast()]
+Pair = Annotated[tuple[T, T], BeforeValidator(_pair)]
+Interval = Pair[Figure]
 """The lower and the upper end of an interval."""
 
 
@@ -99,7 +116,11 @@ class Document(BaseModel):
     """A JSON object with known fields."""
 
     model_config = ConfigDict(
-        frozen=True, extra="allow", use_attribute_docstrings=True, validate_by_name=True, serialize_by_alias=True
+        frozen=True,
+        extra="allow",
+        use_attribute_docstrings=True,
+        validate_by_name=True,
+        serialize_by_alias=True,
     )
     __pydantic_extra__: dict[str, Anything] = Field(init=False)
 
@@ -127,15 +148,12 @@ def malformed(error: ValidationError) -> Malformed:
     cause = fault.get("ctx", {}).get("error")
     if isinstance(cause, Malformed):
         return cause.within(place)
-    return Malformed(" contains the name" * of_a_name + _what(fault), place)
+    return Malformed(_what(fault, "contains the name" if of_a_name else "is"), place)
 
 
-def _what(fault: ErrorDetails) -> str:
+def _what(fault: Mapping[str, Any], verb: str) -> str:
     if fault["type"] == "missing":
         return " is missing"
     words = fault["msg"] if fault["type"] == "must_be" else STANDARD_WORDS.get(fault["type"])
-    if fault["type"] in ("too_short", "too_long"):
-        words = f"a list of length {fault['ctx'].get('min_length', fault['ctx'].get('max_length'))}"
-    if words is None:
-        return f" is {reprlib.repr(fault['input'])}: {fault['msg']}"
-    return f" is {reprlib.repr(fault['input'])}; it must be {words}"
+    value = reprlib.repr(fault["input"])
+    return f" {verb} {value}; it must be {words}" if words else f" {verb} {value}: {fault['msg']}"

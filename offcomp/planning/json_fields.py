@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -23,11 +23,10 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
 from offcomp.errors import PlanError
 from offcomp.plain_text import quoted, text_fault
-from offcomp.planning.document import MustBe
+from offcomp.planning.document import STANDARD_WORDS, MustBe
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 NAME_WORDS = "1 to 100 letters, digits, dots, dashes, plus signs or underscores, starting with a letter or digit"
@@ -45,15 +44,23 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
+class Fault(ValueError):
+    """Raised by validators: a value must be `words` ("must_be"), is one that `words` ("which"), or `words` are a sentence."""
+
+    def __init__(self, kind: Literal["must_be", "which", "sentence"], words: str):
+        super().__init__(words)
+        self.kind, self.words = kind, words
+
+
 def whole(least: int, most: int | None = None) -> MustBe:
     """Whole numbers in a range."""
     words = f"a whole number, {least} or greater" if most is None else f"a whole number from {least} to {most}"
-    return MustBe(words, core_schema.int_schema(ge=least, le=most, strict=True))
+    return MustBe(words, {"type": "int", "strict": True, "ge": least} | ({} if most is None else {"le": most}))
 
 
 def one_of(choices: Collection[str]) -> MustBe:
     """One of these strings."""
-    return MustBe(f"one of {', '.join(choices)}", core_schema.literal_schema([*choices]))
+    return MustBe(f"one of {', '.join(choices)}", {"type": "literal", "expected": [*choices]})
 
 
 def parts_of(words: str) -> BeforeValidator:
@@ -61,7 +68,7 @@ def parts_of(words: str) -> BeforeValidator:
 
     def check(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)):
-            raise PydanticCustomError("must_be", "{words}", {"words": words})
+            raise Fault("must_be", words)
         return tuple(value)
 
     return BeforeValidator(check)
@@ -101,7 +108,7 @@ class JsonModel(BaseModel):
     @classmethod
     def _check_text(cls, value: Any, info: ValidationInfo) -> Any:
         if info.field_name not in cls.parts and (fault := text_fault(value)):
-            raise PydanticCustomError("which", "{fault}", {"fault": fault})
+            raise Fault("which", fault)
         return value
 
     def replace(self, **changes: Any) -> Self:
@@ -121,7 +128,7 @@ def _sentences(kind: type[JsonModel], values: Mapping[str, Any], error: Validati
     return [_sentence(kind, values, _path(fault), fault) for fault in faults]
 
 
-def _path(fault: ErrorDetails) -> list[int | str]:
+def _path(fault: Mapping[str, Any]) -> list[int | str]:
     """The fields and indices that lead to a fault. Only the last can be an unknown field, which may be named like a tag."""
     *steps, last = fault["loc"]
     steps = [step for step in steps if step not in (NAMED, DESCRIBED)]
@@ -129,7 +136,11 @@ def _path(fault: ErrorDetails) -> list[int | str]:
 
 
 def _sentence(
-    kind: type[JsonModel], values: Mapping[str, Any], path: Sequence[int | str], fault: ErrorDetails, index: int | None = None
+    kind: type[JsonModel],
+    values: Mapping[str, Any],
+    path: Sequence[int | str],
+    fault: Mapping[str, Any],
+    index: int | None = None,
 ) -> str:
     """Describe a fault at this path within the values of a model, which may be the one with this `index` in a list."""
     field, *rest = path
@@ -143,11 +154,12 @@ def _sentence(
     return f"{part.noun} {index} is {quoted(inner)}; it must be {_wanted(fault)}."
 
 
-def _wanted(fault: ErrorDetails) -> str:
-    return "a JSON object" if fault["type"] == "model_type" else fault["msg"]
+def _wanted(fault: Mapping[str, Any]) -> str:
+    cause = fault.get("ctx", {}).get("error")
+    return cause.words if isinstance(cause, Fault) else STANDARD_WORDS.get(fault["type"], fault["msg"])
 
 
-def _about(kind: type[JsonModel], values: Mapping[str, Any], field: str, fault: ErrorDetails, index: int | None) -> str:
+def _about(kind: type[JsonModel], values: Mapping[str, Any], field: str, fault: Mapping[str, Any], index: int | None) -> str:
     """Describe a fault in one field of a model."""
     where = kind.noun
     if "name" in kind.model_fields:
@@ -163,4 +175,6 @@ def _about(kind: type[JsonModel], values: Mapping[str, Any], field: str, fault: 
     }
     if field == "schema" and fault["type"] not in sentences:
         return f"{where} schema {value} is unknown; this version reads schema {wanted}."
-    return sentences.get(fault["type"], f"{where} has {field} {value}; it must be {wanted}.")
+    cause = fault.get("ctx", {}).get("error")
+    kind_of_fault = cause.kind if isinstance(cause, Fault) else fault["type"]
+    return sentences.get(kind_of_fault, f"{where} has {field} {value}; it must be {wanted}.")

@@ -14,14 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError
-from pydantic_core import PydanticCustomError
 
 from offcomp.errors import InputError, ModelError, PlanError
 from offcomp.files import read_json
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.safetensors_files import FLOATS, stored_tensors
 from offcomp.planning.document import Count, Flag, MustBe
-from offcomp.planning.json_fields import JsonModel, Number, Text, Texts, parts_of
+from offcomp.planning.json_fields import Fault, JsonModel, Number, Text, Texts, parts_of
 from offcomp.planning.model_sizes import ModelSizes
 from offcomp.planning.plan import Group, Plan, members
 from offcomp.runs.result import LedgerEntry
@@ -99,9 +98,9 @@ def _model_info(value: Any) -> ModelInfo:
         Listing.model_validate(value)
         return ModelInfo.from_dict(value)
     except ValidationError:
-        raise PydanticCustomError("must_be", "a model listing") from None
+        raise Fault("must_be", "a model listing") from None
     except ModelError as error:
-        raise PydanticCustomError("sentence", "{sentence}", {"sentence": str(error)}) from None
+        raise Fault("sentence", str(error)) from None
 
 
 class Manifest(JsonModel):

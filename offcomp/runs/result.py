@@ -15,7 +15,20 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from offcomp.numerics.accounting import Size
 from offcomp.planning.data.row_counts import RowCounts, Truncation
 from offcomp.planning.data.scores import Score
-from offcomp.planning.document import Amount, Anything, Count, Document, Figure, Line, MustBe, Name, Positive
+from offcomp.planning.document import (
+    Amount,
+    Count,
+    Document,
+    Fact,
+    Figure,
+    Items,
+    JsonObject,
+    Line,
+    MustBe,
+    Name,
+    Named,
+    Positive,
+)
 from offcomp.planning.json_checks import Malformed
 from offcomp.planning.json_fields import is_name
 from offcomp.planning.model_sizes import ModelSizes
@@ -65,7 +78,7 @@ class LedgerEntry(Document):
     """One stored tensor."""
 
     name: Line
-    shape: tuple[Count, ...]
+    shape: Items[Count]
     dtype: Line
     bytes: Count
 
@@ -89,11 +102,11 @@ class GroupResult(Document):
     """The figures of one compressed group. Ratios are the original size divided by the stored size."""
 
     name: Annotated[str, BeforeValidator(_group_name)]
-    modules: tuple[Line, ...]
+    modules: Items[Line]
     stack: Line | None = None
     """How the matrices are stacked."""
     method: Line
-    options: dict[Name, Anything] | None = None
+    options: JsonObject | None = None
     unit: Line | None = None
     """Unit of the budget: "parameters" or "bytes"."""
     dtype: Line | None = None
@@ -127,13 +140,13 @@ class GroupResult(Document):
     """Rows of all modules, before stacking."""
     squared_norm: Amount
     """Squared Frobenius norm of the original matrix."""
-    module_errors: dict[Name, Errors]
+    module_errors: Named[Name, Errors]
     output_error: Amount | None = None
     """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ on held-out text."""
     calibration: CalibrationResult | None = None
-    history: tuple[Figure, ...] | None = None
+    history: Items[Figure] = ()
     """Training loss per epoch."""
-    ledger: tuple[LedgerEntry, ...]
+    ledger: Items[LedgerEntry]
     seconds: Amount
 
     @model_validator(mode="before")
@@ -177,18 +190,18 @@ class Environment(Document):
     """The versions of the packages that made a result, and the machine."""
 
     offcomp: Line
-    python: Anything = None
+    python: Fact = None
     torch: Line
-    transformers: Anything = None
-    tokenizers: Anything = None
-    safetensors: Anything = None
-    numpy: Anything = None
-    scipy: Anything = None
-    scikit_learn: Anything = Field(None, alias="scikit-learn")
-    datasets: Anything = None
-    device: Anything = None
-    threads: Anything = None
-    machine: Anything = None
+    transformers: Fact = None
+    tokenizers: Fact = None
+    safetensors: Fact = None
+    numpy: Fact = None
+    scipy: Fact = None
+    scikit_learn: Fact = Field(None, alias="scikit-learn")
+    datasets: Fact = None
+    device: Fact = None
+    threads: Fact = None
+    machine: Fact = None
     plugins: dict[Name, Line] | None = None
     """Package that provides a method -> its version."""
 
@@ -201,17 +214,17 @@ class Environment(Document):
 class Inputs(Document):
     """Everything, apart from the plan, that affects the results of a run; see `offcomp.runs.inputs`."""
 
-    identity: Anything = None
+    identity: Fact = None
     """Version of the model identity."""
-    results: Anything = None
+    results: Fact = None
     """`RESULTS_VERSION` of the version that made the run."""
     model: str | None = None
     """Identifies all files that are read from the model."""
     calibration: str | None = None
     """SHA-256 of the calibration text; empty if it is not needed."""
-    tasks: dict[Name, Anything] | None = None
+    tasks: JsonObject | None = None
     """Task -> its version, and the SHA-256 of each file."""
-    environment: dict[Name, Anything] | None = None
+    environment: JsonObject | None = None
     """Package -> version."""
     plugins: dict[Name, Line] | None = None
     """Package that provides a method of the plan -> its version."""
@@ -225,18 +238,18 @@ class RunResult(Document):
     status: Annotated[str, AfterValidator(_known_status), MustBe(f"one of {', '.join(STATUSES)}")]
     error: str = ""
     """Why the run did not finish, as a sentence."""
-    plan: dict[Name, Anything]
-    groups: tuple[GroupResult, ...]
+    plan: JsonObject
+    groups: Items[GroupResult]
     model: ModelResult | None
     """None if the run did not finish."""
-    scores: dict[Name, Score]
+    scores: Named[Name, Score]
     environment: Environment
-    timings: Annotated[dict[str, Amount], AfterValidator(_with_total)]
+    timings: Annotated[Named[str, Amount], AfterValidator(_with_total)]
     """Stage -> seconds, including the "total"."""
     started: Line
     """In ISO 8601 format."""
     inputs: Inputs | None = None
-    notes: tuple[str, ...] = ()
+    notes: Items[str] = ()
     """Caveats about the sizes, one sentence each."""
 
     @model_validator(mode="after")

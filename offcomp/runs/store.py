@@ -17,12 +17,13 @@ unreadable folder is reported as a `BadFolder` and does not affect other runs.
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from offcomp.errors import InputError, PlanError, RunError, StorageError
@@ -69,7 +70,8 @@ class RunStore:
             return [], []
         except OSError as error:
             raise storage_error(self.folder, error, "read") from None
-        read = [read_run(folder) for folder in folders]
+        with _without_collection():
+            read = [read_run(folder) for folder in folders]
         runs = sorted((run for run in read if isinstance(run, Run)), key=lambda run: run.submitted, reverse=True)
         bad = (bad for bad in read if isinstance(bad, BadFolder) and bad.folder.is_dir())  # skip folders removed meanwhile
         return runs, sorted(bad, key=lambda bad: bad.name)
@@ -139,6 +141,18 @@ class RunStore:
             if not run.ended:
                 raise RunError(f"run {name} is {run.status}; cancel it before deleting it")
             remove_folder(run.folder)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Do not collect garbage within the block, which would traverse the same thousands of documents again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _update_model_name(run: Run, model: str) -> None:

@@ -8,13 +8,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
-from pydantic import Field
 
 from offcomp.errors import InputError
-from offcomp.planning.document import Amount, Count, Document, Figure, Name
+from offcomp.planning.document import Amount, Count, Document, Figure, Name, Pair
 from offcomp.planning.json_checks import Malformed
 from offcomp.results.report import html_report
 from offcomp.runs import folders as run_folders
@@ -180,7 +179,7 @@ class Example(Document):
     """A document with every kind of field."""
 
     name: str
-    sizes: Annotated[tuple[Amount, ...], Field(min_length=2, max_length=2)]
+    sizes: Pair[Amount]
     note: str | None = None
     count: Count = 0
 

@@ -7,7 +7,7 @@ from typing import Annotated, Protocol
 
 from pydantic import Field
 
-from offcomp.planning.document import Count, Document, Name
+from offcomp.planning.document import Count, Document, Items, Name, Named
 
 EMPTY = "empty"
 OTHER_SPLIT = "in a split that is not used"
@@ -23,9 +23,9 @@ class RowCounts(Document):
 
     read: Count
     used: Count
-    left_out: dict[Name, Count]
+    left_out: Named[Name, Count]
     """Reason -> number of rows."""
-    notes: Annotated[tuple[str, ...], Field(exclude_if=lambda notes: not notes)] = ()
+    notes: Annotated[Items[str], Field(exclude_if=lambda notes: not notes)] = ()
     """Adjustments made while reading the data, one clause each."""
 
 

@@ -11,7 +11,20 @@ from pydantic import AfterValidator, Field, model_validator
 
 from offcomp.planning.data.metrics import METRICS
 from offcomp.planning.data.row_counts import RowCounts, Truncation
-from offcomp.planning.document import Amount, Anything, Count, Document, Figure, Flag, Interval, Line, MustBe, Name
+from offcomp.planning.document import (
+    Amount,
+    Count,
+    Document,
+    Figure,
+    Flag,
+    Interval,
+    Items,
+    JsonObject,
+    Line,
+    MustBe,
+    Name,
+    Named,
+)
 from offcomp.planning.json_checks import Malformed
 
 MOST_EXAMPLES = 10_000_000
@@ -83,10 +96,10 @@ class Flip(Document):
 class Flips(Document):
     """All examples that changed from right to wrong, and from wrong to right."""
 
-    right_to_wrong: tuple[Flip, ...]
-    wrong_to_right: tuple[Flip, ...]
+    right_to_wrong: Items[Flip]
+    wrong_to_right: Items[Flip]
 
-    def of(self, change: str) -> tuple[Flip, ...]:
+    def of(self, change: str) -> Items[Flip]:
         """The examples that changed from "right to wrong" or from "wrong to right"."""
         return {"right to wrong": self.right_to_wrong, "wrong to right": self.wrong_to_right}[change]
 
@@ -132,9 +145,9 @@ class ScoreContext(Document):
     split: Line | None = None
     digest: Line | None = None
     """Identifies the content of all splits."""
-    columns: dict[Name, Anything] | None = None
+    columns: JsonObject | None = None
     """Column of the task -> column of the data."""
-    settings: dict[Name, Anything] | None = None
+    settings: JsonObject | None = None
     n_train: Count | None = None
     rows: RowCounts | None = None
     embedding: str | None = None
@@ -171,18 +184,18 @@ class Figures(Document):
     paired: Paired
     flips: Flips | None = None
     """The flipped predictions; None for tasks without classes."""
-    changes: tuple[Change, ...] = ()
+    changes: Items[Change] = ()
     """The examples that changed most, for tasks without classes."""
-    labels: dict[Name, Anything] | None = None
+    labels: JsonObject | None = None
     """How the outputs of a classification head were matched to the classes."""
-    note: tuple[str, ...] = ()
+    note: Items[str] = ()
     """Doubts about the score, as sentences."""
     token_accuracy: dict[Name, Figure] | None = None
     """Share of tokens that were the most likely prediction, of each model."""
-    protocol: dict[Name, Anything] | None = None
+    protocol: JsonObject | None = None
     """Settings adapted to the limits of the model."""
-    continuations: tuple[Continuation, ...] = ()
-    also: dict[MetricName, Comparison] = Field(default_factory=dict)
+    continuations: Items[Continuation] = ()
+    also: Named[MetricName, Comparison] = Field(default_factory=dict)
     """The scores under secondary metrics."""
     units: Count | None = Field(default=None, exclude=True)
     """Number of independent units that the bootstrap resamples, such as rows of tokens; not recorded in files."""
@@ -220,9 +233,9 @@ class OriginalFigures(ScoreValue):
     direction: Line | None = None
     baseline: Baseline | None = None
     majority_baseline: Figure | None = None
-    note: tuple[str, ...] = ()
-    labels: dict[Name, Anything] | None = None
-    also: dict[MetricName, OriginalValue] = Field(default_factory=dict)
+    note: Items[str] = ()
+    labels: JsonObject | None = None
+    also: Named[MetricName, OriginalValue] = Field(default_factory=dict)
     collapsed: Flag = False
 
     @property

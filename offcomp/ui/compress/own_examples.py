@@ -69,7 +69,7 @@ def _chosen_columns(family: TaskFamily, path: Path, view: TableView) -> dict[str
     """Map task columns to table columns, guessed from the contents and corrected by the user; None until all are assigned."""
     digest, columns = path.parent.name, list(view.contents)
     try:
-        guessed = chosen_columns(Task(name=path.stem, family=family.name, data=str(path)), view.contents, path.name)
+        guessed = chosen_columns(own_task(str(path), family.name, {}), view.contents, path.name)
         doubt = ""
     except TaskError as error:
         guessed, doubt = {}, str(error)
