@@ -107,7 +107,8 @@ class JsonModel(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _check_text(cls, value: Any, info: ValidationInfo) -> Any:
-        if info.field_name not in cls.parts and (fault := text_fault(value)):
+        checked_otherwise = info.field_name in cls.parts or info.field_name == "name"  # see `Name`
+        if not checked_otherwise and (fault := text_fault(value)):
             raise Fault("which", fault)
         return value
 

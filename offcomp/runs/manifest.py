@@ -19,8 +19,8 @@ from offcomp.errors import InputError, ModelError, PlanError
 from offcomp.files import read_json
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.safetensors_files import FLOATS, stored_tensors
-from offcomp.planning.document import Count, Flag, MustBe
-from offcomp.planning.json_fields import Fault, JsonModel, Number, Text, Texts, parts_of
+from offcomp.planning.document import Count, Flag, Line, MustBe
+from offcomp.planning.json_fields import Fault, JsonModel, Name, Number, Text, Texts, parts_of
 from offcomp.planning.model_sizes import ModelSizes
 from offcomp.planning.plan import Group, Plan, members
 from offcomp.runs.result import LedgerEntry
@@ -37,7 +37,7 @@ class StoredGroup(JsonModel):
 
     noun = "group"
 
-    name: AnyText
+    name: Name
     """Name of the group in the plan."""
     file: AnyText
     """Path of the safetensors file in the folder."""
@@ -77,7 +77,7 @@ class _Module(JsonModel):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str
+    name: Line
     path: str
     rows: Count
     cols: Count
