@@ -57,7 +57,7 @@ def test_classes_are_scored_as_by_scikit_learn(metric: str, classes: int, n: int
     truth, first, second = answers(n, classes)
     found = class_metrics([metric], truth, first, second)[metric]
     expected = [OF_SKLEARN[metric](truth, given.argmax(1)) for given in (first, second)]
-    assert [found.of(which).value for which in ("original", "compressed")] == pytest.approx(expected)
+    assert [getattr(found, which).value for which in ("original", "compressed")] == pytest.approx(expected)
     assert found.paired.difference == pytest.approx(expected[1] - expected[0])
     majority = np.full(n, np.bincount(truth).argmax())
     with warnings.catch_warnings():
@@ -75,7 +75,7 @@ def test_scores_are_correlated_as_by_scipy(n: int) -> None:
     first, second = (truth + generator.normal(0, spread, n) for spread in (0.2, 0.6))
     found = score_metrics(["pearson"], truth, first, second)["pearson"]
     expected = [scipy.stats.pearsonr(truth, given).statistic for given in (first, second)]
-    assert [found.of(which).value for which in ("original", "compressed")] == pytest.approx(expected)
+    assert [getattr(found, which).value for which in ("original", "compressed")] == pytest.approx(expected)
     assert found.baseline is None
 
 
