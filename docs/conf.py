@@ -6,8 +6,14 @@ Docstrings are plain text with Google sections. Their aligned lists and formulas
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from functools import reduce
+from operator import or_
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic import BaseModel
+
+import offcomp
 from offcomp import __version__
 
 if TYPE_CHECKING:
@@ -87,14 +93,40 @@ def definitions(paragraph: list[str]) -> list[str]:
     return made[1:]
 
 
-def without_factories(
-    _app: Sphinx, _what: str, _name: str, _obj: Any, _options: Any, signature: str | None, returns: str | None
+def readable_signature(
+    _app: Sphinx, _what: str, _name: str, obj: Any, _options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Write the default of a field that has a factory as an ellipsis, so that Sphinx can parse the signature."""
+    """Name the fields of a JSON document without their types, which follow below, and write a factory as an ellipsis."""
+    if is_document(obj):
+        fields = [name if field.is_required() else f"{name}=..." for name, field in obj.model_fields.items()]
+        return f"(*, {', '.join(fields)})", None
     return signature and signature.replace("<factory>", "..."), returns
+
+
+def is_document(obj: Any) -> bool:
+    """Whether this is a class of JSON documents."""
+    return isinstance(obj, type) and issubclass(obj, BaseModel)
+
+
+def show_plain_types() -> None:
+    """Show the type of each field of a public JSON document without the constraints on its values."""
+    for document in filter(is_document, (getattr(offcomp, name) for name in offcomp.__all__)):
+        document.__annotations__ = {name: plain(field.annotation) for name, field in document.model_fields.items()}
+
+
+def plain(kind: Any) -> Any:
+    """A type without the annotations that pydantic reads."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return plain(arguments[0])
+    if not arguments or origin is Literal:
+        return kind
+    parts = tuple(None if part is type(None) else plain(part) for part in arguments)
+    return reduce(or_, parts) if origin in (Union, UnionType) else origin[tuple(parts)]
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
-    app.connect("autodoc-process-signature", without_factories)
+    show_plain_types()
+    app.connect("autodoc-process-signature", readable_signature)
     app.connect("autodoc-process-docstring", keep_alignment, priority=1)  # before napoleon

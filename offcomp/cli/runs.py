@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
 def wait(store: RunStore, submitted: Run) -> Run:
     """Wait for a run to end, printing each stage when it starts."""
     reported = ""
-    for latest in store.follow(submitted.id):
+    for latest in store.follow(submitted):
         stage = latest.progress.stage if latest.progress else "queued"
         if stage != reported and not latest.ended:
             say(f"{latest.id} {stage}")

@@ -36,7 +36,7 @@ def run(plan: Plan, *, home: Path | str | None = None, again: bool = False, prog
     submitted = store.submit(with_computed_ranks(plan, info, store.home), info, again=again)
     try:
         with tqdm(total=100, unit="%", disable=not progress, bar_format="{l_bar}{bar}| {elapsed}") as bar:
-            for latest in store.follow(submitted.id):
+            for latest in store.follow(submitted):
                 state = latest.progress
                 bar.set_description(state.stage if state else latest.status)
                 bar.update(100.0 * (state.fraction if state else float(latest.ended)) - bar.n)

@@ -104,12 +104,13 @@ class RunStore:
                 start_run(folder, plan.to_dict(), inputs.to_dict())
         return self.get(folder.name)
 
-    def follow(self, name: str) -> Iterator[Run]:
-        """Yield the state of a run every `POLL_SECONDS` until it has ended; the last one is its end."""
-        while not (run := self.get(name)).ended:
-            yield run
-            time.sleep(POLL_SECONDS)
+    def follow(self, run: Run) -> Iterator[Run]:
+        """Yield a run, and then its current state every `POLL_SECONDS` until it has ended."""
         yield run
+        while not run.ended:
+            time.sleep(POLL_SECONDS)
+            run = self.get(run.id)
+            yield run
 
     def sweep(self) -> None:
         """Clean up after killed processes (see `runs.leftovers`) unless another process is changing runs. Raises OSError."""

@@ -39,8 +39,8 @@ from offcomp.runs.store import Run
 from tests.drawn import Drawn, Marks, assert_drawn, figure_functions, points_of
 from tests.made_runs import made_group, made_run, made_score
 
-HELPERS = {"style.styled", "dots.dots", "dots.in_rows"}
-"""What figures are drawn with."""
+HELPERS = {"style.styled", "dots.dots", "dots.in_rows", "plots.plot_errors", "plots.plot_pareto"}
+"""What figures are drawn with, and what only puts a table and its figure together."""
 UNHEARD_OF = "magic"
 Case = Callable[[str, Palette], Drawn]
 """A figure of runs of a style key."""
