@@ -105,9 +105,10 @@ def test_the_page_finds_the_runs_of_the_notebook_and_shows_their_figures(runs: d
 def test_the_command_line_gets_the_same_figures(runs: dict[str, Run], home: Path) -> None:
     again = offcomp("run", planned("svd", 8, home), "--again")
     before = runs[again["id"]].result
-    assert before is not None and before["started"] != again["started"]
-    for one, other in zip(before["groups"], again["groups"], strict=True):
-        assert one["relative_error"] == pytest.approx(other["relative_error"], rel=1e-6)
-        assert one["num_bytes"] == other["num_bytes"]
+    assert before is not None and before.started != again["started"]
+    for one, other in zip(before.groups, again["groups"], strict=True):
+        assert one.relative_error == pytest.approx(other["relative_error"], rel=1e-6)
+        assert one.num_bytes == other["num_bytes"]
+    score = before.scores["sentiment"].to_dict()
     for side in ("original", "compressed"):
-        assert before["scores"]["sentiment"][side] == pytest.approx(again["scores"]["sentiment"][side])
+        assert score[side] == pytest.approx(again["scores"]["sentiment"][side])

@@ -94,11 +94,13 @@ def test_a_link_opens_the_same_page_in_another_browser(browser: Browser, app: Vi
     page = app.page
     app.open("/compress?modules=value.0-2&ratio=5&methods=svd&together=module")
     expect(page.get_by_text("3 weight matrices").first).to_be_visible()
+    settled(page)
     shown = page.locator(".st-key-card_svd").inner_text()
     link = page.url.removeprefix(address)
     assert "modules=value.0-2" in link
     with visit(browser, address) as other:
         other.open(link)
+        settled(other.page)
         expect(other.page.locator(".st-key-card_svd")).to_have_text(re.compile(re.escape(shown.splitlines()[0])))
         assert other.page.locator(".st-key-card_svd").inner_text() == shown
 
