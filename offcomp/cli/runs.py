@@ -10,7 +10,7 @@ from offcomp.cli.text import format_table, run_text
 from offcomp.errors import RunError
 from offcomp.methods import style_key_in_plan
 from offcomp.plain_text import without_unseen
-from offcomp.runs.store import OF_A_SAMPLE, Run, RunStore
+from offcomp.runs.store import OF_A_SAMPLE, Run, RunStore, without_collection
 
 NO_RUNS = "no runs yet; make a plan and run it (see 'offcomp plan --help')"
 
@@ -55,6 +55,7 @@ def wait(store: RunStore, submitted: Run) -> Run:
     return latest
 
 
+@without_collection()
 def runs(arguments: argparse.Namespace) -> None:
     """List all runs, newest first; run folders that cannot be read are reported on stderr."""
     readable, damaged = RunStore().listing()

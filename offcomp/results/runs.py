@@ -6,9 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from itertools import islice
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from offcomp.methods import all_methods, method_of_style_key, options_of, style_key_in_plan
 from offcomp.planning.data.scores import Score
@@ -18,6 +16,9 @@ from offcomp.results.originals import model_names, original_of
 from offcomp.results.scores import baseline_of, concerns, metric_of, notes
 from offcomp.runs.result import ModelResult, RunResult, overall_cosine, overall_error
 from offcomp.runs.store import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHORT_ID = 6
 NAMED_KINDS = 3
@@ -181,6 +182,8 @@ def stage_times(plan: Plan, fingerprint: str, runs: Sequence[Run]) -> dict[str, 
 
 def run_table(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per run: errors over all chosen weights, their stored size, and the scores on each task."""
+    import pandas as pd
+
     names = short_names(runs)
     return pd.DataFrame([_row(run, names[run.id]) for run in runs])
 
@@ -250,6 +253,8 @@ def difference_table(runs: Sequence[Run], *, show_all: bool = False) -> pd.DataF
         for name in properties
         if show_all or len(runs) == 1 or len({fact.get(name, "") for fact in facts.values()}) > 1
     ]
+    import pandas as pd
+
     return pd.DataFrame(rows, columns=["Property", *columns])
 
 
@@ -291,4 +296,4 @@ def with_provenance(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
         | {"started": result_of(run).started, "plan": json.dumps(run.plan.to_dict())}
         for run in runs
     ]
-    return table.merge(pd.DataFrame(rows), on="run", how="left")
+    return table.merge(type(table)(rows), on="run", how="left")

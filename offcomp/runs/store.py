@@ -38,7 +38,7 @@ from offcomp.runs.inputs import inputs_of, run_id
 from offcomp.runs.leftovers import is_in_use, sweep
 from offcomp.runs.start import remove_folder, start_run, store_lock
 
-__all__ = ["OF_A_SAMPLE", "BadFolder", "Run", "RunStore", "check"]
+__all__ = ["OF_A_SAMPLE", "BadFolder", "Run", "RunStore", "check", "without_collection"]
 
 FREE_BYTES_NEEDED = 20_000_000
 POLL_SECONDS = 0.2
@@ -70,7 +70,7 @@ class RunStore:
             return [], []
         except OSError as error:
             raise storage_error(self.folder, error, "read") from None
-        with _without_collection():
+        with without_collection():
             read = [read_run(folder) for folder in folders]
         runs = sorted((run for run in read if isinstance(run, Run)), key=lambda run: run.submitted, reverse=True)
         bad = (bad for bad in read if isinstance(bad, BadFolder) and bad.folder.is_dir())  # skip folders removed meanwhile
@@ -145,7 +145,7 @@ class RunStore:
 
 
 @contextmanager
-def _without_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """Do not collect garbage within the block, which would traverse the same thousands of documents again and again."""
     was_enabled = gc.isenabled()
     gc.disable()
