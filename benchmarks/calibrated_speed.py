@@ -1,7 +1,7 @@
 """How long calibrated SVD of many small matrices takes: `python -m benchmarks.calibrated_speed [--repeats 3]`.
 
 Each of the 24 linear weights of offcomp-gpt is compressed on its own at ratio 2, in a run that is submitted to a store, with
-statistics of the bundled text. "compress" is the sum over the stages of all groups, the first of which includes the pass over the
+statistics of the bundled text. "compress" is the sum over the stages of all groups; the first one includes the pass over the
 text. "outputs" is the pass that measures all output errors.
 """
 
