@@ -18,8 +18,10 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 60
-SETTLED_MILLISECONDS = 1500
-PATIENCE_SECONDS = 8.0
+SETTLED_MILLISECONDS = 300
+PATIENCE_SECONDS = 20.0
+"""How long to wait for what a page should show: a busy machine may draw a page only after many seconds."""
+expect.set_options(timeout=1000 * PATIENCE_SECONDS)
 DRAWN = "[...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(chart => chart.querySelector('.main-svg'))"
 WIDTH = "Math.max(...[document.documentElement, document.querySelector('[data-testid=stMain]')].map(part => part.scrollWidth))"
 # Streamlit looks for its server below the address of a deep link first, and finds it on the second try.
