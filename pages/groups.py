@@ -1,10 +1,6 @@
 """Which modules benefit from joint compression: all pairs, the merge tree, and the groups obtained by cutting it."""
 
-from offcomp.ui import draft
-from offcomp.ui.frame import page
-from offcomp.ui.groups.page import choose, show
-from offcomp.ui.jobs import model_info
+from offcomp.ui.groups.page import show_groups
+from offcomp.ui.lab.page import lab_page
 
-with page("Groups", "What should be compressed together?"):
-    info = model_info(draft.model())
-    show(info, *choose(info))
+lab_page("Groups", "What should be compressed together?", show_groups)

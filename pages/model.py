@@ -1,9 +1,15 @@
 """Where a model's parameters are, by layer and kind. Modules selected here can be inspected or compressed."""
 
-from offcomp.ui.frame import page
+from offcomp.ui.lab.answers import Lab
+from offcomp.ui.lab.page import lab_page
 from offcomp.ui.model.page import show_model
 from offcomp.ui.uploads import bring_model
 
-with page("Model", "Where are the parameters?"):
-    show_model()
+
+def show(lab: Lab) -> None:
+    """Draw everything below the plan."""
+    show_model(lab)
     bring_model()
+
+
+lab_page("Model", "Where are the parameters?", show)

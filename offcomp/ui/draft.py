@@ -25,11 +25,12 @@ from offcomp.methods import make_method, method_of_style_key, options_of, own_op
 from offcomp.models.bundled_models import MODELS
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.plain_text import quoted, without_unseen
-from offcomp.planning.data.tasks import WITHOUT_TEXT
+from offcomp.planning.data.task_check import task_fault
+from offcomp.planning.data.tasks import WITHOUT_TEXT, find_task, usual_tasks
+from offcomp.planning.drafts import first_draft
 from offcomp.ui.escape import plain
 from offcomp.ui.link import FIELDS, OWN, OwnGroup, fault_of, read_options, short
 
-DEFAULT_KINDS = ("query", "key")
 RUNS, EVERY_RUN = "runs", "all"
 """URL parameter for the compared runs, and its value for the newest runs. `selection` reads it; all pages keep it."""
 WRITTEN, RECENT = "draft_written", "draft_recent"
@@ -40,7 +41,6 @@ PROBLEMS = "draft_problems"
 OPTIONS = "options"
 """URL parameter: a JSON object of non-default options, keyed by style key."""
 LONGEST_REASON = 300
-LONGEST_MODEL = 60
 MOST_NAMED = 8
 """Maximum number of alternatives listed when a link asks for an unavailable value."""
 
@@ -142,16 +142,23 @@ def _complain(requested: str, fault: str) -> None:
     problems.append(f"The link asks for {value}. This part of the link is ignored: {reason}.")
 
 
-def summary() -> str:
-    """Summarise the draft on one line, as shown on every page. The ratio is omitted because moving its slider does not rerun
-    the page, which would leave the line out of date."""
-    state = st.session_state
-    names = state["draft_modules"]
-    chosen = "the default modules" if names is None else f"{len(names)} weight matri{'x' if len(names) == 1 else 'ces'}"
-    methods = [method_of_style_key(style_key).title for style_key in state["methods"] or []]
-    by = f", {len(methods)} methods" if len(methods) > 2 else f", {' and '.join(methods)}" if methods else ""
-    name = model()
-    return f"{name if len(name) <= LONGEST_MODEL else '…' + name[-LONGEST_MODEL:]}: {chosen}{by}"
+def fitting_tasks(info: ModelInfo) -> tuple[str, ...]:
+    """Return the names of the bundled tasks that a model supports."""
+    supported = usual_tasks(info.architecture, info.reads_text)
+    return tuple(name for name in supported if task_fault(find_task(name), info) is None)
+
+
+def tasks(info: ModelInfo) -> tuple[str, ...]:
+    """Return the tasks to score on: those chosen that the model supports, or else those of its first draft."""
+    chosen, fitting = st.session_state["tasks"], fitting_tasks(info)
+    if chosen is None:
+        chosen = first_draft(info).tasks
+    return tuple(task for task in fitting if task in chosen)
+
+
+def choose_tasks(names: Sequence[str]) -> None:
+    """Score on exactly these tasks."""
+    st.session_state["tasks"] = tuple(names)
 
 
 def model() -> str:
@@ -168,7 +175,7 @@ def modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
         wanted = tuple(name for name in wanted if name in known) or None
         st.session_state["draft_modules"] = wanted
     if wanted is None:
-        default = tuple(spec for spec in info.modules if spec.default and spec.kind in DEFAULT_KINDS)
+        default = tuple(spec for spec in info.modules if spec.default and spec.kind in first_draft(info).kinds)
         return info.modules if not default and info.architecture in WITHOUT_TEXT else default
     return tuple(spec for spec in info.modules if spec.name in wanted)
 

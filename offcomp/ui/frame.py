@@ -17,17 +17,23 @@ from offcomp.ui import draft
 from offcomp.ui.compare.selection import compared
 from offcomp.ui.escape import plain
 
-PAGES = (
-    ("app.py", "Start", ":material/home:"),
-    ("pages/model.py", "Model", ":material/grid_view:"),
-    ("pages/inspect.py", "Inspect", ":material/search:"),
-    ("pages/groups.py", "Groups", ":material/hub:"),
-    ("pages/compress.py", "Compress", ":material/compress:"),
-    ("pages/runs.py", "Runs", ":material/list_alt:"),
-    ("pages/compare.py", "Compare", ":material/compare_arrows:"),
-    ("pages/examples.py", "Examples", ":material/rule:"),
-    ("pages/atlas.py", "Atlas", ":material/monitoring:"),
-)
+DOORS = {
+    "": (("app.py", "Start", ":material/home:"),),
+    "Lab": (
+        ("pages/model.py", "Model", ":material/grid_view:"),
+        ("pages/inspect.py", "Inspect", ":material/search:"),
+        ("pages/groups.py", "Groups", ":material/hub:"),
+        ("pages/compress.py", "Compress", ":material/compress:"),
+    ),
+    "Results": (
+        ("pages/runs.py", "Runs", ":material/list_alt:"),
+        ("pages/compare.py", "Compare", ":material/compare_arrows:"),
+        ("pages/examples.py", "Examples", ":material/rule:"),
+        ("pages/atlas.py", "Atlas", ":material/monitoring:"),
+    ),
+}
+"""The sidebar: heading -> pages, each with its file, title and icon."""
+PAGES = tuple(page for pages in DOORS.values() for page in pages)
 ICON = assets_folder() / "images" / "icon.svg"
 POLL_SECONDS = 1.0
 SIDEBAR_PIXELS = 220
@@ -41,6 +47,9 @@ STYLE = """
 .stMainBlockContainer [data-testid="stHeading"] h3 {font-size: 1.2rem; padding: .8rem 0 .2rem}
 [data-testid="stMetricValue"] {font-size: 1.25rem}
 [data-testid="stMultiSelectTagsContainer"] [data-tag] * {color: light-dark(#ffffff, #12151c)}
+.st-key-panel {padding: .8rem 1rem .5rem; gap: .3rem}
+.st-key-panel [data-testid="stImage"] img {max-height: 6.5rem; border-radius: 0}
+.st-key-panel [data-testid="stElementToolbar"] {display: none}
 [class*="st-key-row_"] {gap: .5rem}
 [class*="st-key-row_"] [data-testid="stButtonGroup"] button {padding: .1rem .55rem; min-height: 1.9rem}
 [data-testid^="stBaseButton-primary"]:not(:disabled) {color: light-dark(#ffffff, #12151c)}
@@ -51,8 +60,11 @@ STYLE = """
 
 
 @contextmanager
-def page(name: str, question: str) -> Iterator[None]:
-    """Draw the frame and the page inside it. An OffcompError raised by the page is shown as a message; the draft is kept."""
+def page(name: str, question: str = "") -> Iterator[None]:
+    """Draw the frame and the page inside it, below its question unless the page itself shows that.
+
+    An OffcompError raised by the page is shown as a message; the draft is kept.
+    """
     st.set_page_config(page_title=f"{name} - offcomp", page_icon=str(ICON), layout="wide", initial_sidebar_state=SIDEBAR_PIXELS)
     style(STYLE)
     _sweep()
@@ -60,15 +72,18 @@ def page(name: str, question: str) -> Iterator[None]:
     with st.sidebar:
         st.markdown("### offcomp")
         st.caption("Shrink a language model and see what breaks.")
-        for path, title, icon in PAGES:
-            st.page_link(path, label=plain(title), icon=icon)
+        for door, pages in DOORS.items():
+            if door:
+                st.caption(f"**{plain(door)}**")
+            for path, title, icon in pages:
+                st.page_link(path, label=plain(title), icon=icon)
         with reporting_errors():
             jobs_chip()
-        st.caption(f"Draft: {plain(draft.summary())}")
         if runs := compared():
             st.caption(plain(f"Compared: {runs}"))
         st.caption(plain(f"Version {__version__}. Everything stays on this machine."))
-    st.title(plain(question))
+    if question:
+        st.title(plain(question))
     draft.show_problems()
     with reporting_errors():
         yield
@@ -116,6 +131,7 @@ def fragment() -> Iterator[None]:
     """Like `page`, but for a fragment that reruns on its own: show errors as messages and write the draft to the URL."""
     with reporting_errors():
         yield
+    draft.show_problems()
     draft.share()
 
 

@@ -187,6 +187,6 @@ FIELDS = (
     Field("unit", "unit", UNITS[0], _one_of(UNITS)),
     Field("dtype", "dtype", DTYPE_CHOICES[0], _one_of(DTYPE_CHOICES)),
     Field("seed", "seed", 0, _integer(0, 2**31 - 1)),
-    Field("tasks", "tasks", ["sentiment"], _list_of(task.name for task in TASKS), _listed),
+    Field("tasks", "tasks", None, _list_of(task.name for task in TASKS), _listed),
     Field("module", "inspected", None, str),
 )

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -16,19 +17,23 @@ from offcomp.models.bundled_models import MODELS
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.families import FAMILIES as MODEL_FAMILIES
 from offcomp.models.matrix_files import SUFFIXES, save_upload
+from offcomp.planning.data.calibration_text import BUNDLED, WEIGHTINGS, CalibrationText
+from offcomp.planning.data.calibration_text import SUFFIXES as TEXT_FILES
 from offcomp.planning.data.task_fields import SUFFIXES as TABLES
 from offcomp.planning.data.tasks import Task
 from offcomp.planning.data.text_tables import parse
 from offcomp.ui import draft
-from offcomp.ui.compress.own_examples import own_tasks
 from offcomp.ui.escape import code, plain
+from offcomp.ui.lab.own_examples import own_tasks
 from offcomp.ui.model_roots import ROOTS
 
 MEGABYTES = 50
 """Maximum upload size in MB, the same as in .streamlit/config.toml. Larger files must be specified by path."""
 LONGEST_NAME = 100
 DIGEST_DIGITS = 12
-MATRICES, EXAMPLES, TABLE = "upload_matrices", "upload_examples", "upload_table"
+MATRICES, EXAMPLES, TABLE, TEXT = "upload_matrices", "upload_examples", "upload_table", "upload_text"
+CALIBRATION = "calibration"
+"""Session state key of the calibration text."""
 TABLE_HELP = (
     "One example per row. A column named split assigns rows to train, validation or test; otherwise, the split is automatic."
 )
@@ -123,12 +128,53 @@ def bring_examples(info: ModelInfo) -> tuple[Task, ...]:
         return own_tasks(info, table)
 
 
+def bring_calibration_text() -> None:
+    """Let the user choose the text that calibrated methods see: the bundled sentences, or an uploaded file."""
+    state = st.session_state
+    current: CalibrationText = state.get(CALIBRATION, CalibrationText())
+    own = current.text if current.text != BUNDLED else ""
+    st.caption(plain(f"Now: {Path(own).name}." if own else "Now: the training sentences of the bundled sentiment task."))
+    _upload(TEXT, "A text, one line per sample, or a table", TEXT_FILES, _use_text)
+    if own:
+        st.button("Use the bundled sentences", key="calibration_bundled", on_click=_calibrate, args=({"text": BUNDLED},))
+    count = st.number_input("Texts", 1, 100_000, current.num_texts, key="calibration_count", persist_state="session")
+    weighting = st.segmented_control(
+        "Tokens count",
+        WEIGHTINGS,
+        default=current.weighting,
+        required=True,
+        key="calibration_weighting",
+        persist_state="session",
+        help="output: by 1 / (squared norm of the module's output), as the normalisation that follows does; equal: all alike.",
+    )
+    _calibrate({"num_texts": int(count), "weighting": str(weighting)})
+
+
+def _use_text(file: UploadedFile | None) -> None:
+    if file is None:
+        return
+    path = _kept(file.name, file.getvalue(), home_folder())
+    text = CalibrationText(text=str(path))
+    text.read(seed=0)  # a file that cannot be used is refused here
+    _calibrate({"text": str(path)})
+
+
+def _calibrate(changes: dict[str, Any]) -> None:
+    current: CalibrationText = st.session_state.get(CALIBRATION, CalibrationText())
+    st.session_state[CALIBRATION] = current.replace(**changes)
+
+
 def keep_table(name: str, content: bytes, home: Path) -> Path:
     """Store a table in this home folder; the same file always gets the same path.
 
     Raises InputError if the table cannot be read, and StorageError if it cannot be written.
     """
     columns_of(name, content)
+    return _kept(name, content, home)
+
+
+def _kept(name: str, content: bytes, home: Path) -> Path:
+    """Store an uploaded file in this home folder; the same file always gets the same path. Raises StorageError."""
     stem, suffix = re.sub(r"[^A-Za-z0-9._+-]+", "-", Path(name).stem).strip(".-"), Path(name).suffix.lower()
     path = home / "uploads" / hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS] / f"{stem[:LONGEST_NAME] or 'table'}{suffix}"
     if not path.is_file():

@@ -23,6 +23,7 @@ from offcomp.ui.charts import csv_button, draw, show_table
 from offcomp.ui.escape import plain
 from offcomp.ui.frame import palette, reporting_errors
 from offcomp.ui.jobs import end_survey, request_survey, wait_for
+from offcomp.ui.lab.answers import Lab
 
 MOST_MODULES = 64
 LISTED = 5
@@ -35,6 +36,12 @@ STACKING_HELP = STACK_HELP | {BEST: "For each pair and each merge, the stacking 
 THREE_DECIMALS = dict.fromkeys(
     ("gain", "error", "group_gain", "separate_error", "joint_error"), st.column_config.NumberColumn(format="%.3f")
 )
+
+
+def show_groups(lab: Lab) -> None:
+    """Draw everything below the plan."""
+    info = lab.choices.info
+    show(info, *choose(info))
 
 
 def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
@@ -135,7 +142,7 @@ def _explain_too_few(info: ModelInfo, specs: tuple[ModuleSpec, ...]) -> None:
     others = list(dict.fromkeys(spec.kind for spec in info.modules if spec.default and spec.kind != specs[0].kind))
     if others:
         added = DEFAULT_KIND if DEFAULT_KIND in others else others[0]
-        st.button(plain(f"Add {KIND_TITLES.get(added, added)}"), type="primary", key="groups_add", on_click=_add, args=(added,))
+        st.button(plain(f"Add {KIND_TITLES.get(added, added)}"), key="groups_add", on_click=_add, args=(added,))
 
 
 def _add(kind: str) -> None:
@@ -164,7 +171,7 @@ def _wait(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float) -> None:
             f"Comparing {count:,} pairs of {len(specs)} modules takes about {duration}; the result is then cached. "
             "Choose fewer kinds to save time."
         )
-        if not st.button(f"Compare {count:,} pairs", type="primary", key="groups_start"):
+        if not st.button(f"Compare {count:,} pairs", key="groups_start"):
             return
         requested.add((names, ratio))
     last = st.session_state.get(LAST)
@@ -221,7 +228,7 @@ def _show_tree(info: ModelInfo, survey: Survey, stack: str, origin: str) -> None
 def _show_groups(info: ModelInfo, survey: Survey, stack: str, merge_count: int) -> None:
     """List the groups at the cut, each with its gain, stacking and reason, and offer to use them in the draft."""
     groups, alone = groups_at(survey, stack, merge_count)
-    if st.button("Use these groups", type="primary", key="groups_use", icon=":material/compress:"):
+    if st.button("Use these groups", key="groups_use", icon=":material/compress:"):
         joint = [(group.modules, group.stack) for group in groups]
         draft.use_groups(info, [*joint, *(((name,), best_stack([info.module(name)])) for name in alone)], survey.ratio)
         st.switch_page("pages/compress.py")

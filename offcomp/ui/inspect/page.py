@@ -24,6 +24,7 @@ from offcomp.ui.charts import csv_button, draw, show_table
 from offcomp.ui.escape import code, plain
 from offcomp.ui.frame import fragment, palette
 from offcomp.ui.jobs import request_view, wait_for
+from offcomp.ui.lab.answers import Lab
 from offcomp.ui.switch import choose_one
 
 MODULE, ORDER, ZOOMED = "inspect_module", "inspect_order", "inspect_times"
@@ -39,9 +40,17 @@ ORDER_HELP = (
 )
 
 
+def show_matrix(lab: Lab) -> None:
+    """Draw everything below the plan, as a fragment of its own to avoid rerunning the plan when the rank changes."""
+    info = lab.choices.info
+    if info.modules:
+        st.fragment(_show_matrix)(info)
+    else:
+        st.info(f"{plain(info.model)} has no weight matrices. Choose another model.")
+
+
 @fragment()
-def show_matrix(info: ModelInfo) -> None:
-    """Draw everything below the page title, as a fragment to avoid rerunning the whole page when the rank changes."""
+def _show_matrix(info: ModelInfo) -> None:
     left, right = st.columns([5, 7], gap="medium")
     with left:
         spec = _choose_module(info)
@@ -143,7 +152,7 @@ def _show_answer(info: ModelInfo, spec: ModuleSpec, answer: str) -> None:
     """Show the answer and the button that compresses the matrix."""
     text_column, button_column = st.columns([5, 1], vertical_alignment="center")
     text_column.markdown(plain(answer))
-    if button_column.button("Compress it", type="primary", key="inspect_compress", icon=":material/compress:", width="stretch"):
+    if button_column.button("Compress it", key="inspect_compress", icon=":material/compress:", width="stretch"):
         draft.choose(info, [spec.name])
         st.switch_page("pages/compress.py")
 

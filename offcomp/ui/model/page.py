@@ -17,10 +17,10 @@ from offcomp.results.model import RECOGNISED, map_table, share_table, shown_rows
 from offcomp.results.scores import sentence_start
 from offcomp.ui import draft
 from offcomp.ui.charts import csv_button, draw_clickable, show_table
-from offcomp.ui.compress.choices import choose_model, choose_ratio
 from offcomp.ui.escape import code, plain
-from offcomp.ui.frame import fragment, palette, reporting_errors, style
-from offcomp.ui.jobs import model_info, request_spectra, wait_for
+from offcomp.ui.frame import fragment, palette, style
+from offcomp.ui.jobs import request_spectra, wait_for
+from offcomp.ui.lab.answers import Lab
 from offcomp.ui.switch import choose_one
 
 COLOURS = {PARAMETERS: "Parameters", COMPRESSIBLE: "Compressible"}
@@ -39,28 +39,25 @@ FORMATS = {
 SPECTRA_HELP = "Computes the singular values of each matrix from its weights in a background process and caches them."
 
 
-@reporting_errors()
-def show_model() -> None:
-    """Draw the whole page except the section on using your own model."""
-    with st.container(horizontal=True, vertical_alignment="bottom", key="model_controls"):
-        info = model_info(choose_model())
-        colour = choose_one("Colour", COLOURS, "model_colour", description=COLOUR_HELP)
+def show_model(lab: Lab) -> None:
+    """Draw everything below the plan."""
+    info = lab.choices.info
     if not info.modules:
         st.info(f"{plain(info.model)} has no weight matrices, so there is nothing to compress.")
         return
-    st.fragment(_explore)(info, colour)
+    colour = choose_one("Colour", COLOURS, "model_colour", description=COLOUR_HELP)
+    st.fragment(_explore)(info, colour, lab.choices.ratio if colour == COMPRESSIBLE else 0.0)
     _show_shares(info)
     _show_recognised(info)
 
 
 @fragment()
-def _explore(info: ModelInfo, colour: str) -> None:
+def _explore(info: ModelInfo, colour: str, ratio: float) -> None:
     """Show the map and the selected module, in a fragment to keep clicks responsive."""
     answer = st.empty()
     deep = max((spec.layer or 0 for spec in info.modules), default=0) >= MOST_LAYERS_IN_COLUMN
     left, right = (st.container(), st.container()) if deep else st.columns([7, 4], gap="large")
     with left:
-        ratio = choose_ratio("each separate matrix; shared with the Compress page") if colour == COMPRESSIBLE else 0.0
         errors = svd_errors(info, home_folder(), ratio, *_storage()) if ratio else {}
         table = map_table(info, {spec.name for spec in draft.modules(info)}, errors)
         answer.markdown(plain(results.compressible_answer(table, ratio) if ratio else results.parameters_answer(info)))
@@ -134,7 +131,7 @@ def _actions(info: ModelInfo, table: pd.DataFrame, name: str) -> None:
     """Show buttons that inspect the selected module, compress it, or compress all modules of its kind."""
     kind = results.same_row(table, name)
     with st.container(horizontal=True):
-        if st.button("Inspect it", type="primary", key="model_inspect", icon=":material/search:"):
+        if st.button("Inspect it", key="model_inspect", icon=":material/search:"):
             draft.inspect(name)
             st.switch_page("pages/inspect.py")
         if st.button("Compress it", key="model_compress", icon=":material/compress:", help="Compress only this module."):

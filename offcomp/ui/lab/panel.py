@@ -1,90 +1,66 @@
-"""Widgets for the choices that make up a plan, such as modules, grouping and methods. They keep their state across pages."""
+"""The plan as one panel, the same on every page of the Lab: model, weights, groups, methods, tasks, budget.
+
+Each part opens in a popover, whose widgets are built only while it is open, so that the ratio slider stays fast.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from offcomp.methods import all_methods, method_of_style_key, options_of, own_options, plugin_faults
+from offcomp.methods import all_methods, make_method, method_of_style_key, own_options, plugin_faults
 from offcomp.models.bundled_models import MODELS
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.families import KIND_TITLES
 from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS
-from offcomp.planning.data.task_check import task_fault
-from offcomp.planning.data.tasks import Task, find_task, usual_tasks
-from offcomp.planning.grouping import GROUPINGS, STACK_HELP, STACKS, name_groups
-from offcomp.planning.plan import Group, Plan, make_groups
-from offcomp.results.model import PARTS, rounded_to
+from offcomp.planning.data.tasks import find_task
+from offcomp.planning.grouping import GROUPINGS, STACK_HELP, STACKS
+from offcomp.results.charts.plan_map import plan_map_alt, plan_map_svg
+from offcomp.results.model import PARTS
 from offcomp.ui import draft
 from offcomp.ui.escape import plain
-from offcomp.ui.link import OWN, RATIOS, OwnGroup
-from offcomp.ui.uploads import bring_examples
+from offcomp.ui.frame import palette
+from offcomp.ui.jobs import model_info
+from offcomp.ui.lab.choices import OWN_TASKS, Choices, read_choices, shown_options, table_identity
+from offcomp.ui.link import OWN, RATIOS
+from offcomp.ui.uploads import bring_calibration_text, bring_examples
 
 UNIT_HELP = "Compression papers usually count parameters; bytes determine the size on disk."
 DTYPE_HELP = "stored: keep the dtype of the checkpoint, so all savings come from the method."
+TASKS = "panel_chosen_tasks"
 
 
-@dataclass(frozen=True)
-class Choices:
-    """The user's choices, which define one plan per method. Methods and their options are identified by style key."""
-
-    info: ModelInfo
-    specs: tuple[ModuleSpec, ...]
-    grouping: str
-    stack: str
-    block: int
-    methods: tuple[str, ...]
-    options: dict[str, dict[str, Any]]
-    unit: str
-    dtype: str
-    seed: int
-    tasks: tuple[str | Task, ...]
-    own: tuple[OwnGroup, ...]
-
-    @property
-    def rounded_to(self) -> str:
-        """See `results.model.rounded_to`."""
-        return rounded_to(self.dtype, self.specs)
-
-    def plan(self, style_key: str, ratio: float) -> Plan:
-        """Return the plan of one method at one ratio. Raises InputError if the modules cannot be grouped this way."""
-        method = method_of_style_key(style_key)
-        settings: dict[str, Any] = {
-            "method": method.name,
-            "options": own_options(method) | self.options.get(style_key, {}),
-            "ratio": ratio,
-            "unit": self.unit,
-            "dtype": self.dtype,
-        }
-        if self.grouping == OWN:
-            groups = self._own_groups(settings)
-        else:
-            groups = make_groups(self.specs, self.grouping, stack=self.stack, block=self.block, **settings)
-        return Plan(model=self.info.model, groups=groups, tasks=self.tasks, seed=self.seed)
-
-    def _own_groups(self, settings: dict[str, Any]) -> tuple[Group, ...]:
-        """Return the custom groups, restricted to chosen modules; each remaining chosen module forms its own group."""
-        chosen = {spec.name: spec for spec in self.specs}
-        parts = [([chosen.pop(name) for name in names if name in chosen], stack) for names, stack in self.own]
-        parts = [(specs, stack) for specs, stack in parts if specs] + [([spec], "rows") for spec in chosen.values()]
-        names = name_groups([specs for specs, _ in parts])
-        return tuple(
-            Group(name=name, modules=tuple(spec.name for spec in specs), stack=stack, **settings)
-            for name, (specs, stack) in zip(names, parts, strict=True)
-        )
+def show_panel() -> tuple[Choices, DeltaGenerator]:
+    """Show the panel; return the choices and the place for the cost of the runs. Raises ModelError for an unusable model."""
+    with st.container(border=True, key="panel"):
+        picture, controls = st.columns([1, 9], vertical_alignment="center", gap="small")
+        with controls:
+            with st.container(horizontal=True, gap="xsmall", vertical_alignment="center", key="panel_parts"):
+                info = model_info(choose_model())
+                _part("Weights", lambda: _choose_modules(info))
+                _part("Groups", _choose_grouping)
+                _part("Methods", _choose_methods)
+                _part("Tasks", lambda: _choose_tasks(info))
+                _part("Budget", _choose_budget)
+            slider, cost = st.columns([5, 4], vertical_alignment="bottom", gap="medium")
+            with slider:
+                choose_ratio()
+            choices = read_choices(info)
+            st.caption(plain(choices.summary))
+        names = {spec.name for spec in choices.specs}
+        picture.image(plan_map_svg(info, names, palette()), width="stretch", alt=plan_map_alt(info, names))
+    return choices, cost
 
 
-def choose(info: ModelInfo) -> Choices:
-    """Let the user choose everything except the model and the ratio."""
-    specs = _choose_modules(info)
-    grouping, stack, block = _choose_grouping()
-    methods, options = _choose_methods()
-    tasks: tuple[str | Task, ...] = (*_choose_tasks(info), *bring_examples(info))
-    unit, dtype, seed = _choose_storage()
-    return Choices(info, specs, grouping, stack, block, methods, options, unit, dtype, seed, tasks, draft.groups())
+def _part(title: str, show: Callable[[], object]) -> None:
+    """Show one part of the plan in a popover. The title does not change, since that would close the popover."""
+    popover = st.popover(title, key=f"panel_{title.lower()}", on_change="rerun")
+    if popover.open:
+        with popover:
+            show()
 
 
 def choose_model() -> str:
@@ -99,22 +75,22 @@ def choose_model() -> str:
         accept_new_options=True,
         persist_state="session",
         on_change=draft.forget_modules,
-        help="Choose a catalogue model, or type a hub id or the path to a folder with config.json and safetensors files.",
+        placeholder="A model, a folder or a hub id",
+        label_visibility="collapsed",
+        width=240,
     )
     return str(chosen or MODELS[0].name)
 
 
-def choose_ratio(of: str) -> float:
-    """Let the user choose the draft's compression ratio; `of` completes the help text."""
-    ratio = st.select_slider(
+def choose_ratio() -> None:
+    """Let the user choose the draft's compression ratio."""
+    st.select_slider(
         "Compression ratio",
         RATIOS,
         key="ratio",
         format_func=lambda value: f"{value:g}x",
         persist_state="session",
-        help=plain(f"Original size divided by stored size, for {of}."),
     )
-    return float(ratio)
 
 
 def _rows(info: ModelInfo) -> dict[tuple[str, str], list[ModuleSpec]]:
@@ -127,7 +103,7 @@ def _rows(info: ModelInfo) -> dict[tuple[str, str], list[ModuleSpec]]:
     return dict(sorted(rows.items(), key=lambda row: (PARTS.index(row[0][0]), kinds.index(row[0][1]))))
 
 
-def _choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
+def _choose_modules(info: ModelInfo) -> None:
     """Show a grid with a checkbox per kind and a pill per layer, and all other weights in an expander below it."""
     names = {spec.name for spec in draft.modules(info)}
     for (part, kind), specs in _rows(info).items():
@@ -145,7 +121,6 @@ def _choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
                 on_change=lambda: draft.replace(info, other_weights, st.session_state[key]),
                 help="These weights are listed by path and compressed only if you choose them.",
             )
-    return draft.modules(info)
 
 
 def _choose_row(info: ModelInfo, key: str, title: str, specs: Sequence[ModuleSpec], names: set[str]) -> None:
@@ -174,11 +149,10 @@ def _choose_row(info: ModelInfo, key: str, title: str, specs: Sequence[ModuleSpe
         )
 
 
-def _choose_grouping() -> tuple[str, str, int]:
+def _choose_grouping() -> None:
     """Let the user choose the grouping, the stacking and the number of layers per block."""
-    left, right = st.columns([3, 2])
     own = [OWN] if draft.groups() else []
-    grouping = left.selectbox(
+    grouping = st.selectbox(
         "Compress together",
         [*own, *GROUPINGS],
         format_func=lambda name: GROUPINGS[name][0] if name in GROUPINGS else f"Custom groups ({len(draft.groups())})",
@@ -186,7 +160,7 @@ def _choose_grouping() -> tuple[str, str, int]:
         persist_state="session",
         help="Modules in the same group are compressed as one matrix and share a basis or a decoder.",
     )
-    stack = right.selectbox(
+    st.selectbox(
         "Stacking",
         ["best", *STACKS],
         key="stack",
@@ -194,15 +168,13 @@ def _choose_grouping() -> tuple[str, str, int]:
         disabled=grouping == OWN,
         help="  \n".join(f"**{plain(name)}**: {plain(text)}" for name, text in STACK_HELP.items()),
     )
-    block = 2
     if grouping == "blocks":
-        block = st.number_input("Layers per block", 1, 48, key="block", persist_state="session")
-    return grouping, stack, int(block)
+        st.number_input("Layers per block", 1, 48, key="block", persist_state="session")
 
 
-def _choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
+def _choose_methods() -> None:
     """Let the user choose the methods to compare and set the options of each."""
-    chosen = st.pills(
+    st.pills(
         "Methods to compare",
         [method.style_key for method in all_methods()],
         selection_mode="multi",
@@ -213,18 +185,29 @@ def _choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
     )
     for fault in plugin_faults():
         st.warning(plain(fault))
-    selected = [method for method in all_methods() if method.style_key in (chosen or [])]
-    options = {}
-    for method in selected:
-        shown = [option for option in options_of(method) if option.name not in own_options(method)]
-        if shown:
+    for method in all_methods():
+        if method.style_key in (st.session_state["methods"] or []) and (shown := shown_options(method)):
             with st.expander(plain(f"{method.title} options")):
                 st.caption(plain(method.paper))
-                options[method.style_key] = {
-                    option.name: _option_widget(method.style_key, option.name, option.default, option.metadata)
-                    for option in shown
-                }
-    return tuple(method.style_key for method in selected), options
+                for option in shown:
+                    _option_widget(method.style_key, option.name, option.default, option.metadata)
+    _choose_calibration()
+
+
+def _choose_calibration() -> None:
+    """Let the user choose the text for methods that are calibrated on text, if there are any."""
+    choices = [method for method in all_methods() if method.style_key in (st.session_state["methods"] or [])]
+    if any(_is_calibrated(method) for method in choices):
+        with st.expander("Calibration text"):
+            bring_calibration_text()
+
+
+def _is_calibrated(method: Any) -> bool:
+    options = {
+        option.name: st.session_state.get(draft.option_key(method.style_key, option.name), option.default)
+        for option in shown_options(method)
+    }
+    return bool(make_method(method.name, own_options(method) | options).calibrated)
 
 
 def _option_widget(style_key: str, name: str, default: Any, metadata: Any) -> Any:
@@ -244,31 +227,27 @@ def _option_widget(style_key: str, name: str, default: Any, metadata: Any) -> An
     return st.number_input(label, low, high, default, step=step, format=shown, key=key, help=help_text, persist_state="session")
 
 
-def _choose_tasks(info: ModelInfo) -> tuple[str, ...]:
-    """Let the user choose the tasks to score the result on, from the bundled tasks that the model supports."""
-    supported = usual_tasks(info.architecture, info.reads_text)
-    fitting = tuple(name for name in supported if task_fault(find_task(name), info) is None)
-    st.session_state["tasks"] = [task for task in st.session_state["tasks"] if task in fitting]
-    chosen = st.multiselect(
+def _choose_tasks(info: ModelInfo) -> None:
+    """Let the user choose the tasks to score the result on, from the bundled tasks that the model supports, and their own."""
+    st.session_state[TASKS] = list(draft.tasks(info))
+    st.multiselect(
         "Tasks",
-        fitting,
+        draft.fitting_tasks(info),
         format_func=lambda name: find_task(name).title,
-        key="tasks",
-        persist_state="session",
+        key=TASKS,
+        on_change=lambda: draft.choose_tasks(st.session_state[TASKS]),
         placeholder="No task: errors and sizes only",
         help="The model is scored on the same examples before and after compression. Each task adds a few seconds to a run. "
         "To use a task from the Hugging Face Hub, edit the plan or use the command line; see `offcomp tasks`.",
     )
-    return tuple(task for task in fitting if task in chosen)
+    st.session_state[OWN_TASKS] = (table_identity(info), bring_examples(info))
 
 
-def _choose_storage() -> tuple[str, str, int]:
-    """Let the user choose the unit, the storage dtype and the seed in a collapsed expander."""
-    with st.expander("Budget and storage"):
-        unit = _radio("The ratio counts", UNITS, "unit", UNIT_HELP)
-        dtype = _radio("Store numbers as", DTYPE_CHOICES, "dtype", DTYPE_HELP)
-        seed = st.number_input("Seed", 0, 2**31 - 1, key="seed", persist_state="session")
-    return unit, dtype, int(seed)
+def _choose_budget() -> None:
+    """Let the user choose the unit of the budget, the storage dtype and the seed."""
+    _radio("The ratio counts", UNITS, "unit", UNIT_HELP)
+    _radio("Store numbers as", DTYPE_CHOICES, "dtype", DTYPE_HELP)
+    st.number_input("Seed", 0, 2**31 - 1, key="seed", persist_state="session")
 
 
 def _radio(label: str, options: Sequence[str], key: str, description: str) -> str:

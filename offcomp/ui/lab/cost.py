@@ -1,4 +1,4 @@
-"""The cost estimate below the Run button on Compress, with a memory warning and a button for a cheaper alternative."""
+"""The cost estimate of the draft's runs, with a memory warning and a button for a cheaper alternative."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from offcomp.results.runs import result_of, stage_times
 from offcomp.runs.inputs import inputs_of, run_id
 from offcomp.runs.store import Run
 from offcomp.ui import draft
-from offcomp.ui.compress.choices import Choices
 from offcomp.ui.escape import plain
+from offcomp.ui.lab.answers import Lab
+from offcomp.ui.lab.choices import Choices
 
 LONG_SECONDS = 60
 WORTH_IT = 0.7
@@ -76,11 +77,11 @@ def cost_of(choices: Choices, plans: Mapping[str, Plan], predictions: Mapping[st
     return Cost(estimates, existing)
 
 
-def show_cost(
-    choices: Choices, ratio: float, plans: Mapping[str, Plan], predictions: Mapping[str, Prediction], runs: Sequence[Run]
-) -> None:
+def show_cost(lab: Lab) -> None:
     """Show time and memory, warn if memory is short, and offer a cheaper alternative if memory is short or runs are slow."""
-    cost, free = cost_of(choices, plans, predictions, runs), free_memory()
+    feasible = [answer.style_key for answer in lab.answers if answer.prediction.feasible]
+    plans = {style_key: lab.plans[style_key] for style_key in feasible}
+    cost, free = cost_of(lab.choices, plans, lab.predictions, lab.runs), free_memory()
     if text := cost_text(cost):
         st.caption(plain(text), help=HELP)
     if not cost.fits(free):
@@ -89,7 +90,7 @@ def show_cost(
         )
         st.warning(plain(shortage), icon=":material/memory:")
     if cost.seconds > LONG_SECONDS or not cost.fits(free):
-        _offer(choices, ratio, cost, free, runs)
+        _offer(lab.choices, cost, free, lab.runs)
 
 
 def cost_text(cost: Cost) -> str:
@@ -116,13 +117,13 @@ def _title(style_key: str) -> str:
     return method_of_style_key(style_key).title
 
 
-def _offer(choices: Choices, ratio: float, cost: Cost, free: int | None, runs: Sequence[Run]) -> None:
+def _offer(choices: Choices, cost: Cost, free: int | None, runs: Sequence[Run]) -> None:
     """Offer the first cheaper alternative that is quick and fits in memory, or else the cheapest worthwhile one."""
     candidates = []
     for alternative in cheaper_alternatives(choices, cost):
         cheaper = alternative.choices
         try:
-            plans = {style_key: cheaper.plan(style_key, ratio) for style_key in cheaper.methods}
+            plans = {style_key: cheaper.plan(style_key) for style_key in cheaper.methods}
             predictions = {style_key: predict(plan, cheaper.info) for style_key, plan in plans.items()}
         except OffcompError:
             continue  # these modules cannot be grouped that way
@@ -164,7 +165,7 @@ def cheaper_alternatives(choices: Choices, cost: Cost) -> Iterator[Cheaper]:
         yield Cheaper(f"{title}, quick settings", f"Sets {listed}.", replace(choices, options=fast_options), changes)
     if choices.tasks and all(isinstance(task, str) for task in choices.tasks):
         description = "Computes only errors and sizes, without scoring the model."
-        yield Cheaper("Without tasks", description, replace(choices, tasks=()), {"tasks": []})
+        yield Cheaper("Without tasks", description, replace(choices, tasks=()), {"tasks": ()})
     if choices.grouping != "module":
         description = "Compresses each module separately: no matrix is larger than one module, but nothing is shared."
         yield Cheaper("Each module alone", description, replace(choices, grouping="module"), {"grouping": "module"})

@@ -1,0 +1,51 @@
+"""A page of the Lab: the question with the Run button, the plan, what is known of it, and then what the page itself shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from offcomp.ui.escape import plain
+from offcomp.ui.frame import fragment, page
+from offcomp.ui.lab.answers import Lab, lab_of
+from offcomp.ui.lab.cost import show_cost
+from offcomp.ui.lab.panel import show_panel
+from offcomp.ui.lab.run import STARTED, run_button, show_progress
+from offcomp.ui.lab.strip import show_notes, show_strip, strip_sentence
+
+
+def lab_page(name: str, question: str, show: Callable[[Lab], object], *, always_compares: bool = False) -> None:
+    """Draw a page of the Lab. `always_compares`: show the strip even before anything was run."""
+    with page(name):
+        st.fragment(_lab)(question, show, always_compares)
+
+
+@fragment()
+def _lab(question: str, show: Callable[[Lab], object], always_compares: bool) -> None:
+    """Draw everything below the frame, in a fragment, so that changing the plan does not rerun the whole page."""
+    with st.container(horizontal=True, vertical_alignment="center", key="lab_head"):
+        st.title(plain(question), anchor=False, width="stretch")
+        place = st.container(width="content")
+    choices, cost_place = show_panel()
+    lab = lab_of(choices)
+    with place:
+        started = run_button(lab)
+    if started:
+        lab = lab_of(choices)
+    if lab.answers:
+        with cost_place:
+            show_cost(lab)
+        show_progress(lab)
+    if lab.answers and (always_compares or _was_started(lab)):
+        if sentence := strip_sentence(lab):
+            st.markdown(plain(sentence))
+        show_strip(lab)
+        show_notes(lab)
+    show(lab)
+
+
+def _was_started(lab: Lab) -> bool:
+    """Return whether this session has started a run of the present draft."""
+    started = st.session_state.get(STARTED, ())
+    return any(answer.run and answer.run.id in started for answer in lab.answers)

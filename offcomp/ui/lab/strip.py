@@ -1,0 +1,118 @@
+"""The strip: one column per method, with errors, sizes, scores and changed predictions, and a pin for later comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from offcomp.planning.size_notes import unlisted_note
+from offcomp.results.error_curve import svd_error
+from offcomp.results.sentences import answer as comparison
+from offcomp.results.what_if import Answer, Cell, differences, pin_title, pinned_values, rows
+from offcomp.ui import draft
+from offcomp.ui.escape import plain
+from offcomp.ui.lab.answers import Lab
+
+PIN = "lab_pin"
+"""Session state key: the title, model and values of the pinned answers."""
+
+
+def show_strip(lab: Lab) -> None:
+    """Show the strip, what its figures are based on, and the pin."""
+    answers = lab.answers
+    pin: Mapping[str, Any] = st.session_state.get(PIN, {})
+    pinned = pin["values"] if pin.get("weights") == lab.choices.info.fingerprint else {}
+    st.table(_table(answers, pinned), hide_index=True, border="horizontal")
+    for sentence in _refusals(lab):
+        st.warning(plain(sentence), icon=":material/block:")
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="strip_actions"):
+        st.button("Pin", key="lab_pin_button", icon=":material/keep:", on_click=_pin, args=(lab,))
+        if pinned:
+            st.caption(plain(f"Differences in brackets are from the pin: {pin['title']}."), width="content")
+            st.button("Unpin", key="lab_unpin", type="tertiary", on_click=st.session_state.pop, args=(PIN, None))
+        if done := [answer.done for answer in answers if answer.done]:
+            query: dict[str, Any] = {draft.RUNS: ",".join(run.id for run in done)}
+            st.page_link("pages/compare.py", label="Compare in detail", icon=":material/compare_arrows:", query_params=query)
+            st.page_link("pages/examples.py", label="Changed predictions", icon=":material/rule:", query_params=query)
+
+
+def strip_sentence(lab: Lab) -> str:
+    """Summarise the strip in one sentence: the comparison of the finished runs, or else what SVD keeps."""
+    done = [answer.done for answer in lab.answers if answer.done]
+    if done and len(done) == len(lab.answers):
+        return comparison(done)
+    chosen, ratio = lab.choices.modules_title, lab.choices.ratio
+    dense = [group.name for prediction in lab.predictions.values() for group in prediction.groups if group.form == "dense"]
+    if dense:
+        return f"At {ratio:g}x, nothing is saved for {', '.join(dict.fromkeys(dense))}: dense storage already fits the budget."
+    if lab.exact is None:
+        return f"{chosen} at {ratio:g}x: run the methods to see how well the model performs."
+    if not lab.predictions["svd"].feasible:
+        return f"{chosen} at {ratio:g}x: SVD cannot reach this size."
+    kept = 1 - svd_error(lab.exact, lab.predictions["svd"]) ** 2
+    return f"At {ratio:g}x, SVD keeps {100 * kept:.3g} % of the energy (squared norm) of {chosen}."
+
+
+def show_notes(lab: Lab) -> None:
+    """Show caveats about the sizes: one line per method that has any, and one for parameters outside the matrices."""
+    for answer in lab.answers:
+        if answer.prediction.notes:
+            st.caption(f"**{plain(answer.title)}.** {plain(' '.join(answer.prediction.notes))}")
+    if note := unlisted_note(lab.choices.info.unlisted, lab.choices.info.num_parameters):
+        st.caption(plain(note))
+
+
+def _pin(lab: Lab) -> None:
+    st.session_state[PIN] = {
+        "title": pin_title(lab.answers),
+        "weights": lab.choices.info.fingerprint,
+        "values": pinned_values(lab.answers),
+    }
+
+
+def _table(answers: Sequence[Answer], pinned: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """The strip as Markdown cells."""
+    keys = [answer.style_key for answer in answers]
+    lines = []
+    for row in rows(answers):
+        changes = differences(row, keys, pinned)
+        cells = [_markdown(cell, change) for cell, change in zip(row.cells, changes, strict=True)]
+        lines.append([plain(row.name), plain(row.original), *cells])
+    headings = ["At this size", "Original", *(_heading(answer) for answer in answers)]
+    return pd.DataFrame(lines, columns=headings)
+
+
+def _heading(answer: Answer) -> str:
+    reached = f", {answer.ratio:.2f}x" if answer.prediction.feasible else ""
+    return plain(f"{answer.title}{reached}")
+
+
+def _markdown(cell: Cell, change: str) -> str:
+    value = f"**{plain(cell.text)}**" if cell.text else ""
+    parts = [value, plain(f"({change})") if change else "", f":small[{plain(cell.note)}]" if cell.note else ""]
+    return " ".join(filter(None, parts))
+
+
+def _refusals(lab: Lab) -> list[str]:
+    """Explain for each method that cannot reach the size why it cannot, for its first group."""
+    return [
+        _refusal(answer, lab.choices.unit) for answer in lab.answers if not answer.prediction.feasible and answer.plan.groups
+    ]
+
+
+def _refusal(answer: Answer, unit: str) -> str:
+    infeasible = [group for group in answer.prediction.groups if group.form == "infeasible"]
+    if unit == "parameters" and all(group.largest_ratio <= 1 for group in infeasible):
+        return f"{answer.title} saves bytes, not parameters: under Budget, set the ratio to count bytes."
+    group = min(infeasible, key=lambda each: each.largest_ratio)
+    return f"{answer.title} cannot reach this size: {group.name}: {group.note} ({rounded_down(group.largest_ratio)}x at most)."
+
+
+def rounded_down(ratio: float) -> str:
+    """Format a ratio with three significant digits, rounded down to keep it attainable."""
+    from decimal import ROUND_FLOOR, Context
+
+    return f"{Context(prec=3, rounding=ROUND_FLOOR).create_decimal_from_float(ratio):f}"
