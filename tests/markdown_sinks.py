@@ -22,7 +22,7 @@ SINKS: dict[str, tuple[int, ...]] = {
 NAMED = ("label", "help", "text", "body")
 FORMATTED = ("pills", "segmented_control", "radio")
 """Whose options are read as markdown as well."""
-ESCAPING = {"plain", "plain_table", "code"}
+ESCAPING = {"plain", "plain_table", "noted_table", "code"}
 NUMBERS = {"len", "sum", "int", "float", "round", "min", "max"}
 
 

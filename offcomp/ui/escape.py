@@ -6,6 +6,7 @@ Charts use `charts.literal` instead, and the report does its own escaping.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -43,6 +44,12 @@ def code(text: object) -> str:
 
 def _one_line(text: object) -> str:
     return SPACES.sub(" ", without_unseen(str(text))).strip(" ")
+
+
+def noted_table(cells: Sequence[Sequence[tuple[str, str]]], headings: Sequence[str]) -> pd.DataFrame:
+    """Return a table for `st.table` whose cells are a value in bold, if any, and a note; all texts are escaped."""
+    lines = [[" ".join(filter(None, [value and f"**{plain(value)}**", plain(note)])) for value, note in row] for row in cells]
+    return pd.DataFrame(lines, columns=[plain(heading) for heading in headings])
 
 
 def plain_table(table: pd.DataFrame) -> pd.DataFrame:

@@ -228,9 +228,10 @@ def _show_tree(info: ModelInfo, survey: Survey, stack: str, origin: str) -> None
 def _show_groups(info: ModelInfo, survey: Survey, stack: str, merge_count: int) -> None:
     """List the groups at the cut, each with its gain, stacking and reason, and offer to use them in the draft."""
     groups, alone = groups_at(survey, stack, merge_count)
-    if st.button("Use these groups", key="groups_use", icon=":material/compress:"):
-        joint = [(group.modules, group.stack) for group in groups]
-        draft.use_groups(info, [*joint, *(((name,), best_stack([info.module(name)])) for name in alone)], survey.ratio)
+    joint = [(group.modules, group.stack) for group in groups]
+    separate = [((name,), best_stack([info.module(name)])) for name in alone]
+    use = partial(draft.use_groups, info, [*joint, *separate], survey.ratio)
+    if st.button("Use these groups", key="groups_use", icon=":material/compress:", on_click=use):
         st.switch_page("pages/compress.py")
     lines = [f"- **{plain(module_words(group.modules))}**: {plain(group_words(group))}" for group in groups[:LISTED]]
     if more := groups[LISTED:]:

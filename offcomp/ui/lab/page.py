@@ -15,10 +15,23 @@ from offcomp.ui.lab.run import STARTED, run_button, show_progress
 from offcomp.ui.lab.strip import show_notes, show_strip, strip_sentence
 
 
-def lab_page(name: str, question: str, show: Callable[[Lab], object], *, always_compares: bool = False) -> None:
-    """Draw a page of the Lab. `always_compares`: show the strip even before anything was run."""
+def lab_page(
+    name: str,
+    question: str,
+    show: Callable[[Lab], object],
+    *,
+    below: Callable[[], object] = lambda: None,
+    always_compares: bool = False,
+) -> None:
+    """Draw a page of the Lab.
+
+    show                draws what the page shows of the plan
+    below               draws what does not depend on the plan, even if the model cannot be used
+    always_compares     show the strip even before anything was run
+    """
     with page(name):
         st.fragment(_lab)(question, show, always_compares)
+        below()
 
 
 @fragment()

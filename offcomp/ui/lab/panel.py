@@ -57,7 +57,7 @@ def show_panel() -> tuple[Choices, DeltaGenerator]:
 
 def _part(title: str, show: Callable[[], object]) -> None:
     """Show one part of the plan in a popover. The title does not change, since that would close the popover."""
-    popover = st.popover(title, key=f"panel_{title.lower()}", on_change="rerun")
+    popover = st.popover(plain(title), key=f"panel_{title.lower()}", on_change="rerun")
     if popover.open:
         with popover:
             show()

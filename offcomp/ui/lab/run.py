@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
+from offcomp.results.runs import method_title
 from offcomp.results.what_if import Answer
 from offcomp.runs.store import Run, RunStore
 from offcomp.ui.escape import plain
@@ -73,14 +74,12 @@ def _poll(names: Sequence[str]) -> None:
     runs = {run.id: run for run in RunStore().all()}
     if any(name not in runs or runs[name].ended for name in names):
         st.rerun()
-    with st.container(key="lab_progress"):
-        for name in names:
+    for column, name in zip(st.columns(len(names), gap="medium"), names, strict=True):
+        with column:
             _show_run(runs[name])
 
 
 def _show_run(run: Run) -> None:
-    from offcomp.results.runs import method_title
-
     with st.container(horizontal=True, vertical_alignment="center"):
         progress = run.progress
         waiting = progress is None or progress.stage == "queued"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_FLOOR, Context
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from offcomp.planning.size_notes import unlisted_note
@@ -13,7 +13,7 @@ from offcomp.results.error_curve import svd_error
 from offcomp.results.sentences import answer as comparison
 from offcomp.results.what_if import Answer, Cell, differences, pin_title, pinned_values, rows
 from offcomp.ui import draft
-from offcomp.ui.escape import plain
+from offcomp.ui.escape import noted_table, plain
 from offcomp.ui.lab.answers import Lab
 
 PIN = "lab_pin"
@@ -25,7 +25,8 @@ def show_strip(lab: Lab) -> None:
     answers = lab.answers
     pin: Mapping[str, Any] = st.session_state.get(PIN, {})
     pinned = pin["values"] if pin.get("weights") == lab.choices.info.fingerprint else {}
-    st.table(_table(answers, pinned), hide_index=True, border="horizontal")
+    headings = ["At this size", "Original", *map(_heading, answers)]
+    st.table(noted_table(_cells(answers, pinned), headings), hide_index=True, border="horizontal")
     for sentence in _refusals(lab):
         st.warning(plain(sentence), icon=":material/block:")
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="strip_actions"):
@@ -73,27 +74,23 @@ def _pin(lab: Lab) -> None:
     }
 
 
-def _table(answers: Sequence[Answer], pinned: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
-    """The strip as Markdown cells."""
+def _cells(answers: Sequence[Answer], pinned: Mapping[str, Mapping[str, float]]) -> list[list[tuple[str, str]]]:
+    """The strip's cells, each a value and a note."""
     keys = [answer.style_key for answer in answers]
     lines = []
     for row in rows(answers):
         changes = differences(row, keys, pinned)
-        cells = [_markdown(cell, change) for cell, change in zip(row.cells, changes, strict=True)]
-        lines.append([plain(row.name), plain(row.original), *cells])
-    headings = ["At this size", "Original", *(_heading(answer) for answer in answers)]
-    return pd.DataFrame(lines, columns=headings)
+        cells = [(cell.text, _note(cell, change)) for cell, change in zip(row.cells, changes, strict=True)]
+        lines.append([("", row.name), ("", row.original), *cells])
+    return lines
 
 
 def _heading(answer: Answer) -> str:
-    reached = f", {answer.ratio:.2f}x" if answer.prediction.feasible else ""
-    return plain(f"{answer.title}{reached}")
+    return f"{answer.title}, {answer.ratio:.2f}x" if answer.prediction.feasible else answer.title
 
 
-def _markdown(cell: Cell, change: str) -> str:
-    value = f"**{plain(cell.text)}**" if cell.text else ""
-    parts = [value, plain(f"({change})") if change else "", f":small[{plain(cell.note)}]" if cell.note else ""]
-    return " ".join(filter(None, parts))
+def _note(cell: Cell, change: str) -> str:
+    return " ".join(filter(None, [f"({change})" if change else "", cell.note]))
 
 
 def _refusals(lab: Lab) -> list[str]:
@@ -113,6 +110,4 @@ def _refusal(answer: Answer, unit: str) -> str:
 
 def rounded_down(ratio: float) -> str:
     """Format a ratio with three significant digits, rounded down to keep it attainable."""
-    from decimal import ROUND_FLOOR, Context
-
     return f"{Context(prec=3, rounding=ROUND_FLOOR).create_decimal_from_float(ratio):f}"
