@@ -4,7 +4,7 @@ A question is a JSON object:
 
     {"kind": "texts", "run": RUN_ID or null, "texts": [1 to 8 texts of at most 500 characters]}
 
-The answer is one too, {"kind": KIND, "model": NAME, "run": RUN_ID or null, "texts": [one object per text]}. KIND depends on what the
+The answer is {"kind": KIND, "model": NAME, "run": RUN_ID or null, "texts": [one object per text]}. KIND depends on what the
 model does, and the objects hold `original` and, if the question names a run, `compressed`:
 
     next-words     {"text", original: {"continuation", "next": [[token, probability], ... 5]}, compressed: ...}
@@ -29,7 +29,7 @@ from scipy.special import expit, softmax
 from torch import Tensor
 
 from offcomp.errors import InputError, OffcompError, RunError
-from offcomp.evaluation.batches import Batches, batches, tokenizer_of
+from offcomp.evaluation.batches import batches, tokenizer_of
 from offcomp.evaluation.embeddings import embed
 from offcomp.evaluation.head import described_head, head_outputs
 from offcomp.evaluation.token_losses import bare_tokens, logits_at, special_tokens_around
@@ -47,6 +47,8 @@ from offcomp.runs.store import RunStore
 
 MOST_TEXTS, LONGEST = 8, 500
 NEW_TOKENS, BEST = 24, 5
+UNLIMITED = 1 << 16
+"""How many tokens a model without a limit reads at once."""
 NEXT_WORDS, MASKED_WORDS, CLASSES, EMBEDDINGS = "next-words", "masked-words", "classes", "embeddings"
 KINDS = {"causal-lm": NEXT_WORDS, "masked-lm": MASKED_WORDS, "head": CLASSES}
 """Task family that needs a certain kind of model -> the kind of its answers."""
@@ -54,7 +56,10 @@ Answers = list[dict[str, Any]]
 
 
 def write_answer(pipe: int, question: Mapping[str, Any], loaded: LoadedModel | None, model: str, home: Path) -> None:
-    """Write the answer to a question to a pipe, as JSON. `loaded` is the model if it is in memory; its weights may be changed."""
+    """Write the answer to a question to a pipe, as JSON.
+
+    loaded    the model if it is in memory; its weights may be overwritten
+    """
     try:
         found = answer(question, loaded or load(model), home)
     except OffcompError as error:
@@ -125,15 +130,15 @@ def continue_texts(loaded: LoadedModel, texts: Sequence[str]) -> Answers:
     """The greedy continuation of each text by a causal language model, and the likeliest next tokens."""
     tokenizer = tokenizer_of(loaded)
     before, _ = special_tokens_around(tokenizer, texts)
-    room = longest_text(loaded.model, 1 << 16) - NEW_TOKENS
+    most = longest_text(loaded.model, UNLIMITED)
     answers = []
     for text in texts:
         ids = [*before, *bare_tokens(tokenizer, text)["input_ids"]]
-        _check_length(ids, room)
+        _check_length(ids, most - 1)
         check_known(loaded.model, [ids])
         read = torch.tensor([ids])
         likeliest: list[list[Any]] = []
-        for step in range(NEW_TOKENS):
+        for _ in range(min(NEW_TOKENS, most - len(ids))):
             logits = _logits(loaded, read, torch.tensor([read.shape[1] - 1]))[0]
             likeliest = likeliest or _best(loaded, logits)
             read = torch.cat([read, logits.argmax().view(1, 1)], dim=1)
@@ -165,7 +170,7 @@ def fill_masks(loaded: LoadedModel, texts: Sequence[str]) -> Answers:
     answers = []
     for text in texts:
         ids = [*before, *bare_tokens(tokenizer, text)["input_ids"], *after]
-        _check_length(ids, longest_text(loaded.model, 1 << 16))
+        _check_length(ids, longest_text(loaded.model, UNLIMITED))
         check_known(loaded.model, [ids])
         masks = [index for index, token in enumerate(ids) if token == tokenizer.mask_token_id]
         logits = _logits(loaded, torch.tensor([ids]), torch.tensor(masks, dtype=torch.long))

@@ -1,10 +1,10 @@
 """The resident of this process: a process that holds a loaded model, and carries out the runs of that model. No torch here.
 
-Starting Python, importing torch and loading the model take longer than many a run. The resident does so once, and then carries out
-each run in a fork of itself, which starts within milliseconds from exactly the loaded weights; a fork that fails, is cancelled
-or killed leaves the weights of the next as they are. See `resident_process` for the process itself.
+Starting Python, importing torch and loading the model take longer than many a run. The resident does so once, and then carries
+out each run in a fork of itself, which starts within milliseconds from exactly the loaded weights; a fork that fails, is
+cancelled or killed leaves the weights of the next as they are. See `resident_process` for the process itself.
 
-The resident belongs to the process that starts it. The two ends of a socket pair connect them, so nobody else can reach the resident;
+The resident belongs to the process that starts it. A pair of sockets connects the two, so nobody else can reach the resident;
 every message is a JSON object, with file descriptors attached:
 
     {"run": N, "folder": F}      carry out the run in F; with its lock (held) and its log
@@ -13,7 +13,7 @@ every message is a JSON object, with file descriptors attached:
     {"leave": true}              exit once all runs have ended
 
 A message that could be sent is always read: before a resident exits, it refuses new messages and reads those that were sent.
-OFFCOMP_RESIDENT=0 turns residents off, and OFFCOMP_IDLE_SECONDS (default: 300) sets how long an idle one waits for the next run.
+OFFCOMP_RESIDENT=0 turns residents off, and OFFCOMP_IDLE_SECONDS (default: 300) sets how long an idle one waits for a run.
 """
 
 from __future__ import annotations
@@ -56,6 +56,13 @@ class Model:
     reads: str
 
 
+def _working_folder() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109  # compared, not used as a path
+    except OSError:  # it has been removed
+        return ""
+
+
 @dataclass(frozen=True)
 class _Key:
     """Everything that a resident takes over from the process that starts it."""
@@ -63,14 +70,7 @@ class _Key:
     model: Model
     pid: int = field(default_factory=os.getpid)
     environment: dict[str, str] = field(default_factory=worker_environment)
-    working_folder: str = field(default_factory=lambda: _working_folder())
-
-
-def _working_folder() -> str:
-    try:
-        return os.getcwd()  # noqa: PTH109  # compared, not used as a path
-    except OSError:  # it has been removed
-        return ""
+    working_folder: str = field(default_factory=_working_folder)
 
 
 def is_available() -> bool:

@@ -1,4 +1,4 @@
-"""The resident process: `python -m offcomp.runs.resident_process HOME MODEL IDLE_SECONDS SOCKET`; see `resident` for its client.
+"""The resident process: `python -m offcomp.runs.resident_process HOME MODEL IDLE_SECONDS SOCKET`. Its client is `resident`.
 
 The main thread is an event loop that never blocks for long. A second thread imports torch and loads the model; runs that arrive
 meanwhile wait in the resident, which obeys their requests to cancel and shows the progress of the first. Once that thread has
@@ -9,8 +9,8 @@ ended, this process has a single thread and each run is carried out by a fork:
   fork sets the usual number before it computes.
 - The resident holds the lock of a run until the run's fork has ended and its end is explained in the log.
 
-The resident exits with the process that started it, after IDLE_SECONDS without a run, or when it is asked to. A large model is not
-kept in memory, and neither is one that cannot be loaded: the forks load it themselves, and report what is wrong.
+The resident exits with the process that started it, after IDLE_SECONDS without a run, or when it is asked to. A large model is
+not kept in memory, and neither is one that cannot be loaded: the forks load it themselves, and report what is wrong.
 """
 
 from __future__ import annotations

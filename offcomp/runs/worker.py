@@ -193,7 +193,15 @@ def _sentence(folder: Path, error: OSError) -> str:
     return f"{storage_error(folder, error)}."
 
 
-SIGNS_OF_SHORTAGE = ("can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc", "out of memory")
+NO_THREAD = "can't start new thread"  # no memory for its stack
+SIGNS_OF_SHORTAGE = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "out of memory",
+    NO_THREAD,
+)
 """What libraries say in lower case if an allocation failed, in errors that are not a MemoryError."""
 
 
@@ -201,7 +209,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error, or one that caused it, says that memory could not be allocated."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    cause = error.__cause__ or error.__context__
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     said = any(sign in str(error).lower() for sign in SIGNS_OF_SHORTAGE)
     return said or (cause is not None and is_out_of_memory(cause))
 
@@ -224,8 +232,8 @@ def carry_out(worker: Worker, preloaded: LoadedModel | None = None, held_slot: i
     """
     if hasattr(os, "nice"):
         os.nice(10)  # give the app's process priority
-    threading.Thread(target=worker.watch, daemon=True).start()
     try:
+        threading.Thread(target=worker.watch, daemon=True).start()
         worker.reserve_space()
         with nullcontext() if held_slot is not None else slot(worker):
             worker.finish("done", outcome=work(worker, preloaded))
