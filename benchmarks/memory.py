@@ -39,7 +39,7 @@ from offcomp.files import write_json
 from offcomp.models.listing import model_info
 from offcomp.planning.plan import GROUPINGS, Plan, make_groups
 from offcomp.runs.result import GroupResult
-from offcomp.runs.start import RETURN_MEMORY
+from offcomp.runs.worker_environment import RETURN_MEMORY
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "svd": ("svd", {}),

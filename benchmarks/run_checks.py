@@ -36,7 +36,7 @@ KINDS, LAYERS = ("query", "key", "value"), range(4)
 METHODS = ("svd", "kronecker")
 RATIO = 2.0
 AT_REST = "[data-testid=stApp][data-test-script-state=notRunning]"
-WORKER = "offcomp.runs.worker"
+WORKER, RESIDENT = "offcomp.runs.worker", "offcomp.runs.resident_process"
 OWN_TIME = ("seconds",)
 """Values of a group that differ between two runs of the same plan."""
 OFTEN = ("cancel",)
@@ -81,17 +81,20 @@ def submit_by_click(page: Page, address: str, seed: int, patience: float) -> Non
         raise AssertionError(f"a click on Run had no effect; messages on the page: {said or 'none'}") from None
 
 
-def environment(home: Path) -> dict[str, str]:
-    """Environment variables of processes that use this home, each with one thread."""
-    return os.environ | {"OFFCOMP_HOME": str(home), "OMP_NUM_THREADS": "1"}
+def environment(home: Path, *, resident: bool = True) -> dict[str, str]:
+    """Environment variables of processes that use this home, each with one thread.
+
+    resident    whether runs are carried out by residents, or by one new process each
+    """
+    return os.environ | {"OFFCOMP_HOME": str(home), "OMP_NUM_THREADS": "1", "OFFCOMP_RESIDENT": str(int(resident))}
 
 
-def start(home: Path, *arguments: str, text: str = "") -> subprocess.Popen[str]:
+def start(home: Path, *arguments: str, text: str = "", resident: bool = True) -> subprocess.Popen[str]:
     """Start an offcomp command with this text as its input."""
     process = subprocess.Popen(
         [sys.executable, "-m", "offcomp.cli", *arguments],
         cwd=ROOT,
-        env=environment(home),
+        env=environment(home, resident=resident),
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -104,9 +107,9 @@ def start(home: Path, *arguments: str, text: str = "") -> subprocess.Popen[str]:
     return process
 
 
-def offcomp(home: Path, *arguments: str, text: str = "") -> tuple[int, str, str]:
+def offcomp(home: Path, *arguments: str, text: str = "", resident: bool = True) -> tuple[int, str, str]:
     """Exit status, stdout and stderr of an offcomp command."""
-    process = start(home, *arguments, text=text)
+    process = start(home, *arguments, text=text, resident=resident)
     out, said = process.communicate()
     return process.returncode, out, said
 
@@ -135,9 +138,9 @@ class Reference:
     digests: dict[str, str] = field(default_factory=dict)
 
     def make(self, wanted: Iterable[Plan]) -> None:
-        """Run these plans one after the other."""
+        """Run these plans one after the other, each in a process of its own."""
         for plan in wanted:
-            status, out, said = offcomp(self.home, "run", "--json", "-", text=plan.to_json())
+            status, out, said = offcomp(self.home, "run", "--json", "-", text=plan.to_json(), resident=False)
             assert not status, said
             self.digests[asked(plan)] = digest(RunStore(self.home).get(json.loads(out)["id"]))
 
@@ -176,14 +179,32 @@ def is_stray(file: Path, home: Path, usual: set[str]) -> bool:
 
 
 def workers(home: Path) -> list[psutil.Process]:
-    """The processes that work on runs in this home, or wait for their turn."""
+    """The processes that work on runs in this home, or wait for their turn: workers, and forks of residents."""
+    there = _processes(home)
+    return [process for process, line in there if WORKER in line or process not in residents(home)]
+
+
+def residents(home: Path) -> list[psutil.Process]:
+    """The resident processes of this home, without their forks."""
+    there = [process for process, line in _processes(home) if RESIDENT in line]
+    pids = {process.pid for process in there}
+    found = []
+    for process in there:
+        with suppress(psutil.Error):
+            if process.ppid() not in pids:
+                found.append(process)
+    return found
+
+
+def _processes(home: Path) -> list[tuple[psutil.Process, list[str]]]:
+    """The live workers, residents and forks of this home, with their command lines."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             line = process.cmdline()
-            alive = process.status() != psutil.STATUS_ZOMBIE
-            if WORKER in line and any(part.startswith(str(home)) for part in line) and alive:
-                found.append(process)
+            is_ours = bool({WORKER, RESIDENT} & set(line)) and any(part.startswith(str(home)) for part in line)
+            if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append((process, line))
     return found
 
 

@@ -1,12 +1,15 @@
 """How runs cope with signals at random times: `python -m benchmarks.signals [--signals 200] [--seed 0]`.
 
-A worker, the app's real server or a command line (`offcomp run`) receives KILL, TERM, INT, or STOP followed by CONT or KILL.
+A worker, a resident (busy or idle), the app's real server or a command line (`offcomp run`) receives KILL, TERM, INT, or STOP
+followed by CONT or KILL. A worker is the fork of a resident that carries out a run.
 Runs are submitted on the command line, and in Chromium by a click on Compress, two per click. Times are drawn from the whole
 lifetime of a run, or from the moments after it began to compress; if a signal comes too late, a new one is drawn. After each
 signal it is checked that
 
 - every folder of a run is listed, and within SETTLE_SECONDS nothing is queued or running and no worker is left;
-- every run that is done equals the same plan in a separate, undisturbed home, results and stored tensors bit for bit;
+- every run that is done equals the same plan in a separate, undisturbed home without residents, results and stored tensors bit
+  for bit; after a signal to an idle resident, its plans are run again, so that the weights it holds are checked;
+- no run has been carried out twice, and every run of a click or a command has a folder, unless the submitter was hit;
 - every run that was done before still exists, and no traceback was written (except to a run's own log).
 
 At the end the app and a command line are started once more, a run is made, and no file may be left over (`run_checks.strays`).
@@ -42,6 +45,7 @@ from benchmarks.run_checks import (
     offcomp,
     plans,
     report,
+    residents,
     start,
     submit_by_click,
     tracebacks,
@@ -50,11 +54,15 @@ from benchmarks.run_checks import (
     workers,
 )
 from offcomp.planning.plan import Plan
-from offcomp.runs.store import RunStore
+from offcomp.runs.store import Run, RunStore
 from tests.browser import launch_options
 
 SIGNALS = ("KILL", "TERM", "INT", "STOP CONT", "STOP KILL")
-TARGETS = {"worker of a command line": 3, "worker of the app": 3, "command line": 3, "server": 2}
+RESIDENT_OF_COMMAND, RESIDENT, IDLE = "resident of a command line", "resident of the app", "idle resident"
+TARGETS = {
+    **{"worker of a command line": 3, "worker of the app": 3, "command line": 3, "server": 2},
+    **{RESIDENT_OF_COMMAND: 2, RESIDENT: 3, IDLE: 3},
+}
 """Targets of signals, and how often each is chosen relative to the others."""
 SETTLE_SECONDS = 90.0
 PATIENCE = 120.0
@@ -174,9 +182,10 @@ def command(scene: Scene, plan: Plan) -> Iterator[subprocess.Popen[str]]:
             scene.fault("command line", f"a traceback: {' '.join(said.split()[-12:])}")
 
 
-def first_worker(scene: Scene, gone: Callable[[], bool]) -> psutil.Process | None:
-    """A random worker, once there is one; None if `gone` returns true before."""
-    found = wait(PATIENCE, lambda: workers(scene.home) or gone())
+def first_process(scene: Scene, target: str, gone: Callable[[], bool]) -> psutil.Process | None:
+    """A random worker or resident, once there is one; None if `gone` returns true before."""
+    which = residents if target in (RESIDENT, RESIDENT_OF_COMMAND, IDLE) else workers
+    found = wait(PATIENCE, lambda: which(scene.home) or gone())
     return scene.draw.choice(found) if isinstance(found, list) and found else None
 
 
@@ -184,22 +193,28 @@ def episode(scene: Scene, target: str, kind: str) -> bool:
     """Submit a run, send a signal, and check the home. Returns False if the signal came too late."""
     seed, pause = scene.draw.randrange(scene.pairs), scene.draw.uniform(0, STOPPED_SECONDS)
     wanted = plans(seed)
-    if target in ("worker of a command line", "command line"):
+    if target in ("worker of a command line", "command line", RESIDENT_OF_COMMAND):
         wanted = [scene.draw.choice(wanted)]
         forget(scene, wanted)
         with command(scene, wanted[0]) as process:
             hit: psutil.Process | None = psutil.Process(process.pid)
             if target != "command line":
-                hit = first_worker(scene, lambda: process.poll() is not None)
+                hit = first_process(scene, target, lambda: process.poll() is not None)
             moment(scene, lambda: process.poll() is not None)
             sent = hit is not None and send(hit, kind, pause)
     else:
         forget(scene, wanted)
         click(scene, seed)
         assert scene.server
-        hit = psutil.Process(scene.server.pid) if target == "server" else first_worker(scene, lambda: False)
-        moment(scene, lambda: not workers(scene.home))
+        if target == IDLE:
+            wait_for_rest(scene.home, SETTLE_SECONDS)
+            forget(scene, wanted)
+        hit = psutil.Process(scene.server.pid) if target == "server" else first_process(scene, target, lambda: False)
+        if target != IDLE:
+            moment(scene, lambda: not workers(scene.home))
         sent = hit is not None and send(hit, kind, pause)
+        if target == IDLE:
+            click(scene, seed)
         if target == "server" and kind != "STOP CONT":
             with suppress(subprocess.TimeoutExpired):
                 scene.server.wait(SETTLE_SECONDS)
@@ -245,9 +260,23 @@ def look(scene: Scene, where: str, wanted: list[Plan], target: str, kind: str) -
         elif run.status == "failed":
             scene.fault(where, f"run {run.id} failed: {run.error}")
     if kind:
+        check_none_is_lost(scene, where, wanted, target, runs)
         by_plan = {asked(run.plan): run.status for run in runs.values()}
         scene.counts.update((target, kind, by_plan.get(asked(plan), "no run")) for plan in wanted)
         scene.counts[target, kind, "sent"] += 1
+
+
+def check_none_is_lost(scene: Scene, where: str, wanted: list[Plan], target: str, runs: dict[str, Run]) -> None:
+    """Check that each plan has one run, that it was started once, and that signals to idle residents hit no run."""
+    for plan in wanted:
+        found = [run for run in runs.values() if asked(run.plan) == asked(plan)]
+        if len(found) > 1 or (not found and target not in ("server", "command line")):
+            scene.fault(where, f"{len(found)} runs of a plan that was submitted once")
+        for run in found:
+            if run.result and run.result.attempt != 1:
+                scene.fault(where, f"run {run.id} was started {run.result.attempt} times")
+            if target == IDLE and run.status != "done":
+                scene.fault(where, f"run {run.id} is {run.status}, though its resident was hit before it")
 
 
 def next_start(scene: Scene) -> list[str]:

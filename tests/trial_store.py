@@ -77,7 +77,8 @@ def workers(store: RunStore) -> list[psutil.Process]:
 
 @pytest.fixture
 def sleeping(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers that hold their lock and sleep: they start in a moment."""
+    """Workers that hold their lock and sleep: they start in a moment. There is one process for each run."""
+    monkeypatch.setenv("OFFCOMP_RESIDENT", "0")
     real = subprocess.Popen
 
     def popen(command: list[str], **options: Any) -> subprocess.Popen[bytes]:

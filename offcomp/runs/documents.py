@@ -6,6 +6,7 @@ Files from earlier versions may lack some fields. Unknown fields may have any va
 from __future__ import annotations
 
 import json
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -13,14 +14,17 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, Strict
 
 from offcomp.errors import InputError, PlanError
+from offcomp.files import changed
 from offcomp.methods import METHODS, make_method
-from offcomp.planning.document import Amount, Document, Fraction, Line, MustBe
+from offcomp.planning.document import Amount, Document, Fraction, Line, MustBe, Positive
 from offcomp.planning.json_checks import Malformed, anything, by_name, read_checked
 from offcomp.planning.plan import Plan
 from offcomp.runs.claims import Claim
 from offcomp.runs.result import Inputs, RunResult
 
 PLAN, INPUTS, WORKER, PROGRESS, RESULT = "plan.json", "inputs.json", "worker.json", "progress.json", "run.json"
+HEARTBEAT = "heartbeat"
+"""An empty file that the worker of a run touches at least every five seconds."""
 LATEST_SECONDS = 1e11
 """The latest accepted timestamp, in seconds since 1970; it is within the range of `datetime`."""
 D = TypeVar("D", bound=Document)
@@ -33,6 +37,8 @@ class WorkerRecord(Claim):
 
     submitted: Timestamp
     """When the run was submitted, in seconds since 1970."""
+    attempt: Positive | None = None
+    """How often the run has been started, this time included."""
 
 
 class Progress(Document):
@@ -43,6 +49,8 @@ class Progress(Document):
     """Share of the estimated duration of all stages that is done."""
     remaining_seconds: Amount | None = None
     elapsed_seconds: Amount | None = None
+    note: Line | None = None
+    """Why `remaining_seconds` has grown, such as "slower than estimated"."""
 
 
 def read_plan(folder: Path) -> Plan:
@@ -91,11 +99,20 @@ def read_inputs(folder: Path) -> Inputs | None:
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """Read the progress of a run; None if the file is missing or malformed, as it will soon be rewritten. Raises OSError."""
+    """Read the progress of a run; None if the file is missing or malformed, as it will soon be rewritten. Raises OSError.
+
+    The remaining seconds are those at the time of reading.
+    """
+    file = folder / PROGRESS
     try:
-        return _optional(folder / PROGRESS, Progress)
+        progress = _optional(file, Progress)
     except Malformed:
         return None
+    written = changed(file)
+    if progress is None or progress.remaining_seconds is None or written is None:
+        return progress
+    age = max(time.time() - written[0] / 1e9, 0.0)
+    return progress.model_copy(update={"remaining_seconds": max(progress.remaining_seconds - age, 0.0)})
 
 
 def _optional(file: Path, kind: type[D]) -> D | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,8 @@ MOST_CACHED = 4096
 OF_A_SAMPLE = "identified by a sample of its weights, as in earlier versions, rather than by all of them"
 """Describes a model's identity in messages if `Run.of_a_sample` is true."""
 TABLE_COLUMNS = ("name", "method", "size", "compression_ratio", "relative_error", "num_parameters", "num_bytes", "seconds")
+SILENT_SECONDS = 120.0
+"""A worker shows signs of life every five seconds, unless it is stopped, its host is asleep, or it has ended."""
 ENDED = ("done", "failed", "cancelled", "interrupted")
 
 
@@ -35,6 +38,7 @@ class Run:
     progress    the content of progress.json for a run that has not ended; None if unknown
     result      the content of run.json; None if it has not been written
     host        the host on which the run is in progress; empty if it is this host
+    silent      seconds since the last sign of life of a run in progress; 0 if unknown
     inputs      the inputs with which the run was submitted; None if it has a result
     """
 
@@ -47,6 +51,7 @@ class Run:
     result: RunResult | None = None
     host: str = ""
     inputs: Inputs | None = None
+    silent: float = field(default=0.0, compare=False)
 
     @property
     def of_a_sample(self) -> bool:
@@ -56,8 +61,9 @@ class Run:
 
     @property
     def status_text(self) -> str:
-        """The run's status, followed by the host name if the run is in progress on another host."""
-        return f"{self.status} on {self.host}" if self.host else self.status
+        """The run's status, the host name if it is another one, and since when a run in progress has shown no sign of life."""
+        text = f"{self.status} on {self.host}" if self.host else self.status
+        return text if self.silent <= SILENT_SECONDS else f"{text}, no sign of life for {self.silent / 60:.0f} min"
 
     @property
     def ended(self) -> bool:
@@ -154,7 +160,14 @@ def _unended_run(folder: Path) -> Run | BadFolder:
     if alive:
         status = "queued" if progress is None or progress.stage == "queued" else "running"
     plan, submitted = documents.read_plan(folder), worker.submitted if worker else 0.0
-    return Run(folder.name, folder, plan, status, submitted, progress, None, host, documents.read_inputs(folder))
+    silent = _seconds_since(folder / documents.HEARTBEAT) if alive else 0.0
+    return Run(folder.name, folder, plan, status, submitted, progress, None, host, documents.read_inputs(folder), silent)
+
+
+def _seconds_since(file: Path) -> float:
+    """Seconds since a file was last touched; 0 if it does not exist."""
+    touched = changed(file)
+    return max(time.time() - touched[0] / 1e9, 0.0) if touched else 0.0
 
 
 def read_run(folder: Path) -> Run | BadFolder:

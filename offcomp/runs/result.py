@@ -248,6 +248,8 @@ class RunResult(Document):
     """Stage -> seconds, including the "total"."""
     started: Line
     """In ISO 8601 format."""
+    attempt: Positive | None = None
+    """How often the run had been started when it gave this result."""
     inputs: Inputs | None = None
     notes: Items[str] = ()
     """Caveats about the sizes, one sentence each."""

@@ -20,22 +20,20 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from offcomp import files
-from offcomp.files import PART, private_folder
+from offcomp.files import PART, private_folder, read_json
+from offcomp.runs import resident
 from offcomp.runs.claims import Claim, claim, is_alive
 from offcomp.runs.documents import INPUTS, PLAN, WORKER
+from offcomp.runs.worker_environment import LOCK_VARIABLE, worker_environment
 
 LOG, LOCK = "log.txt", "worker.lock"
 FORMER = ".former"
 STORE_LOCK = ".lock"
 STORE_SECONDS = 30.0
-PARENT_VARIABLE, LOCK_VARIABLE = "OFFCOMP_PARENT", "OFFCOMP_LOCK"
-PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
-"""Settings that prevent threads from spin-waiting, which slows a worker down a hundredfold while another process is busy."""
-RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MKL_DISABLE_FAST_MM": "1"}
-"""Settings that return freed blocks of 1 MB or more to the system instead of caching blocks of up to 32 MB (also in MKL)."""
+LAST_ATTEMPT = 1_000_000
 
 
 @contextmanager
@@ -51,6 +49,8 @@ def start_run(folder: Path, plan: Mapping[str, Any], inputs: Mapping[str, Any]) 
 
     If a step fails, restores the previous state and raises OSError.
     """
+    model = resident.Model(folder.parent.parent, str(plan["model"]), str(inputs.get("model", "")))
+    attempt = next_attempt(folder)
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=PART, dir=folder.parent))
     worker = None
     try:
@@ -58,8 +58,8 @@ def start_run(folder: Path, plan: Mapping[str, Any], inputs: Mapping[str, Any]) 
         _write(new / INPUTS, inputs)
         with files.closing(files.open_lock(new / LOCK)) as lock:  # the worker keeps holding the lock afterwards
             files.take_lock(lock)
-            worker = start_worker(folder, new / LOG, lock)
-        _write(new / WORKER, claim(worker.pid).to_dict() | {"submitted": time.time()})
+            worker = start_worker(folder, new / LOG, lock, model)
+        _write(new / WORKER, claim(worker.pid).to_dict() | {"submitted": time.time(), "attempt": attempt})
         _move_into_place(new, folder)
     except BaseException:
         if worker is not None:
@@ -71,6 +71,15 @@ def start_run(folder: Path, plan: Mapping[str, Any], inputs: Mapping[str, Any]) 
         remove_folder(former_of(folder))
 
 
+def next_attempt(folder: Path) -> int:
+    """The number of the next attempt at a run: 1 for the first, and 2 after a run that recorded no number."""
+    former = read_json(folder / WORKER)
+    if former is None:
+        return 1
+    number = former.get("attempt", 1) if isinstance(former, dict) else 1
+    return number + 1 if isinstance(number, int) and number < LAST_ATTEMPT else 2
+
+
 def _write(file: Path, document: Mapping[str, Any]) -> None:
     """Write a JSON file to a folder that is not yet visible to other processes."""
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as stream:
@@ -79,22 +88,45 @@ def _write(file: Path, document: Mapping[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def start_worker(folder: Path, log: Path, lock: int) -> subprocess.Popen[bytes]:
-    """Start `python -m offcomp.runs.worker FOLDER` in a new session; the worker holds the lock until it exits.
+class Started(Protocol):
+    """A run that has just been started. `kill` and `wait` undo the start."""
 
-    The worker compares OFFCOMP_PARENT with its parent process id and exits when the parent does, so it is never orphaned.
+    @property
+    def pid(self) -> int:
+        """The process to name in the claim."""
+
+    def kill(self) -> None:
+        """End the work on the run at once."""
+
+    def wait(self) -> object:
+        """Wait until nobody works on the run any more."""
+
+
+def start_worker(folder: Path, log: Path, lock: int, model: resident.Model) -> Started:
+    """Have a run carried out by this process's resident, or by a worker of its own if there can be no resident.
+
+    Whoever works on the run holds its lock until the run has ended, and writes to the log. Raises OSError.
+
+    folder      where the folder of the run will be
+    model       what the run reads
     """
-    environment = PATIENT_THREADS | RETURN_MEMORY | os.environ | {PARENT_VARIABLE: str(os.getpid()), LOCK_VARIABLE: str(lock)}
     with files.closing(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)) as output:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "offcomp.runs.worker", str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=environment | {"HF_HUB_OFFLINE": "1"},
-            pass_fds=(lock,),
-            start_new_session=True,
-        )
+        if resident.is_available():
+            return resident.start_run(model, folder, lock, output)
+        return _start_worker_process(folder, lock, output)
+
+
+def _start_worker_process(folder: Path, lock: int, output: int) -> subprocess.Popen[bytes]:
+    """Start `python -m offcomp.runs.worker FOLDER` in a new session, which inherits the lock."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "offcomp.runs.worker", str(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=worker_environment() | {LOCK_VARIABLE: str(lock)},
+        pass_fds=(lock,),
+        start_new_session=True,
+    )
 
 
 def has_worker(folder: Path, worker: Claim) -> bool:

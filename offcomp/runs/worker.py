@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -13,10 +14,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offcomp.errors import OffcompError, RunError
+from offcomp.errors import ModelError, OffcompError, RunError, first_line
 from offcomp.files import storage_error
 from offcomp.models.catalogue import ModelInfo
-from offcomp.models.listing import model_info
+from offcomp.models.listing import check_unchanged, model_info
 from offcomp.planning.cost import FLOAT32_BYTES, estimate, free_memory
 from offcomp.planning.data.scores import Score
 from offcomp.planning.json_checks import Malformed
@@ -37,23 +38,30 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("offcomp")
 
+LOAD = "load the model"
 NOTICEABLE_ERROR = 1e-3
 SMALL_SHARE = 0.25
 """Models that take up at most this fraction of the free memory stay loaded; calibration statistics may use as much again."""
+LONGEST_DETAIL = 200
 
 
-def work(worker: Worker) -> Outcome:
-    """Load, compress and evaluate the model."""
+def estimated_stages(plan: Plan, info: ModelInfo) -> dict[str, float]:
+    """The estimated seconds of each stage of a run, by name."""
+    return dict(estimate(plan, info, predict(plan, info)).stages)
+
+
+def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
+    """Load, compress and evaluate the model. `preloaded` is the model as it was loaded earlier; its weights are overwritten."""
     plan = worker.plan
-    info = model_info(plan.model, worker.folder.parent.parent)
-    worker.expect(estimate(plan, info, predict(plan, info)).stages)
-    with worker.stage("load the model"):
+    if not worker.has_begun:
+        stages = estimated_stages(plan, model_info(plan.model, worker.folder.parent.parent))
+        worker.begin({name: seconds for name, seconds in stages.items() if preloaded is None or name != LOAD})
+    with worker.stage(LOAD):
         from offcomp.evaluation import open_task
-        from offcomp.models.loading import load
         from offcomp.models.offloading import StoredMatrices, offloaded
         from offcomp.runs.compress import SavedGroup, add_output_errors, check_finite, compress_group, save_group
 
-        loaded = load(plan.model)
+        loaded = _loaded(plan.model, preloaded)
     inputs = read_inputs(worker.folder) or inputs_of(plan, loaded.info.reads)
     check_inputs(plan, loaded.info, inputs)
     tasks = []
@@ -64,7 +72,7 @@ def work(worker: Worker) -> Outcome:
             opened.prepare(report)
             tasks.append(opened)
     compressed: list[SavedGroup] = []
-    model_loaded, specs = _is_small(loaded.info), [spec for group in plan.groups for spec in members(group, loaded.info)]
+    model_loaded, specs = is_small(loaded.info), [spec for group in plan.groups for spec in members(group, loaded.info)]
     source = loaded.model if model_loaded else StoredMatrices(loaded, specs)
     calibration = _calibration(plan, loaded, model_loaded=model_loaded)
     with nullcontext() if model_loaded else calibration.offloaded() if calibration else offloaded(loaded):
@@ -99,7 +107,20 @@ def work(worker: Worker) -> Outcome:
     return Outcome(model, scores, inputs, size_notes(worker.groups))
 
 
-def _is_small(info: ModelInfo) -> bool:
+def _loaded(model: str, preloaded: LoadedModel | None) -> LoadedModel:
+    """The model, which is loaded again if its files have changed since it was preloaded. Raises ModelError."""
+    from offcomp.models.loading import load
+
+    if preloaded is None:
+        return load(model)
+    try:
+        check_unchanged(preloaded.info)
+    except ModelError:
+        return load(model)
+    return preloaded
+
+
+def is_small(info: ModelInfo) -> bool:
     """Whether a model is small enough, relative to the free memory, to stay loaded."""
     return FLOAT32_BYTES * info.num_parameters <= SMALL_SHARE * (free_memory() or 0)
 
@@ -172,35 +193,85 @@ def _sentence(folder: Path, error: OSError) -> str:
     return f"{storage_error(folder, error)}."
 
 
-def main(arguments: list[str]) -> None:
-    """Run the plan in the folder passed as the only argument. Failures are reported in run.json or the last line of the log."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # end the process without a traceback, as other signals do
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.raiseExceptions = False  # continue the run even if its log cannot be written
-    folder = Path(arguments[0]).resolve()
-    try:
-        lock = hold_lock(folder)
-        worker = Worker(folder)
-    except (OSError, OffcompError) as error:
-        log.error("%s", error)
-        sys.exit(1)
-    threading.Thread(target=worker.watch, args=(lock,), daemon=True).start()
+NO_THREAD = "can't start new thread"  # no memory for its stack
+SIGNS_OF_SHORTAGE = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "out of memory",
+    NO_THREAD,
+)
+"""What libraries say in lower case if an allocation failed, in errors that are not a MemoryError."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or one that caused it, says that memory could not be allocated."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    said = any(sign in str(error).lower() for sign in SIGNS_OF_SHORTAGE)
+    return said or (cause is not None and is_out_of_memory(cause))
+
+
+def _shortage(worker: Worker, error: BaseException) -> str:
+    """Describe a lack of memory."""
+    during = f" during the stage {worker.current_stage!r}" if worker.current_stage else ""
+    detail = first_line(error)[:LONGEST_DETAIL]
+    return (
+        f"The machine ran out of memory{during} ({detail}); choose fewer modules or a smaller batch, or close other programs."
+    )
+
+
+def carry_out(worker: Worker, preloaded: LoadedModel | None = None, held_slot: int | None = None) -> None:
+    """Carry out a run, report failures in its result, and exit the process.
+
+    worker       the run, whose folder has its final name and whose lock this process holds
+    preloaded    the model, if it is loaded already
+    held_slot    the lock of a slot that this process has taken for the run
+    """
     if hasattr(os, "nice"):
         os.nice(10)  # give the app's process priority
     try:
+        threading.Thread(target=worker.watch, daemon=True).start()
         worker.reserve_space()
-        with slot(worker):
-            worker.finish("done", outcome=work(worker))
-    except (OffcompError, Malformed, MemoryError) as error:
-        log.info("%s", error)
-        sentence = str(error) or "The machine ran out of memory; choose fewer modules or a smaller batch."
-        worker.finish("failed", error=sentence)
-    except OSError as error:
-        traceback.print_exc()
-        worker.finish("failed", error=_sentence(folder, error))
+        with nullcontext() if held_slot is not None else slot(worker):
+            worker.finish("done", outcome=work(worker, preloaded))
     except Exception as error:  # noqa: BLE001  # last resort: record it, with the traceback in the log
-        traceback.print_exc()
-        worker.finish("failed", error=f"Unexpected {type(error).__name__}: {error}. See the run's log.txt for details.")
+        worker.finish("failed", error=_explained(worker, error))
+
+
+def _explained(worker: Worker, error: Exception) -> str:
+    """Describe why a run failed, in a sentence, and log the error."""
+    if is_out_of_memory(error):
+        log.info("%s", error)
+        return _shortage(worker, error)
+    if isinstance(error, OffcompError | Malformed):
+        log.info("%s", error)
+        return str(error)
+    traceback.print_exception(error)
+    if isinstance(error, OSError):
+        return _sentence(worker.folder, error)
+    return f"Unexpected {type(error).__name__}: {error}. See the run's log.txt for details."
+
+
+def set_up_log() -> None:
+    """Log to standard error."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.raiseExceptions = False  # continue the run even if its log cannot be written
+
+
+def main(arguments: list[str]) -> None:
+    """Run the plan in the folder passed as the only argument. Failures are reported in run.json or the last line of the log."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # end the process without a traceback, as other signals do
+    set_up_log()
+    folder = Path(arguments[0]).resolve()
+    try:
+        worker = Worker(folder, hold_lock(folder))
+    except (OSError, OffcompError) as error:
+        log.error("%s", error)
+        sys.exit(1)
+    carry_out(worker)
 
 
 if __name__ == "__main__":

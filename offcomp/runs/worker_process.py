@@ -26,27 +26,26 @@ from offcomp.methods import packages_of
 from offcomp.models.environment import environment
 from offcomp.planning.data.scores import Score
 from offcomp.planning.json_checks import Malformed
-from offcomp.runs.documents import PROGRESS, RESULT, Progress, read_plan
+from offcomp.runs.claims import claim
+from offcomp.runs.documents import HEARTBEAT, PROGRESS, RESULT, WORKER, Progress, read_plan, read_worker
+from offcomp.runs.forecast import Forecast
 from offcomp.runs.result import RUN_SCHEMA, Environment, GroupResult, Inputs, ModelResult, RunResult
-from offcomp.runs.start import LOCK, LOCK_VARIABLE, PARENT_VARIABLE
+from offcomp.runs.start import LOCK
 from offcomp.runs.store import RunStore
+from offcomp.runs.worker_environment import LOCK_VARIABLE, parent_is_gone
 
 log = logging.getLogger("offcomp")
 
 WATCH_SECONDS = 0.2
 PLACE_SECONDS = 0.01
 TAKE_SECONDS = 2.0
-PROGRESS_SECONDS = 0.25
+PROGRESS_SECONDS, IDLE_PROGRESS_SECONDS = 0.25, 1.0
+BEAT_SECONDS = 4.0
+QUEUED, CANCEL = "queued", "cancel"
 SLOTS = re.compile(r"[1-9][0-9]{0,2}")
 RESERVED_BYTES = 256_000
 RESERVE = f".reserve{PART}"
 """A placeholder that is deleted before the result is written, so that a failure can be reported even if the disk is full."""
-
-
-def parent_is_gone() -> bool:
-    """Whether the process that started this worker has exited."""
-    parent = int(os.environ.get(PARENT_VARIABLE, "0"))
-    return bool(parent) and os.getppid() != parent
 
 
 def hold_lock(folder: Path) -> int:
@@ -64,11 +63,16 @@ def hold_lock(folder: Path) -> int:
         return lock
     lock = int(inherited)
     os.set_inheritable(lock, False)
+    wait_for_folder(folder, lock)
+    return lock
+
+
+def wait_for_folder(folder: Path, lock: int) -> None:
+    """Wait until a run's folder has its final name. Exits the process if the parent exits or the start is undone."""
     while not is_in_place(folder, lock):
-        if parent_is_gone():
+        if parent_is_gone() or not os.fstat(lock).st_nlink:
             os._exit(1)
         time.sleep(PLACE_SECONDS)
-    return lock
 
 
 def is_in_place(folder: Path, lock: int) -> bool:
@@ -95,37 +99,81 @@ NOTHING = Outcome()
 class Worker:
     """A single run, from its plan to its result. `finish` may be called from any thread; the first call wins.
 
-    The worker never recreates its folder, so nothing is written once the folder has been removed. Raises StorageError if the
-    plan cannot be read.
+    The worker never recreates its folder, and writes nothing once the folder has been removed, replaced or claimed by a later
+    attempt. Raises StorageError if the plan cannot be read.
+
+    lock    the open lock of the folder, if it has one
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, lock: int | None = None):
+        self.folder, self.lock = folder, lock
         try:
             self.plan = read_plan(folder)
         except Malformed as fault:
             raise StorageError(f"the plan in {folder} cannot be read because {fault}; remove the folder") from None
         packages = packages_of(group.method for group in self.plan.groups)
         self._packages = {"plugins": packages} if packages else {}
-        self.started = time.time()
+        self.attempt = self._claimed_attempt()
         self.groups: list[GroupResult] = []
         self.timings: dict[str, float] = {}
-        self._costs: Mapping[str, float] = {}
-        self._done_cost = 0.0
-        self._last_write = 0.0
-        self._working_since = self.started
-        self._lock = threading.Lock()
+        self.current_stage = ""
+        self._forecast = Forecast()
+        self._started: float | None = None
+        self._last_write = self._last_beat = 0.0
+        self._writing = threading.RLock()
+        self._ending = threading.Lock()
+
+    def begin(self, costs: Mapping[str, float]) -> None:
+        """Start the clock: the run has left the queue. `costs` are the estimated seconds of each stage ahead."""
+        self._started = time.time()
+        self._forecast = Forecast()
+        self._forecast.expect(costs)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run has left the queue."""
+        return self._started is not None
 
     def finish(self, status: str, *, error: str = "", outcome: Outcome = NOTHING) -> None:
         """Write run.json, including any results so far, and exit the process."""
-        with self._lock:
-            written = self._write_result(self.result(status, error, outcome))
-            logging.shutdown()
-            os._exit(0 if written and status == "done" else 1)
+        written = self.conclude(status, error=error, outcome=outcome)
+        logging.shutdown()
+        os._exit(0 if written and status == "done" else 1)
+
+    def conclude(self, status: str, *, error: str = "", outcome: Outcome = NOTHING) -> bool:
+        """Write run.json, including any results so far. Returns whether it was written. A call after that waits for ever."""
+        self._ending.acquire()
+        try:
+            return self.owns_folder() and self._write_result(self.result(status, error, outcome))
+        except BaseException:
+            self._ending.release()  # the caller may report the failure
+            raise
+
+    def owns_folder(self) -> bool:
+        """Whether the folder is still that of this attempt at the run."""
+        if self.lock is not None and not is_in_place(self.folder, self.lock):
+            return False
+        return self.attempt is None or (self._claimed_attempt() or 0) <= self.attempt
+
+    def take_over(self) -> None:
+        """Record this process as the one that works on the run. Raises StorageError."""
+        with suppress(Malformed):
+            if self.owns_folder() and (record := read_worker(self.folder)):
+                update = {"submitted": record.submitted, "attempt": record.attempt}
+                known = {name: value for name, value in update.items() if value is not None}
+                write_json(self.folder / WORKER, claim(os.getpid()).to_dict() | known, make_folder=False)
+
+    def _claimed_attempt(self) -> int | None:
+        with suppress(Malformed, OSError):
+            if record := read_worker(self.folder):
+                return record.attempt
+        return None
 
     def result(self, status: str, error: str = "", outcome: Outcome = NOTHING) -> RunResult:
         """The content of run.json. It is not validated, so that a failure can always be reported."""
         known: dict[str, Any] = {"inputs": outcome.inputs, "notes": tuple(outcome.notes)} if outcome.inputs else {}
+        known |= {"attempt": self.attempt} if self.attempt is not None else {}
+        started = self._started or time.time()
         return RunResult.model_construct(
             schema=RUN_SCHEMA,
             id=self.folder.name,
@@ -136,8 +184,8 @@ class Worker:
             model=outcome.model,
             scores=outcome.scores,
             environment=Environment.from_json(environment() | self._packages),
-            timings=self.timings | {"total": time.time() - self.started},
-            started=datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
+            timings=self.timings | {"total": time.time() - started if self.has_begun else 0.0},
+            started=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             **known,
         )
 
@@ -158,7 +206,9 @@ class Worker:
 
     @property
     def groups_folder(self) -> Path:
-        """The folder of the stored groups, created on first access. Raises OSError."""
+        """The folder of the stored groups, created on first access. Raises OSError, and RunError if the run was replaced."""
+        if not self.owns_folder():
+            raise RunError(f"{self.folder} now belongs to a later attempt at the run")
         folder = self.folder / "groups"
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder
@@ -170,58 +220,99 @@ class Worker:
             reserve.touch(mode=0o600)
             reserve.write_bytes(bytes(RESERVED_BYTES))
 
-    def expect(self, costs: Mapping[str, float]) -> None:
-        """Set the estimated duration of each stage in seconds. Progress is weighted by these durations."""
-        self._costs = costs
-        self._working_since = time.time()
-
     def report(self, stage: str, fraction: float) -> None:
-        """Write progress.json, at most four times per second."""
-        now = time.time()
-        if fraction < 1 and now - self._last_write < PROGRESS_SECONDS:
-            return
-        self._last_write = now
-        total = sum(self._costs.values()) or 1.0
-        done = min(self._done_cost + self._costs.get(stage, 0.0) * fraction, total)
-        elapsed = now - self._working_since
-        pace = elapsed / done if done > 1 else 1.0  # actual seconds per estimated second
-        remaining = (total - done) * pace
-        progress = Progress(stage=stage, fraction=done / total, remaining_seconds=remaining, elapsed_seconds=elapsed)
-        write_json(self.folder / PROGRESS, progress.to_dict(), make_folder=False)
+        """Record the progress of the current stage, and write progress.json, at most four times per second."""
+        with self._writing:
+            self._forecast.advance(fraction)
+            if fraction >= 1 or time.monotonic() - self._last_write >= PROGRESS_SECONDS:
+                self._write_progress(stage)
+
+    def _write_progress(self, stage: str) -> None:
+        with self._writing:
+            self._last_write = time.monotonic()
+            outlook = self._forecast.outlook()
+            known = {"note": outlook.note} if outlook.note else {}
+            progress = Progress(
+                stage=stage,
+                fraction=outlook.fraction,
+                remaining_seconds=outlook.remaining,
+                elapsed_seconds=outlook.elapsed,
+                **known,
+            )
+            if self.owns_folder():
+                write_json(self.folder / PROGRESS, progress.to_dict(), make_folder=False)
+
+    def wait_in_queue(self) -> None:
+        """Record that the run is queued. Raises StorageError."""
+        write_json(self.folder / PROGRESS, Progress(stage=QUEUED, fraction=0.0).to_dict(), make_folder=False)
+
+    def enter(self, stage: str) -> None:
+        """Begin a stage, unless it is the current one. Raises StorageError."""
+        with self._writing:
+            if stage != self.current_stage:
+                self.current_stage = stage
+                self._forecast.enter(stage)
+            self._write_progress(stage)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[float], None]]:
         """Context manager for a stage, which yields a progress callback and then records the duration."""
-        self._last_write = 0.0
-        self.report(name, 0.0)
-        began = time.perf_counter()
+        self.enter(name)
         yield lambda fraction: self.report(name, fraction)
-        self.timings[name] = time.perf_counter() - began
-        self._done_cost += self._costs.get(name, 0.0)
+        with self._writing:
+            self.timings[name] = self._forecast.leave()
+            self.current_stage = ""
 
-    def watch(self, lock: int) -> None:
-        """Exit once the run is cancelled, its folder is removed, or the parent process exits (which interrupts the run)."""
+    def show_life(self) -> None:
+        """Touch the heartbeat, and let the remaining time run on while a stage does not report. Call several times a second."""
+        now = time.monotonic()
+        if now - self._last_beat >= BEAT_SECONDS:
+            self._last_beat = now
+            with suppress(OSError):
+                (self.folder / HEARTBEAT).touch(mode=0o600)
+        if self.current_stage and now - self._last_write >= IDLE_PROGRESS_SECONDS:
+            with self._writing, suppress(StorageError):
+                if self.current_stage:
+                    self._write_progress(self.current_stage)
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether cancellation was requested."""
+        return (self.folder / CANCEL).exists()
+
+    def watch(self) -> None:
+        """Exit once the run is cancelled or replaced, its folder is removed, or the parent exits (which interrupts the run)."""
         while True:
-            if parent_is_gone() or not is_in_place(self.folder, lock):
+            if parent_is_gone() or not self.owns_folder():
                 os._exit(1)
-            if (self.folder / "cancel").exists():
+            if self.is_cancelled:
                 self.finish("cancelled", error="Cancelled.")
+            self.show_life()
             time.sleep(WATCH_SECONDS)
 
 
 @contextmanager
 def slot(worker: Worker) -> Iterator[None]:
     """Wait for a free slot, first come, first served. The slot is released when the process exits."""
-    store = RunStore(worker.folder.parent.parent)
-    count = _slot_count()
-    worker.report("queued", 1.0)
-    while True:
-        for index in range(count):
-            with files.closing(files.open_lock(store.home / f".slot-{index}.lock")) as file:
-                if files.take_lock(file) and not is_preceded(store, worker.folder.name):
-                    yield
-                    return
+    worker.wait_in_queue()
+    while (file := free_slot(worker.folder)) is None:
         time.sleep(WATCH_SECONDS)
+    with files.closing(file):
+        yield
+
+
+def free_slot(folder: Path) -> int | None:
+    """Take a slot for the run in a folder, if one is free and no earlier run waits for it. Returns the open lock of the slot.
+
+    Raises InputError if OFFCOMP_SLOTS is invalid.
+    """
+    store = RunStore(folder.parent.parent)
+    for index in range(_slot_count()):
+        file = files.open_lock(store.home / f".slot-{index}.lock")
+        if files.take_lock(file) and not is_preceded(store, folder.name):
+            return file
+        os.close(file)
+    return None
 
 
 def _slot_count() -> int:

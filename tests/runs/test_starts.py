@@ -315,6 +315,7 @@ def test_what_a_worker_says_of_a_full_disk_reaches_the_person(
     store: Trial, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The disk is full when the group is to be stored, and stays full but for the space that the worker gives back."""
+    monkeypatch.setenv("OFFCOMP_RESIDENT", "0")
     script = tmp_path / "full.py"
     script.write_text(
         "import errno, os, sys\n"

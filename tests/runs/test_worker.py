@@ -118,7 +118,7 @@ def test_a_run_that_the_system_keeps_from_a_file_names_it(
     write_json(Path(here) / "plan.json", Plan(model="tiny", groups=(GROUP,)).to_dict())
     ended: list[str] = []
 
-    def work(_: Worker) -> None:
+    def work(*_: Any) -> None:
         raise error
 
     monkeypatch.setattr(worker_module, "work", work)

@@ -1,0 +1,253 @@
+"""The resident of this process: a process that holds a loaded model, and carries out the runs of that model. No torch here.
+
+Starting Python, importing torch and loading the model take longer than many a run. The resident does so once, and then carries
+out each run in a fork of itself, which starts within milliseconds from exactly the loaded weights; a fork that fails, is
+cancelled or killed leaves the weights of the next as they are. See `resident_process` for the process itself.
+
+The resident belongs to the process that starts it. A pair of sockets connects the two, so nobody else can reach the resident;
+every message is a JSON object, with file descriptors attached:
+
+    {"run": N, "folder": F}      carry out the run in F; with its lock (held) and its log
+    {"stop": N}                  end the work on run N; with a pipe, which the resident closes once the work has ended
+    {"ask": Q}                   answer a question on the model (`live_answers`); with a pipe for the answer
+    {"leave": true}              exit once all runs have ended
+
+A message that could be sent is always read: before a resident exits, it refuses new messages and reads those that were sent.
+OFFCOMP_RESIDENT=0 turns residents off, and OFFCOMP_IDLE_SECONDS (default: 300) sets how long an idle one waits for a run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from offcomp.errors import InputError, RunError
+from offcomp.files import closing, home_folder
+from offcomp.models.catalogue import ModelInfo
+from offcomp.runs.worker_environment import worker_environment
+
+RESIDENT_VARIABLE, IDLE_VARIABLE = "OFFCOMP_RESIDENT", "OFFCOMP_IDLE_SECONDS"
+IDLE_SECONDS = 300.0
+LONGEST_IDLE_SECONDS = 86_400.0
+STOP_SECONDS = 10.0
+ASK_SECONDS = 60.0
+LARGEST_ANSWER = 1_000_000  # bytes
+NVML_CHECK = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+"""Looks for a GPU without initialising CUDA, which a fork could then not use."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a resident holds: a model, as named in plans, and the identity of all files that are read from it."""
+
+    home: Path
+    name: str
+    reads: str
+
+
+def _working_folder() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109  # compared, not used as a path
+    except OSError:  # it has been removed
+        return ""
+
+
+@dataclass(frozen=True)
+class _Key:
+    """Everything that a resident takes over from the process that starts it."""
+
+    model: Model
+    pid: int = field(default_factory=os.getpid)
+    environment: dict[str, str] = field(default_factory=worker_environment)
+    working_folder: str = field(default_factory=_working_folder)
+
+
+def is_available() -> bool:
+    """Whether runs are carried out by residents: on Linux, unless OFFCOMP_RESIDENT is 0."""
+    return sys.platform == "linux" and os.environ.get(RESIDENT_VARIABLE, "").strip() != "0"
+
+
+def idle_seconds() -> float:
+    """How long an idle resident waits for the next run. Raises InputError if OFFCOMP_IDLE_SECONDS is invalid."""
+    value = os.environ.get(IDLE_VARIABLE, str(IDLE_SECONDS))
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= LONGEST_IDLE_SECONDS:
+        raise InputError(
+            f"{IDLE_VARIABLE} is {value[:40]!r}; set it to the seconds for which an idle worker stays "
+            f"(0 to {LONGEST_IDLE_SECONDS:.0f}), or unset it"
+        )
+    return seconds
+
+
+class _Resident:
+    """The client's end of one resident process. Raises OSError if the process cannot be started."""
+
+    def __init__(self, key: _Key, log: int):
+        self.key = key
+        self._numbers = count()
+        self._sending = threading.Lock()
+        command = [sys.executable, "-P", "-m", "offcomp.runs.resident_process", str(key.model.home), key.model.name]
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                self.process = subprocess.Popen(
+                    [*command, f"{idle_seconds():g}", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=NVML_CHECK | key.environment,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def send(self, message: Mapping[str, Any], files: Sequence[int] = ()) -> None:
+        """Send a message with file descriptors. Raises OSError if the resident has exited or is about to."""
+        with self._sending:
+            socket.send_fds(self._socket, [json.dumps(message).encode()], list(files))
+
+    def start_run(self, folder: Path, lock: int, log: int) -> ResidentRun:
+        """See `start_run` below. Raises OSError."""
+        number = next(self._numbers)
+        self.send({"run": number, "folder": str(folder)}, (lock, log))
+        return ResidentRun(self, number)
+
+    def stop(self, number: int) -> None:
+        """End the work on a run, or end the resident if it does not respond."""
+        ours, theirs = os.pipe()
+        with closing(ours):
+            try:
+                with closing(theirs):
+                    self.send({"stop": number}, (theirs,))
+            except OSError:  # the resident has exited, and so has its run
+                return
+            if not select.select([ours], [], [], STOP_SECONDS)[0]:
+                self.process.kill()
+                self.process.wait()
+
+
+@dataclass
+class ResidentRun:
+    """A run that was handed to a resident. Its `pid` is that of the resident until a fork takes over and updates the claim."""
+
+    _resident: _Resident
+    _number: int
+
+    @property
+    def pid(self) -> int:
+        """The process id of the resident."""
+        return self._resident.process.pid
+
+    def kill(self) -> None:
+        """End the work on the run, and wait until it has ended."""
+        self._resident.stop(self._number)
+
+    def wait(self) -> None:
+        """Return at once, since `kill` waits."""
+
+
+_current: _Resident | None = None
+_changing = threading.Lock()
+
+
+def start_run(model: Model, folder: Path, lock: int, log: int) -> ResidentRun:
+    """Have the run in `folder` carried out by the resident of this process for a model, which is started if there is none.
+
+    Returns at once. The resident keeps the lock until the run has ended. Raises OSError if no resident can be started.
+
+    lock, log    open files of the run; the caller may close them afterwards
+    """
+    key = _Key(model)
+    with _changing:
+        try:
+            return _resident_for(key, log).start_run(folder, lock, log)
+        except (BrokenPipeError, ConnectionError):  # it has just left, or died
+            _forget()
+            return _resident_for(key, log).start_run(folder, lock, log)
+
+
+def warm_up(info: ModelInfo, home: Path | None = None) -> None:
+    """Start to load a model, so that its first run need not wait for it. Returns at once. Raises OSError."""
+    if is_available():
+        with _changing, closing(os.open(os.devnull, os.O_RDWR)) as nowhere:
+            _resident_for(_Key(Model(home or home_folder(), info.model, info.reads)), nowhere)
+
+
+def ask(info: ModelInfo, question: Mapping[str, Any], home: Path | None = None, seconds: float = ASK_SECONDS) -> dict[str, Any]:
+    """Have the resident answer a question on a model, and on one of its runs; see `live_answers` for questions and answers.
+
+    Waits for the answer. Raises InputError if the question is not valid, and RunError if there is no answer within `seconds`.
+
+    home    the home folder of the run; by default the usual one
+    """
+    if not is_available():
+        raise RunError("live answers need a resident worker; use Linux, and unset OFFCOMP_RESIDENT")
+    ours, theirs = os.pipe()
+    with closing(ours):
+        with closing(theirs):
+            _send_question(_Key(Model(home or home_folder(), info.model, info.reads)), question, seconds, theirs)
+        answer = _read(ours, seconds)
+    if "error" in answer:
+        raise (InputError if answer.get("input") else RunError)(answer["error"])
+    return answer
+
+
+def _send_question(key: _Key, question: Mapping[str, Any], seconds: float, pipe: int) -> None:
+    message = {"ask": dict(question), "seconds": seconds}
+    with _changing, closing(os.open(os.devnull, os.O_RDWR)) as nowhere:
+        try:
+            _resident_for(key, nowhere).send(message, (pipe,))
+        except (BrokenPipeError, ConnectionError):
+            _forget()
+            _resident_for(key, nowhere).send(message, (pipe,))
+
+
+def _read(pipe: int, seconds: float) -> dict[str, Any]:
+    """Read a JSON object from a pipe until its other end is closed. Raises RunError if there is none within `seconds`."""
+    deadline, content = time.monotonic() + seconds, b""
+    while select.select([pipe], [], [], max(deadline - time.monotonic(), 0.0))[0]:
+        part = os.read(pipe, 1 << 16)
+        content += part
+        if not part and not content:
+            raise RunError("the worker ended without an answer, which happens if memory runs out; ask again")
+        if not part or len(content) > LARGEST_ANSWER:
+            answer: dict[str, Any] = json.loads(content)
+            return answer
+    raise RunError(f"there was no answer within {seconds:.0f} s; ask again, about fewer or shorter texts")
+
+
+def _resident_for(key: _Key, log: int) -> _Resident:
+    """The resident with this key. One with another key is asked to leave, and replaced. Raises OSError."""
+    global _current  # noqa: PLW0603  # there is one resident per process
+    if _current is not None and (_current.key != key or _current.process.poll() is not None):
+        _forget()
+    if _current is None:
+        _current = _Resident(key, log)
+    return _current
+
+
+def _forget() -> None:
+    """Ask the current resident to leave. One that belongs to a parent of this process is left alone."""
+    global _current  # noqa: PLW0603
+    if _current is not None and _current.key.pid == os.getpid():
+        try:
+            _current.send({"leave": True})
+        except OSError:
+            _current.process.poll()
+    _current = None

@@ -1,0 +1,345 @@
+"""The resident process: `python -m offcomp.runs.resident_process HOME MODEL IDLE_SECONDS SOCKET`. Its client is `resident`.
+
+The main thread is an event loop that never blocks for long. A second thread imports torch and loads the model; runs that arrive
+meanwhile wait in the resident, which obeys their requests to cancel and shows the progress of the first. Once that thread has
+ended, this process has a single thread and each run is carried out by a fork:
+
+- The fork shares the memory of the model until it writes to it, so every run begins with exactly the weights that were loaded.
+- OpenMP cannot be used in a fork after it started threads in the parent. The resident therefore computes with one thread, and a
+  fork sets the usual number before it computes.
+- The resident holds the lock of a run until the run's fork has ended and its end is explained in the log.
+
+The resident exits with the process that started it, after IDLE_SECONDS without a run, or when it is asked to. A large model is
+not kept in memory, and neither is one that cannot be loaded: the forks load it themselves, and report what is wrong.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from offcomp.errors import OffcompError
+from offcomp.models.listing import known_info
+from offcomp.runs.documents import RESULT
+from offcomp.runs.worker import LOAD, carry_out, estimated_stages, is_small, set_up_log
+from offcomp.runs.worker_environment import PARENT_VARIABLE, parent_is_gone
+from offcomp.runs.worker_process import Worker, free_slot, is_in_place, wait_for_folder
+
+if TYPE_CHECKING:
+    from offcomp.models.loading import LoadedModel
+
+log = logging.getLogger("offcomp")
+
+LARGEST_MESSAGE, MOST_FILES = 1 << 16, 4
+RECEIVING = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+LOADING_SECONDS, BUSY_SECONDS, REST_SECONDS = 0.05, 0.1, 1.0
+"""How often the resident looks after its runs: while it loads, while it has runs, and while it has none."""
+CAUSES = {
+    signal.SIGKILL: (
+        "The worker was killed by SIGKILL; if nobody killed it, the machine ran out of memory: choose fewer modules or close "
+        "other programs."
+    ),
+    signal.SIGABRT: (
+        "The worker was ended by SIGABRT, as when a library cannot allocate memory: choose fewer modules or close other "
+        "programs. The lines above may say more."
+    ),
+}
+OTHER_CAUSE = "The worker was ended by {name}; run the plan again."
+
+
+@dataclass
+class Job:
+    """A run to carry out, or a question to answer, and the open files that belong to it.
+
+    lock, log    those of the run
+    pipe         takes the answer to a question
+    slot         lock of the slot that the run holds, or None
+    pid          of the fork that works on it, or None while it waits
+    """
+
+    number: int = -1
+    folder: Path = Path()
+    lock: int = -1
+    log: int = -1
+    pipe: int = -1
+    question: dict[str, Any] | None = None
+    deadline: float = float("inf")
+    placed: bool = False
+    worker: Worker | None = None
+    slot: int | None = None
+    pid: int | None = None
+
+    def close(self) -> None:
+        """Close all files, which releases the locks unless a fork holds them."""
+        for file in (self.log, self.pipe, *([] if self.slot is None else [self.slot]), self.lock):
+            if file >= 0:
+                os.close(file)
+
+
+class Loader(threading.Thread):
+    """Imports what runs need, and loads the model unless it is too large to be kept."""
+
+    def __init__(self, home: Path, model: str):
+        super().__init__(daemon=True)
+        self._home, self._model = home, model
+        self.threads = 0
+        self.loaded: LoadedModel | None = None
+
+    def run(self) -> None:
+        """Load. Errors are left to the runs, which meet them again and report them."""
+        try:
+            self._load()
+        except Exception:  # noqa: BLE001  # for example, the model is broken, or memory is short
+            self.loaded = None
+
+    def _load(self) -> None:
+        import torch
+
+        self.threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+
+        import datasets  # noqa: F401
+        import sklearn.linear_model  # noqa: F401
+
+        import offcomp.evaluation
+        import offcomp.models.offloading
+        import offcomp.runs.calibration
+        import offcomp.runs.compress
+        import offcomp.runs.live_answers  # noqa: F401
+        from offcomp.models.loading import load
+
+        info = known_info(self._model, self._home)
+        if info is not None and is_small(info):
+            self.loaded = load(self._model)
+
+
+class Resident:
+    """The event loop. `messages` is the resident's end of the connection."""
+
+    def __init__(self, home: Path, model: str, idle_seconds: float, messages: socket.socket):
+        self._home, self._model = home, model
+        self._idle_seconds = idle_seconds
+        self._messages = messages
+        self._jobs: list[Job] = []
+        self._loader = Loader(home, model)
+        self._ready = self._leaving = False
+        self._last_busy = time.monotonic()
+
+    def serve(self) -> None:
+        """Carry out runs until the process is to exit."""
+        self._loader.start()
+        while True:
+            if self._wait_for_message():
+                self._receive()
+            if parent_is_gone():
+                os._exit(1)
+            if not self._ready and not self._loader.is_alive():
+                self._become_ready()
+            self._look_after_jobs()
+            if self._is_done() and self._refuse_messages():
+                return
+
+    def _wait_for_message(self) -> bool:
+        rest = LOADING_SECONDS if not self._ready else BUSY_SECONDS if self._jobs else REST_SECONDS
+        if self._leaving:
+            time.sleep(rest)
+            return False
+        return bool(select.select([self._messages], [], [], rest)[0])
+
+    def _receive(self) -> None:
+        """Read one message. The end of the connection means that the client has gone or needs this resident no longer."""
+        try:
+            content, files, flags, _ = socket.recv_fds(self._messages, LARGEST_MESSAGE, MOST_FILES, RECEIVING)
+        except BlockingIOError:
+            return
+        if not content:
+            self._leaving = True
+            return
+        message = json.loads(content)
+        if flags & socket.MSG_CTRUNC:  # this process has no file descriptors left; closing the lock ends the run
+            for file in files:
+                os.close(file)
+        elif "run" in message:
+            lock, output = files
+            self._jobs.append(Job(message["run"], Path(message["folder"]), lock, output))
+        elif "ask" in message:
+            deadline = time.monotonic() + message["seconds"]
+            self._jobs.append(Job(pipe=files[0], question=message["ask"], deadline=deadline))
+        elif "stop" in message:
+            self._stop(message["stop"])
+            os.close(files[0])
+        else:
+            self._leaving = True
+
+    def _become_ready(self) -> None:
+        """Prepare to be forked, once the loader has ended."""
+        self._ready = True
+        self._loader.join()
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # so far, output went to the log of the first run
+        for output in (sys.stdout, sys.stderr):
+            output.flush()
+            os.dup2(nowhere, output.fileno())
+        os.close(nowhere)
+        gc.collect()
+        gc.freeze()  # a fork need not copy what it never collects
+
+    def _look_after_jobs(self) -> None:
+        for job in list(self._jobs):
+            if job.pid is None:
+                self._look_after_waiting(job)
+            else:
+                self._look_after_fork(job, job.pid)
+        if self._jobs:
+            self._last_busy = time.monotonic()
+
+    def _look_after_waiting(self, job: Job) -> None:
+        if time.monotonic() > job.deadline:
+            self._remove(job)
+        elif self._ready:
+            self._fork(job)
+        elif job.question is None:
+            self._look_after_waiting_run(job)
+
+    def _look_after_waiting_run(self, job: Job) -> None:
+        """Obey a request to cancel the run, notice if its folder is removed, and show progress if it is the first to wait."""
+        in_place = is_in_place(job.folder, job.lock)
+        if (job.placed and not in_place) or not os.fstat(job.lock).st_nlink:
+            self._remove(job)
+            return
+        job.placed = in_place
+        if not in_place:
+            return
+        with suppress(OffcompError, OSError):  # leave it to the fork to report it
+            job.worker = job.worker or Worker(job.folder, job.lock)
+            if job.worker.is_cancelled:
+                job.worker.conclude("cancelled", error="Cancelled.")
+                self._remove(job)
+            else:
+                self._show_progress(job, job.worker)
+
+    def _show_progress(self, job: Job, worker: Worker) -> None:
+        """Give the first run a slot, if one is free, and show that the model is being loaded for it."""
+        is_first = next(other for other in self._jobs if other.question is None) is job
+        if is_first and job.slot is None:
+            job.slot = free_slot(job.folder)
+            if job.slot is not None:
+                info = known_info(worker.plan.model, self._home)
+                worker.begin(estimated_stages(worker.plan, info) if info else {})
+                worker.enter(LOAD)
+        worker.show_life()
+
+    def _fork(self, job: Job) -> None:
+        """Let a fork of this process do a job. The resident keeps the lock and the log of a run until it has ended."""
+        resident = os.getpid()
+        try:
+            job.pid = os.fork()
+        except OSError as error:
+            self._explain(job, f"cannot start a process: {error.strerror}; close other programs, then run the plan again")
+            self._remove(job)
+            return
+        if job.pid == 0:
+            try:
+                self._work(job, resident)
+            except BaseException:  # noqa: BLE001  # a fork must never return to the event loop
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        for name in ("slot", "pipe"):
+            file = getattr(job, name)
+            if file is not None and file >= 0:
+                os.close(file)
+        job.slot, job.pipe = None, -1
+
+    def _work(self, job: Job, resident: int) -> None:
+        """Do a job in a fork, and exit."""
+        os.environ[PARENT_VARIABLE] = str(resident)
+        os.setsid()
+        self._messages.close()
+        for other in self._jobs:
+            if other is not job:
+                other.close()
+        if self._loader.threads:
+            import torch
+
+            torch.set_num_threads(self._loader.threads)
+        if job.question is not None:
+            from offcomp.runs.live_answers import write_answer
+
+            write_answer(job.pipe, job.question, self._loader.loaded, self._model, self._home)
+            os._exit(0)
+        for output in (1, 2):
+            os.dup2(job.log, output)
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("300")  # if memory runs out, end this process and not the resident
+        set_up_log()
+        wait_for_folder(job.folder, job.lock)
+        try:
+            worker = job.worker or Worker(job.folder, job.lock)
+            worker.take_over()
+        except OffcompError as error:
+            log.error("%s", error)
+            os._exit(1)
+        carry_out(worker, self._loader.loaded, job.slot)
+
+    def _look_after_fork(self, job: Job, pid: int) -> None:
+        if time.monotonic() > job.deadline:
+            os.kill(pid, signal.SIGKILL)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            if code < 0 and job.question is None and not (job.folder / RESULT).exists():
+                name = signal.Signals(-code)
+                self._explain(job, CAUSES.get(name, OTHER_CAUSE.format(name=name.name)))
+            self._remove(job)
+
+    def _stop(self, number: int) -> None:
+        """End the work on a run at once."""
+        for job in [job for job in self._jobs if job.number == number]:
+            if job.pid:
+                os.kill(job.pid, signal.SIGKILL)
+                os.waitpid(job.pid, 0)
+            self._remove(job)
+
+    def _explain(self, job: Job, sentence: str) -> None:
+        """Append a line to the log of a run."""
+        with suppress(OSError):
+            os.write(job.log, f"{sentence}\n".encode())
+
+    def _remove(self, job: Job) -> None:
+        self._jobs.remove(job)
+        job.close()
+
+    def _is_done(self) -> bool:
+        return not self._jobs and (self._leaving or time.monotonic() - self._last_busy >= self._idle_seconds)
+
+    def _refuse_messages(self) -> bool:
+        """Refuse messages from now on, and read those that were sent before. Returns whether none of them brought a job."""
+        with suppress(OSError):
+            self._messages.shutdown(socket.SHUT_RD)
+        self._leaving = False
+        while not self._leaving:  # until the end of the connection
+            self._receive()
+        return not self._jobs
+
+
+def main(arguments: list[str]) -> None:
+    """Be a resident."""
+    home, model, idle_seconds, file = arguments
+    Resident(Path(home), model, float(idle_seconds), socket.socket(fileno=int(file))).serve()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
