@@ -1,7 +1,9 @@
-"""Eigendecompositions of symmetric matrices in float64, using SciPy (LAPACK) on the CPU and torch on other devices.
+"""Eigendecompositions of symmetric matrices in float64: small ones by torch on one thread, large ones by SciPy (LAPACK).
 
-With threads that wait passively, as in a worker (`OMP_WAIT_POLICY=passive`), SciPy takes 0.25 to 0.95 of torch's time for sides
-from 128 to 3,072, and it can compute the leading eigenvectors only (`benchmarks/eigenvectors.py`).
+A second thread does not speed up a small decomposition, and makes it many times slower if another process needs the core. For
+large matrices, with threads that wait passively as in a worker (`OMP_WAIT_POLICY=passive`), SciPy takes 0.25 to 0.95 of torch's
+time, and less memory if only the leading eigenvectors are needed (`benchmarks/eigenvectors.py`). Torch decomposes matrices on
+other devices.
 """
 
 from __future__ import annotations
@@ -11,13 +13,17 @@ from jaxtyping import Float64
 from scipy.linalg import eigh
 from torch import Tensor
 
+from offcomp.numerics.grams import SMALL_SIDE
+from offcomp.numerics.training import one_thread_if
+
 
 def eigenvectors(
     symmetric: Float64[Tensor, "side side"],
 ) -> tuple[Float64[Tensor, " side"], Float64[Tensor, "side side"]]:
     """All eigenvalues, in increasing order, and their eigenvectors as columns."""
-    if symmetric.device.type != "cpu":
-        return torch.linalg.eigh(symmetric)
+    if _uses_torch(symmetric):
+        with one_thread_if(len(symmetric) <= SMALL_SIDE):
+            return torch.linalg.eigh(symmetric)
     values, vectors = eigh(symmetric.numpy(), driver="evd")
     return torch.from_numpy(values), torch.from_numpy(vectors)
 
@@ -25,7 +31,12 @@ def eigenvectors(
 def leading_eigenvectors(symmetric: Float64[Tensor, "side side"], rank: int) -> Float64[Tensor, "side rank"]:
     """Eigenvectors for the `rank` largest eigenvalues, in decreasing order of eigenvalue."""
     first = len(symmetric) - rank
-    if symmetric.device.type != "cpu":
-        return torch.linalg.eigh(symmetric)[1][:, first:].flip(1)
+    if _uses_torch(symmetric):
+        return eigenvectors(symmetric)[1][:, first:].flip(1)
     vectors = eigh(symmetric.numpy(), subset_by_index=(first, len(symmetric) - 1))[1]
     return torch.from_numpy(vectors).flip(1)
+
+
+def _uses_torch(symmetric: Tensor) -> bool:
+    """Whether torch decomposes the matrix, rather than SciPy."""
+    return symmetric.device.type != "cpu" or len(symmetric) <= SMALL_SIDE

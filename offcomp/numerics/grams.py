@@ -24,7 +24,9 @@ from offcomp.numerics.chunks import float64_chunks
 from offcomp.numerics.training import one_thread_if
 
 COLUMN_BLOCKS = 6  # with 6, computing the upper triangle takes 7/12 of the work of the full square
-SMALL_SIDE = 512  # matrices up to this size are decomposed on one thread, since a second one does not help
+SMALL_SIDE = (
+    512  # matrices up to this size are decomposed on one thread, since a second one does not help, and may wait for a core
+)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,13 +36,28 @@ def gram(matrix: Float[Tensor, "rows cols"]) -> Float64[Tensor, "cols cols"]:
     """MᵀM in float64. Pass `matrix.T` for MMᵀ."""
     cols = matrix.shape[1]
     total = torch.zeros(cols, cols, dtype=torch.float64, device=matrix.device)
-    width = -(-cols // COLUMN_BLOCKS)
     for rows in float64_chunks(matrix):
-        for left in range(0, cols, width):
-            total[left : left + width, left:].addmm_(rows[:, left : left + width].T, rows[:, left:])
-    for left in range(0, cols, width):
-        total[left + width :, left : left + width] = total[left : left + width, left + width :].T
+        add_upper_gram(total, rows)
+    return mirrored(total)
+
+
+def add_upper_gram(total: Float64[Tensor, "cols cols"], rows: Float64[Tensor, "rows cols"]) -> None:
+    """Add the Gram matrix of `rows` to `total`, except for the blocks below the diagonal, which `mirrored` fills in."""
+    for block in _blocks(len(total)):
+        total[block, block.start :].addmm_(rows[:, block].T, rows[:, block.start :])
+
+
+def mirrored(total: Float64[Tensor, "cols cols"]) -> Float64[Tensor, "cols cols"]:
+    """Copy the blocks above the diagonal to below it, in place."""
+    for block in _blocks(len(total)):
+        total[block.stop :, block] = total[block, block.stop :].T
     return total
+
+
+def _blocks(cols: int) -> list[slice]:
+    """Split the columns into COLUMN_BLOCKS blocks."""
+    width = -(-cols // COLUMN_BLOCKS)
+    return [slice(left, left + width) for left in range(0, cols, width)]
 
 
 def cross_gram(one: Float[Tensor, "rows cols"], other: Float[Tensor, "rows_too cols"]) -> Float64[Tensor, "rows rows_too"]:

@@ -17,7 +17,7 @@ from offcomp.planning.data.calibration_text import CalibrationText
 from offcomp.planning.data.row_counts import Truncation
 from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.calibration.batches import token_batches
-from offcomp.runs.calibration.moments import sum_moments, token_weights
+from offcomp.runs.calibration.moments import sum_magnitudes, sum_moments, token_weights
 from tests import tiny_models
 from tests.calibration_texts import PLENTY, TEXTS, calibrate, spec_of
 from tests.tiny_models import Tiny
@@ -45,7 +45,8 @@ def test_moments_are_means_over_real_tokens_whatever_the_padding(tiny: Tiny, nam
     found = sum_moments(loaded.model, [spec], batches, "equal").means(spec)
     assert found.num_tokens == len(inputs) == sum(len(text.split()) for text in TEXTS)
     torch.testing.assert_close(found.second, inputs.T @ inputs / len(inputs), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found.magnitude, inputs.abs().mean(0), rtol=1e-5, atol=1e-6)
+    magnitude = sum_magnitudes(loaded.model, [spec], batches).means(spec)
+    torch.testing.assert_close(magnitude, inputs.abs().mean(0), rtol=1e-5, atol=1e-6)
     assert found.second.dtype == torch.float64
 
 

@@ -14,7 +14,7 @@ from offcomp.models.weights import read
 from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.calibration import moments as moments_module
 from offcomp.runs.calibration.batches import token_batches
-from offcomp.runs.calibration.moments import InputMoments, output_errors, sum_moments
+from offcomp.runs.calibration.moments import InputMoments, output_errors, sum_magnitudes, sum_moments
 from tests import tiny_models
 from tests.calibration_texts import PLENTY, TEXTS, calibrate, spec_of
 from tests.tiny_models import Tiny
@@ -154,6 +154,39 @@ def test_a_batch_says_the_same_in_parts(
     assert split.num_tokens == whole.num_tokens
     torch.testing.assert_close(split.second, whole.second, rtol=1e-5, atol=1e-7)
     assert split_error == pytest.approx(whole_error, rel=1e-5)
+
+
+@pytest.mark.parametrize("weighting", ["output", "equal"])
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_errors_on_the_text_used_for_fitting_are_the_same_from_moments_as_from_a_pass(
+    tiny: Tiny, name: str, weighting: str
+) -> None:
+    loaded = tiny(name)
+    specs = [spec_of(loaded, module) for module in ("word_embeddings", "key.0", "value.0", "ffn_out.1")]
+    rounded = {spec: read(loaded.model, spec).half().float() for spec in specs}
+    calibration = Calibration(loaded, TEXTS, weighting=weighting, cache_bytes=PLENTY, ahead=specs)
+    by_pass = calibration.output_errors(rounded, held_out=False)
+    for spec in specs:
+        calibration.moments([spec], PLENTY)
+    assert by_pass == output_errors(loaded.model, rounded, calibration.batches, weighting)
+    for spec, sums in calibration.output_errors(rounded, held_out=False).items():
+        assert sums == pytest.approx(by_pass[spec], rel=1e-5)
+        assert (sums == by_pass[spec]) == (spec.kind == "word_embeddings"), "moments serve all vectors, and no token ids"
+
+
+def test_mean_absolute_inputs_take_one_pass_without_second_moments(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = tiny("bert")
+    specs = [spec_of(loaded, name) for name in ("word_embeddings", "query.0", "key.0", "ffn_out.1")]
+    gathered, passes = count_passes(monkeypatch), []
+    monkeypatch.setattr(
+        "offcomp.runs.calibration.passes.sum_magnitudes", lambda *rest: (passes.append(rest[1]), sum_magnitudes(*rest))[1]
+    )
+    calibration = Calibration(loaded, TEXTS, cache_bytes=PLENTY, ahead=specs)
+    with GroupHints(calibration, specs[1:], "rows") as hints:
+        query, key, _out = (hints.statistics(index).column_magnitude for index in range(3))
+    assert query is key, "they have the same input"
+    assert gathered == []
+    assert passes == [[specs[1], specs[3]]]
 
 
 @pytest.mark.parametrize(("cache_bytes", "expected"), [(0, 4 * 24 * 24), (100_000, 100_000)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -34,6 +35,21 @@ class TokenBatch:
     def real(self) -> Tensor:
         """Boolean mask (texts, tokens) of all tokens except padding."""
         return self.inputs["attention_mask"].bool()
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Positions of the counted tokens (count,) in the batch flattened to texts · tokens."""
+        return self.counted.reshape(-1).nonzero()[:, 0]
+
+    def select(self, values: Tensor, numbers: bool = False) -> Tensor:
+        """Select the vectors (count, width), or token ids (count,), of the counted tokens.
+
+        If the values are not arranged by text and token (pooled vectors, position embeddings), all of them are selected.
+        """
+        by_token = values.shape if numbers else values.shape[:-1]
+        flat = values.reshape(-1) if numbers else values.reshape(-1, values.shape[-1])
+        is_by_token = tuple(by_token) in {tuple(self.counted.shape), (self.counted.numel(),)}
+        return flat.index_select(0, self.positions) if is_by_token else flat
 
     def parts(self, num_tokens: int, at_least: int = 1) -> Iterator[TokenBatch]:
         """Split into batches of similar size, each with at most `num_tokens` tokens but at least `at_least` texts."""

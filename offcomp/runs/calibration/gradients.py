@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.runs.calibration.batches import TokenBatch
-from offcomp.runs.calibration.moments import counted_tokens, is_embedding, modules_of
+from offcomp.runs.calibration.moments import is_embedding, modules_of
 
 TOKENS_AT_ONCE = 64
 """Maximum number of tokens per backward pass, to limit activation memory; a longer text is processed on its own."""
@@ -142,7 +142,7 @@ class _Backward:
         """Backward hook: collect the gradient of an output, and add all of a module's uses once their gradients are known."""
         own = gradient[..., spec.start : spec.start + spec.rows] if spec.fused else gradient
         total = self.totals[spec]
-        total.add_tokens(counted_tokens(own, self.batch.counted))
+        total.add_tokens(self.batch.select(own))
         if not total.sums:
             return
         self._uses[spec].append((self._by_text(spec, inputs, numbers), self._by_text(spec, own, False)))

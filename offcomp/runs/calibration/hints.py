@@ -10,7 +10,7 @@ from torch import Tensor
 
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.planning.grouping import is_transposed
-from offcomp.runs.calibration.moments import InputMoments, is_embedding, modules_of
+from offcomp.runs.calibration.moments import InputMoments
 from offcomp.runs.calibration.passes import FLOAT32_BYTES, Calibration, Changes
 from offcomp.runs.result import CalibrationResult
 
@@ -27,7 +27,7 @@ class GroupHints:
         self.specs = tuple(specs)
         self.transposed = tuple(is_transposed(spec, stack) for spec in specs)
         self.heights = tuple(spec.cols if swap else spec.rows for spec, swap in zip(specs, self.transposed, strict=True))
-        self.embeddings = tuple(is_embedding(modules_of(calibration.loaded.model, spec)[0]) for spec in specs)
+        self.embeddings = tuple(spec in calibration.embeddings for spec in specs)
         position = {spec.name: number for number, spec in enumerate(calibration.loaded.info.modules)}
         self.order = tuple(sorted(range(len(specs)), key=lambda index: position[specs[index].name]))
         self.cache_bytes = max(calibration.cache_bytes, FLOAT32_BYTES * sum(spec.num_parameters for spec in specs) // 2)
@@ -97,6 +97,10 @@ class GroupHints:
         """Input moments of one member."""
         return self.calibration.moments(self._likely_next(spec), self.cache_bytes)
 
+    def magnitude(self, spec: ModuleSpec) -> Tensor:
+        """Mean absolute inputs of one member that is not an embedding."""
+        return self.calibration.magnitude(self._likely_next(spec), self.cache_bytes)
+
     def gradients(self, spec: ModuleSpec, name: str) -> Tensor:
         """The "fisher", "sensitivity" or "row_moment" statistic of one member. Embeddings have no row moment of gradients."""
         first, *others = self._likely_next(spec)
@@ -154,4 +158,4 @@ class MemberStatistics:
     @property
     def column_magnitude(self) -> Tensor | None:
         """Mean absolute input (cols,), in float64; None for an embedding."""
-        return self._hints.moments(self._spec).magnitude
+        return None if self._is_embedding else self._hints.magnitude(self._spec)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.weights import stored_view
+from offcomp.numerics.grams import add_upper_gram, mirrored
 from offcomp.runs.calibration.batches import TokenBatch
 
 TOKENS_AT_ONCE = 256  # maximum per forward pass, so that activations stay small compared with the model
@@ -27,15 +28,15 @@ SHORTEST = 0.1
 
 @dataclass(frozen=True)
 class InputMoments:
-    """Means, in float64, over the tokens that reach a weight matrix W (rows, cols).
+    """The second moment, in float64, over the tokens that reach a weight matrix W (rows, cols).
 
     second      (cols, cols): weighted mean of x xᵀ; for an embedding, (rows,): the relative frequency of each token
-    magnitude   (cols,): mean of |x|; None for an embedding
+    weight      sum of the weights of all tokens
     """
 
     num_tokens: int
     second: Tensor
-    magnitude: Tensor | None = None
+    weight: float
 
 
 class Watcher(Protocol):
@@ -87,8 +88,7 @@ class Watch:
                 nonlocal seen
                 own = output[..., spec.start : spec.start + spec.rows] if spec.fused else output
                 if with_others or len(output) in (len(batch.counted), batch.counted.numel()):
-                    inputs = counted_tokens(arguments[0], batch.counted, is_embedding(module))
-                    self.watcher(spec, inputs, counted_tokens(own, batch.counted))
+                    self.watcher(spec, batch.select(arguments[0], is_embedding(module)), batch.select(own))
                 seen += 1
                 if seen == self.uses:
                     raise _AllSeen
@@ -108,16 +108,6 @@ def is_embedding(module: nn.Module) -> bool:
     return isinstance(module, nn.Embedding)
 
 
-def counted_tokens(values: Tensor, counted: Tensor, numbers: bool = False) -> Tensor:
-    """Select the vectors (tokens, width), or token ids (tokens,), of the counted tokens.
-
-    If the values are not arranged by text and token (pooled vectors, position embeddings), all of them are selected.
-    """
-    by_token = values.shape if numbers else values.shape[:-1]
-    flat = values.reshape(-1) if numbers else values.reshape(-1, values.shape[-1])
-    return flat[counted.reshape(-1)] if tuple(by_token) in {tuple(counted.shape), (counted.numel(),)} else flat
-
-
 def run(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: TokenBatch) -> None:
     """Run a forward pass through these modules, skipping the head if it contains none of them."""
     base = model.base_model
@@ -128,53 +118,74 @@ def run(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: TokenBatch) 
 
 
 class MomentSums:
-    """A watcher that sums moments, weighting tokens equally or by 1 / ‖output‖²."""
+    """A watcher that sums second moments, weighting tokens equally or by 1 / ‖output‖²."""
 
     def __init__(self, weighting: str) -> None:
         self._by_output = weighting == "output"
         self._second: dict[ModuleSpec, Tensor] = {}
-        self._magnitude: dict[ModuleSpec, Tensor] = {}
-        self._occurrences: dict[ModuleSpec, Tensor] = {}
         self._weight: dict[ModuleSpec, float] = {}
         self._tokens: dict[ModuleSpec, int] = {}
 
     def __call__(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
         """Add the tokens from one use of a module."""
+        self._tokens[spec] = self._tokens.get(spec, 0) + len(inputs)
         if not inputs.is_floating_point():
             counts = torch.bincount(inputs, minlength=spec.rows).double()
-            self._occurrences[spec] = self._occurrences[spec].add_(counts) if spec in self._occurrences else counts
-            self._count(spec, len(inputs), len(inputs))
+            self._second[spec] = self._second[spec].add_(counts) if spec in self._second else counts
+            self._weight[spec] = float(self._tokens[spec])
             return
         vectors = inputs.to(torch.float64, copy=True)
         if spec not in self._second:
             width = vectors.shape[1]
             self._second[spec] = vectors.new_zeros(width, width)
-            self._magnitude[spec] = vectors.new_zeros(width)
-        self._magnitude[spec] += vectors.abs().sum(0)
         weights = token_weights(output) if self._by_output else vectors.new_ones(len(vectors))
-        vectors *= weights.sqrt()[:, None]
-        self._second[spec].addmm_(vectors.T, vectors)
-        self._count(spec, float(weights.sum()), len(vectors))
-
-    def _count(self, spec: ModuleSpec, weight: float, tokens: int) -> None:
-        self._weight[spec] = self._weight.get(spec, 0.0) + weight
-        self._tokens[spec] = self._tokens.get(spec, 0) + tokens
+        add_upper_gram(self._second[spec], vectors.mul_(weights.sqrt()[:, None]))
+        self._weight[spec] = self._weight.get(spec, 0.0) + float(weights.sum())
 
     def means(self, spec: ModuleSpec) -> InputMoments:
         """The means of a module. Call this only once: it overwrites the sums. Raises InputError if no token was added."""
-        tokens, weight = self._tokens.get(spec, 0), self._weight.get(spec) or 1.0
-        if tokens == 0:
-            raise InputError(f"no token of the calibration text reaches {spec.name}; choose a different module or longer texts")
-        if spec in self._occurrences:
-            return InputMoments(tokens, self._occurrences[spec] / weight)
-        return InputMoments(tokens, self._second.pop(spec).div_(weight), self._magnitude[spec].div_(tokens))
+        tokens = _reached(spec, self._tokens)
+        total, weight = self._second.pop(spec), self._weight[spec] or 1.0
+        return InputMoments(tokens, (mirrored(total) if total.ndim == 2 else total).div_(weight), weight)
+
+
+class MagnitudeSums:
+    """A watcher that sums the absolute values of inputs, weighting all tokens equally."""
+
+    def __init__(self) -> None:
+        self._sums: dict[ModuleSpec, Tensor] = {}
+        self._tokens: dict[ModuleSpec, int] = {}
+
+    def __call__(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
+        """Add the tokens from one use of a module that takes vectors."""
+        self._tokens[spec] = self._tokens.get(spec, 0) + len(inputs)
+        self._sums[spec] = self._sums.get(spec, 0) + inputs.abs().sum(0, dtype=torch.float64)
+
+    def means(self, spec: ModuleSpec) -> Tensor:
+        """The mean of |x| (cols,), in float64. Raises InputError if no token was added."""
+        tokens = _reached(spec, self._tokens)
+        return self._sums[spec] / tokens
+
+
+def _reached(spec: ModuleSpec, tokens: Mapping[ModuleSpec, int]) -> int:
+    """The number of tokens that reached a module. Raises InputError if there are none."""
+    if not tokens.get(spec):
+        raise InputError(f"no token of the calibration text reaches {spec.name}; choose a different module or longer texts")
+    return tokens[spec]
 
 
 def sum_moments(
     model: PreTrainedModel, specs: Sequence[ModuleSpec], batches: Sequence[TokenBatch], weighting: str
 ) -> MomentSums:
-    """Sum the input moments of each module over all batches, in one pass over the text."""
+    """Sum the second moments of the inputs of each module over all batches, in one pass over the text."""
     sums = MomentSums(weighting)
+    Watch(model, specs, sums).run(batches)
+    return sums
+
+
+def sum_magnitudes(model: PreTrainedModel, specs: Sequence[ModuleSpec], batches: Sequence[TokenBatch]) -> MagnitudeSums:
+    """Sum the absolute inputs of each module, none of them an embedding, over all batches, in one pass over the text."""
+    sums = MagnitudeSums()
     Watch(model, specs, sums).run(batches)
     return sums
 
@@ -220,6 +231,16 @@ def output_errors(
 
     Watch(model, list(reconstructions), watcher).run(batches)
     return {spec: (error, exact) for spec, (error, exact) in sums.items()}
+
+
+def errors_from_moments(original: Tensor, reconstruction: Tensor, moments: InputMoments) -> tuple[float, float]:
+    """Sums of ‖(W-Ŵ)x‖² and ‖Wx‖² over the tokens of the moments (cols, cols), like `output_errors` without a pass."""
+
+    def energy(matrix: Tensor) -> float:
+        rows = matrix.double()
+        return moments.weight * ((rows @ moments.second) * rows).sum().clamp_min(0).item()
+
+    return energy(original - reconstruction), energy(original)
 
 
 def token_weights(output: Tensor) -> Tensor:

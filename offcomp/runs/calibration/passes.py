@@ -16,13 +16,22 @@ from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel
 from offcomp.models.offloading import offloaded
 from offcomp.models.positions import longest_text
-from offcomp.models.weights import replace, substituted
+from offcomp.models.weights import replace, stored_view, substituted
 from offcomp.planning.data.calibration_text import digest
 from offcomp.planning.data.row_counts import RowCounts, Truncation
 from offcomp.runs.calibration.batches import token_batches
 from offcomp.runs.calibration.gradients import sum_gradients
 from offcomp.runs.calibration.likelihood import Likelihood
-from offcomp.runs.calibration.moments import InputMoments, is_embedding, modules_of, output_errors, shared_inputs, sum_moments
+from offcomp.runs.calibration.moments import (
+    InputMoments,
+    errors_from_moments,
+    is_embedding,
+    modules_of,
+    output_errors,
+    shared_inputs,
+    sum_magnitudes,
+    sum_moments,
+)
 
 HELD_OUT_SHARE = 0.2
 FLOAT32_BYTES = 4
@@ -159,7 +168,15 @@ class Calibration:
         def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], InputMoments]:
             return sum_moments(self.loaded.model, owners, self.batches, self.weighting).means
 
-        return self._first([self._owner(spec) for spec in (*specs, *self._later)], "inputs", cache_bytes, gather)
+        return self._first([self._owner(spec) for spec in self._alike(specs)], "inputs", cache_bytes, gather)
+
+    def magnitude(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> Tensor:
+        """Mean absolute inputs (cols,) of the first module, which must not be an embedding; see `moments`."""
+
+        def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], Tensor]:
+            return sum_magnitudes(self.loaded.model, owners, self.batches).means
+
+        return self._first([self._shared.get(spec, spec) for spec in self._alike(specs)], "magnitude", cache_bytes, gather)
 
     def gradients(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int) -> Tensor:
         """The "fisher", "sensitivity" or "row_moment" statistic of the first module; see `moments`."""
@@ -169,9 +186,19 @@ class Calibration:
             sums = sum_gradients(self.loaded.model, wanted, self.batches, [name], likelihood)
             return lambda spec: sums[spec].means()[name]
 
-        is_lookup = {spec: is_embedding(modules_of(self.loaded.model, spec)[0]) for spec in self._later}
-        later = [spec for spec in self._later if name != "row_moment" or not is_lookup[spec]]
+        later = [spec for spec in self._later if name != "row_moment" or spec not in self.embeddings]
         return self._first([*specs, *later], name, cache_bytes, gather)
+
+    @cached_property
+    def embeddings(self) -> frozenset[ModuleSpec]:
+        """The modules of the model that take token ids as input."""
+        modules = self.loaded.info.modules
+        return frozenset(spec for spec in modules if is_embedding(modules_of(self.loaded.model, spec)[0]))
+
+    def _alike(self, specs: Sequence[ModuleSpec]) -> list[ModuleSpec]:
+        """The modules, and those of `_later`, that take inputs of the same kind as the first: vectors or token ids."""
+        takes_ids = specs[0] in self.embeddings
+        return [spec for spec in (*specs, *self._later) if (spec in self.embeddings) == takes_ids]
 
     @property
     def _later(self) -> tuple[ModuleSpec, ...]:
@@ -201,11 +228,22 @@ class Calibration:
     def output_errors(
         self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool
     ) -> Mapping[ModuleSpec, tuple[float, float]]:
-        """Compute `moments.output_errors` on held-out text or on the text used for fitting."""
+        """Compute `moments.output_errors` on held-out text or the text used for fitting, from cached moments where possible."""
         self.forget()  # free memory for the reconstructions
-        batches = self.held_out if held_out else self.batches
+        moments = {} if held_out else self._cached_moments(reconstructions)
+        rest = {spec: matrix for spec, matrix in reconstructions.items() if spec not in moments}
+        model = self.loaded.model
         with self.model_loaded():
-            return output_errors(self.loaded.model, reconstructions, batches, self.weighting)
+            errors = output_errors(model, rest, self.held_out if held_out else self.batches, self.weighting) if rest else {}
+            return errors | {
+                spec: errors_from_moments(stored_view(model, spec), reconstructions[spec], found)
+                for spec, found in moments.items()
+            }
+
+    def _cached_moments(self, specs: Iterable[ModuleSpec]) -> dict[ModuleSpec, InputMoments]:
+        """The cached moments of those modules that have any, except embeddings, whose moments are not weighted by token."""
+        keys = {spec: (self._owner(spec), "inputs") for spec in specs if spec not in self.embeddings}
+        return {spec: self._kept[key] for spec, key in keys.items() if key in self._kept}
 
     def forget(self) -> None:
         """Drop cached statistics to free memory, unless they are kept across groups (`ahead`)."""
@@ -224,4 +262,5 @@ class Calibration:
 
 def _num_bytes(spec: ModuleSpec, name: str) -> int:
     """Approximate size of a statistic in bytes."""
-    return {"inputs": 8 * spec.cols**2, "row_moment": 8 * spec.rows**2}.get(name, FLOAT32_BYTES * spec.num_parameters)
+    sizes = {"inputs": 8 * spec.cols**2, "magnitude": 8 * spec.cols, "row_moment": 8 * spec.rows**2}
+    return sizes.get(name, FLOAT32_BYTES * spec.num_parameters)
