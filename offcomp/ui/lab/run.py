@@ -29,7 +29,9 @@ def run_button(lab: Lab) -> bool:
     else:
         label = _nothing_to_run(lab)
     icon = ":material/play_arrow:" if wanted else None
-    clicked = st.button(plain(label), type="primary", disabled=not wanted, key="run", icon=icon, shortcut=SHORTCUT)
+    clicked = st.button(
+        plain(label), type="primary", disabled=not wanted, key="run", icon=icon, shortcut=SHORTCUT if wanted else None
+    )
     if clicked:
         store = RunStore()
         started = [store.submit(answer.plan, lab.choices.info).id for answer in wanted]
