@@ -198,7 +198,10 @@ def main() -> None:
 def _agree(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Whether the scores of the original agree on every task and field that both contain."""
     return all(
-        before[task][name] == value for task in before.keys() & after for name, value in after[task].items() if name in before[task]
+        before[task][name] == value
+        for task in before.keys() & after
+        for name, value in after[task].items()
+        if name in before[task]
     )
 
 

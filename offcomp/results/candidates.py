@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.planning import allocation
 from offcomp.planning.allocation import allocated_plan, waterfill
 from offcomp.planning.data.tasks import Task
-from offcomp.planning.error_curves import ErrorCurve, svd_curve
+from offcomp.planning.error_curves import ErrorCurve, svd_curve, with_floor
 from offcomp.planning.plan import Plan, members
 from offcomp.planning.sizes import Prediction, predict, resolved
 from offcomp.planning.spectra import find
@@ -24,11 +25,14 @@ from offcomp.planning.spectrum import MatrixSpectrum, Spectrum, relative_error
 from offcomp.results.error_curve import error_curve_table
 from offcomp.results.known_errors import Measured, estimated, measurement_of
 from offcomp.results.known_scores import Errors, KnownScore, errors_of, fitted_scores, known_scores
+from offcomp.results.sentences import smaller
 
 SMALLEST_RATIO = 1.0
 STEPS, REFINEMENTS = 48, 14
 DIGITS = 5
 """Significant digits of a ratio that a search finds."""
+FLOOR = 0.1
+"""Water-filling keeps at least this share of each group if the total permits, since few smaller ones have been scored."""
 CURVE_RATIOS = tuple(np.geomspace(1.0, 50.0, 25).round(3).tolist())
 
 
@@ -93,11 +97,13 @@ class Family:
             self.plan.groups, self.spectra or [], self.at_ratio(SMALLEST_RATIO).prediction.groups, strict=True
         ):
             matrix = MatrixSpectrum(sizes.rows, sizes.cols, spectrum)
-            curve = svd_curve(
-                group.name, matrix, unit=self.unit, dtype=sizes.dtype, original_bytes=sizes.original_bytes
-            )
+            curve = svd_curve(group.name, matrix, unit=self.unit, dtype=sizes.dtype, original_bytes=sizes.original_bytes)
             curves.append(curve)
         return curves
+
+    def knows_scores(self, task: Task) -> bool:
+        """Whether enough scores on the task have been measured to estimate others."""
+        return fitted_scores(self.plan, self.info, self.measured, task) is not None
 
     def weights(self, task: Task | None) -> np.ndarray:
         """How much the squared error of each group counts: as much as the task depends on its modules, or equally."""
@@ -109,12 +115,12 @@ class Family:
         return np.array(shares) / [max(curve.energy, 1e-30) for curve in self.curves]
 
     def with_total(self, total: float, weights: np.ndarray) -> Candidate | None:
-        """The groups together at most this large, in the family's unit, with the smallest weighted error; None if impossible."""
-        try:
-            found = waterfill(self.curves, int(total), weights)
-        except BudgetTooSmall:
-            return None
-        return self.candidate(allocated_plan(self.plan, found, self.info, self.unit))
+        """The smallest weighted error at which all groups together take at most `total` in the unit; None if that is too little."""
+        for curves in ([with_floor(curve, FLOOR) for curve in self.curves], self.curves):
+            with suppress(BudgetTooSmall):  # without the floors, it may still be possible
+                found = waterfill(curves, int(total), weights)
+                return self.candidate(allocated_plan(self.plan, found, self.info, self.unit))
+        return None
 
     def totals(self) -> list[float]:
         """Total sizes to search, from the smallest to the original."""
@@ -138,6 +144,11 @@ class Candidate:
     def whole_bytes(self) -> int:
         """Stored size of the whole model in bytes."""
         return self.prediction.model.whole.bytes_after
+
+    @property
+    def smaller_text(self) -> str:
+        """How much smaller the chosen weights are, in words."""
+        return smaller(self.prediction.model.chosen.ratio(self.family.unit))
 
     @property
     def saves(self) -> bool:
@@ -184,7 +195,9 @@ class Candidate:
 Acceptable = Callable[[Candidate], bool]
 
 
-def smallest(candidates: Callable[[float], Candidate | None], positions: Sequence[float], acceptable: Acceptable) -> Candidate | None:
+def smallest(
+    candidates: Callable[[float], Candidate | None], positions: Sequence[float], acceptable: Acceptable
+) -> Candidate | None:
     """The smallest acceptable candidate; `positions` (ratios or totals) lead from the smallest candidate to the largest.
 
     The positions are tried in order, and then those between the first acceptable one and the one before it.
@@ -199,7 +212,11 @@ def smallest(candidates: Callable[[float], Candidate | None], positions: Sequenc
 
 
 def _refined(
-    candidates: Callable[[float], Candidate | None], before: float | None, position: float, found: Candidate, acceptable: Acceptable
+    candidates: Callable[[float], Candidate | None],
+    before: float | None,
+    position: float,
+    found: Candidate,
+    acceptable: Acceptable,
 ) -> Candidate:
     """Bisect between a position that is not acceptable and one that is."""
     for _ in range(REFINEMENTS if before is not None else 0):
@@ -210,4 +227,3 @@ def _refined(
         else:
             before = middle
     return found
-

@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import exp, log
 from typing import Any
 
 import numpy as np
 
-from offcomp.files import assets_folder, read_json
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.data.metrics import METRICS
 from offcomp.planning.data.scores import Score
@@ -27,12 +26,11 @@ from offcomp.results.bundled import FOLDER, origin
 from offcomp.results.known_errors import ESTIMATED, Measured, measurements_of
 from offcomp.results.runs import result_of
 from offcomp.results.score_curve import Evidence, ScoreCurve, Vector
-from offcomp.results.scores import Z_95, metric_of, task_title, within_noise
+from offcomp.results.scores import Z_95, metric_of, task_title, within_noise, within_sentence
 from offcomp.results.sentences import origin_text
 from offcomp.runs.inputs import task_digests
 from offcomp.runs.store import Run
 
-CHECKED = assets_folder() / "measurements" / "score-estimates.json"
 LEAST_MEASUREMENTS = 12
 """Fewer measurements than this are not enough for an estimate."""
 Errors = float | Mapping[str, float]
@@ -71,6 +69,18 @@ class KnownScore:
         """How much worse than the original the score is, in units of the metric; negative if it is better."""
         return self.original - self.value if self.direction == "higher" else self.value - self.original
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; `run` is the id of the run."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return fields | {"loss": self.loss, "run": self.run.id if self.run else None}
+
+    def __str__(self) -> str:
+        metric, about = METRICS[self.metric], "about " if self.run is None else ""
+        noise = ", within noise" if self.within_noise else ""
+        kind = "90 % band" if self.run is None else "95 % interval"
+        original, value, low, high = map(metric.number, (self.original, self.value, self.low, self.high))
+        return f"{metric.word} on {within_sentence(self.title)}: {original} -> {about}{value} ({kind} {low} to {high}){noise}"
+
 
 def known_scores(
     plan: Plan, info: ModelInfo, error: Errors | None, measured: Sequence[Measured], tasks: Sequence[str | Task]
@@ -94,28 +104,19 @@ def _measured(same: Sequence[Measured], task: Task) -> KnownScore | None:
         score = score_on(m, task)
         if score is not None:
             low, high = score.paired.interval or (0.0, 0.0)
-            original, noise = score.original.value, within_noise(score.paired.interval)
-            value, basis = score.compressed.value, f"Measured. {origin_text(m.run)}"
-            return _known(task, score, value, (original + low, original + high), origin(m.run), m.run, basis, noise)
+            original = score.original.value
+            known = _known(task, score, score.compressed.value, (original + low, original + high))
+            noise, basis = within_noise(score.paired.interval), f"Measured. {origin_text(m.run)}"
+            return replace(known, origin=origin(m.run), run=m.run, basis=basis, within_noise=noise)
     return None
 
 
-def _known(
-    task: Task,
-    score: Score,
-    value: float,
-    interval: tuple[float, float],
-    source: str,
-    run: Run | None,
-    basis: str,
-    noise: bool,
-) -> KnownScore:
-    metric = metric_of(score)
+def _known(task: Task, score: Score, value: float, interval: tuple[float, float]) -> KnownScore:
+    """An estimated score without its basis."""
+    metric, original = metric_of(score), score.original.value
     low, high = (min(max(end, metric.least), metric.most) for end in interval)
-    title, original = task_title(task.name, score), score.original.value
-    return KnownScore(
-        task.name, title, metric.name, metric.direction, original, value, low, high, source, run, basis, noise
-    )
+    title, noise = task_title(task.name, score), low <= original <= high
+    return KnownScore(task.name, title, metric.name, metric.direction, original, value, low, high, ESTIMATED, None, "", noise)
 
 
 def score_on(m: Measured, task: Task) -> Score | None:
@@ -175,31 +176,48 @@ def _estimated(plan: Plan, info: ModelInfo, error: Errors, measured: Sequence[Me
         return None
     score = fitted.example
     value, *ends = (_with_loss(score, loss) for loss in (estimate.loss, estimate.least, estimate.most))
-    low, high = sorted(ends)
-    noise = low <= score.original.value <= high
-    return _known(task, score, value, (low, high), ESTIMATED, None, fitted.basis(settings), noise)
+    return replace(_known(task, score, value, (min(ends), max(ends))), basis=fitted.basis(settings))
 
 
 def fitted_scores(plan: Plan, info: ModelInfo, measured: Sequence[Measured], task: Task) -> FittedScores | None:
     """The curve of a task for plans like this one; None if there are too few measurements. Cached until these change."""
     calibrated = _settings(plan.groups) if plan.calibrated_groups else ""
     runs = tuple((m.run.id, m.run.submitted) for m in measured)
-    return _fitted(_Question((info.fingerprint, json.dumps(task.to_dict(), sort_keys=True), calibrated, runs), info, task, measured, calibrated))
+    return _fitted(
+        _Question(
+            (info.fingerprint, json.dumps(task.to_dict(), sort_keys=True), calibrated, runs), info, task, measured, calibrated
+        )
+    )
 
 
 @lru_cache(maxsize=32)
 def _fitted(question: _Question) -> FittedScores | None:
-    info, used = question.info, []
-    for m in question.measured:
-        score, settings = score_on(m, question.task), _settings(m.run.plan.groups)
-        alike = settings == question.calibrated if question.calibrated else not m.run.plan.calibrated_groups
-        if alike and score is not None and score.paired.interval is not None and m.relative_error > 0:
-            errors = module_errors(m.run.plan.groups, info, errors_of(m.run.plan, m))
-            used.append((m, score, Evidence(errors, *_loss_of(score), settings)))
+    info, task = question.info, question.task
+    used = scored(question.measured, task, question.calibrated)
     if len(used) < LEAST_MEASUREMENTS:
         return None
-    curve = ScoreCurve.fit([evidence for _, _, evidence in used], info.modules)
-    return FittedScores(curve, used[0][1], Counter(origin(m.run) for m, _, _ in used))
+    curve = ScoreCurve.fit([evidence_of(m, score, info) for m, score in used], info.modules)
+    return FittedScores(curve, used[0][1], Counter(origin(m.run) for m, _ in used))
+
+
+def scored(measured: Sequence[Measured], task: Task, calibrated: str = "") -> list[tuple[Measured, Score]]:
+    """The measurements that an estimate is based on: those that compressed something and were scored on the task.
+
+    calibrated      the methods and options to which to restrict them; if empty, methods that are not calibrated
+    """
+    found = []
+    for m in measured:
+        score = score_on(m, task) if m.relative_error > 0 else None
+        alike = _settings(m.run.plan.groups) == calibrated if calibrated else not m.run.plan.calibrated_groups
+        if alike and score is not None and score.paired.interval is not None:
+            found.append((m, score))
+    return found
+
+
+def evidence_of(m: Measured, score: Score, info: ModelInfo) -> Evidence:
+    """A measurement and its score, as a score curve is fitted to them."""
+    groups = m.run.plan.groups
+    return Evidence(module_errors(groups, info, errors_of(m.run.plan, m)), *_loss_of(score), _settings(groups))
 
 
 def errors_of(plan: Plan, m: Measured) -> dict[str, float]:
@@ -242,39 +260,3 @@ def _with_loss(score: Score, loss: float) -> float:
 
 def _is_quotient(score: Score) -> bool:
     return metric_of(score).least > 0
-
-
-# ---------------------------------------------------------------------------------------------------------------- the check
-
-
-@dataclass(frozen=True)
-class EstimateCheck:
-    """How estimates compared with measurements on plans that they were not fitted to (`benchmarks/score_estimates.py`).
-
-    plans, within       number of plans, and of those whose measured score lay within the band
-    mean_errors         model -> its task, metric, and the mean absolute difference between estimate and measurement
-    """
-
-    plans: int
-    within: int
-    mean_errors: Mapping[str, tuple[str, str, float]]
-
-    def __str__(self) -> str:
-        share = 100 * self.within / self.plans
-        errors = ", ".join(
-            f"{METRICS[metric].margin(error)}{' points' * METRICS[metric].percent} on {task} ({model})"
-            for model, (task, metric, error) in self.mean_errors.items()
-        )
-        return (
-            f"In a check on {self.plans} other plans, {share:.0f} % of the measured scores lay within the 90 % band; "
-            f"mean error {errors}."
-        )
-
-
-def accuracy_of_estimates() -> EstimateCheck | None:
-    """The bundled check of the estimates; None if its file is missing."""
-    summary = (read_json(CHECKED) or {}).get("summary")
-    if not summary:
-        return None
-    errors = {model: (row["task"], row["metric"], row["mean_error"]) for model, row in summary["models"].items()}
-    return EstimateCheck(summary["plans"], summary["within"], errors)

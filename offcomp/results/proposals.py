@@ -3,8 +3,8 @@
     propose(plan, parse_target("lose 1 point of similarity"), info, home, measured)
 
 The groups, methods and dtypes of the plan stay; their sizes change. With `allocate`, sizes differ between the groups: plain SVD
-with known singular values is water-filled (`offcomp.planning.allocation`), weighted by how much the task depends on each group if
-enough scores have been measured. Otherwise, every group gets the same ratio.
+with known singular values is water-filled (`offcomp.planning.allocation`), weighted by how much the task depends on each group
+if enough scores have been measured. Otherwise, every group gets the same ratio.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def propose(
     found = _found(family, target, task, weights)
     notes = _notes(found, target, task, allocate=allocate, weighted=weights is not None)
     expected = found.score(task) if task else None
-    return Proposal(found.plan, _reasons(found), found.error, expected, notes)
+    return Proposal(found.plan, _reasons(found, allocated=weights is not None), found.error, expected, notes)
 
 
 def _unit(plan: Plan, target: Target, info: ModelInfo) -> str:
@@ -156,7 +156,7 @@ def _for_error(family: Family, target: Target, weights: np.ndarray | None) -> Ca
         nearest = min(known, key=lambda each: each.error or 0.0)
         raise InputError(
             f"a relative error of {target.value:g} cannot be reached while saving anything; the nearest is {nearest.error:.3g}, "
-            f"{smaller(nearest.prediction.model.chosen.ratio(family.unit))}"
+            f"with the chosen weights {nearest.smaller_text}"
         )
     return found
 
@@ -173,7 +173,8 @@ def _for_loss(family: Family, target: Target, task: Task, weights: np.ndarray | 
 
     candidates = family.at_ratio if weights is None else lambda total: family.with_total(total, weights)
     positions = family.ratios() if weights is None else family.totals()
-    found = smallest(candidates, positions, lambda each: (lost := loss(each)) is not None and lost <= target.value)
+    tried = positions if weights is None else [positions[0], positions[-1]]  # losses of SVD only fall with the size
+    found = smallest(candidates, tried, lambda each: (lost := loss(each)) is not None and lost <= target.value)
     if found is None or not found.saves:
         _need_errors(family)
         saving = [each for position in positions if (each := candidates(position)) is not None and each.saves]
@@ -185,9 +186,9 @@ def _for_loss(family: Family, target: Target, task: Task, weights: np.ndarray | 
             )
         least, nearest = min(losses, key=lambda pair: pair[0])
         raise InputError(
-            f"'{target}' cannot be met while saving anything: the smallest expected loss is {_loss_text(least, target)}, "
-            f"{smaller(nearest.prediction.model.chosen.ratio(family.unit))}; allow a larger loss, choose fewer groups or another "
-            "method, or allocate sizes per group"
+            f"'{target}' cannot be met while saving anything: the smallest expected loss is {_loss_text(least, target)}, with the "
+            f"chosen weights {nearest.smaller_text}; allow a larger loss, choose fewer groups or another method, or allocate sizes "
+            "per group"
         )
     return found
 
@@ -212,19 +213,18 @@ def _need_errors(family: Family) -> None:
 # ---------------------------------------------------------------------------------------------------------------- sentences
 
 
-def _reasons(found: Candidate) -> dict[str, str]:
-    overall = found.prediction.model.chosen.ratio(found.family.unit)
-    spectra = found.family.spectra or [None] * len(found.plan.groups)
-    same = len({group.ratio for group in found.plan.groups}) == 1
+def _reasons(found: Candidate, *, allocated: bool) -> dict[str, str]:
+    overall = found.prediction.model.chosen.ratio(found.family.unit) if allocated else None
+    spectra: Sequence[Spectrum | None] = found.family.spectra or [None] * len(found.plan.groups)
     plain = [make_method(group.method, group.options) == SVD() for group in found.plan.groups]
     return {
-        group.name: _reason(group, spectrum if exact else None, None if same else overall)
+        group.name: _reason(group, spectrum if exact else None, overall)
         for group, spectrum, exact in zip(found.prediction.groups, spectra, plain, strict=True)
     }
 
 
 def _reason(group: GroupPrediction, spectrum: Spectrum | None, overall: float | None) -> str:
-    """One sentence on the size of a group; `overall` is the ratio of all groups together if they differ."""
+    """One sentence on the size of a group; `overall` is the ratio of all groups together if sizes were allocated."""
     if group.form == "dense":
         kept = "left as it is"
         return f"{kept}: compressing it would cost more accuracy per byte than compressing the others" if overall else kept
@@ -242,15 +242,19 @@ def _reason(group: GroupPrediction, spectrum: Spectrum | None, overall: float | 
 
 
 def _notes(found: Candidate, target: Target, task: Task | None, *, allocate: bool, weighted: bool) -> tuple[str, ...]:
-    model, notes = found.prediction.model, []
+    model, notes = found.prediction.model, list[str]()
+    after, before = model.whole.bytes_after / MB, model.whole.bytes_before / MB
+    parameters, num_bytes = smaller(model.chosen.parameter_ratio), smaller(model.chosen.byte_ratio)
     notes.append(
-        f"The whole model takes {model.whole.bytes_after / MB:.2f} MB instead of {model.whole.bytes_before / MB:.2f} MB; the "
-        f"chosen weights are {smaller(model.chosen.parameter_ratio)} in parameters and {smaller(model.chosen.byte_ratio)} in bytes."
+        f"The whole model takes {after:.2f} MB instead of {before:.2f} MB; the chosen weights are {parameters} in parameters and "
+        f"{num_bytes} in bytes."
     )
     if allocate and not weighted:
         notes.append("Every group has the same ratio, because sizes are allocated only to several groups of plain SVD.")
-    if weighted and target.kind != "error" and task is not None:
-        notes.append(f"Sizes differ by how much each group's error costs, estimated for {task.name} where scores are known.")
+    if weighted:
+        by_score = target.kind != "error" and task is not None and found.family.knows_scores(task)
+        cost = f"of the score on {task.name}, as estimated from measured scores" if by_score and task else "of the energy"
+        notes.append(f"Sizes are allocated so that each byte is spent where it keeps most {cost}.")
     if found.error is not None:
         notes.append(f"The relative error over all chosen weights is {found.error:.3f}.")
     return tuple(notes)

@@ -1,10 +1,9 @@
-"""Estimates how much of a score is lost at a given reconstruction error, from measurements on the same model and task. No torch.
+"""Estimates how much of a score is lost at given reconstruction errors, from measurements on the same model and task. No torch.
 
     loss ≈ f(ε),   ε² = Σ_m a_m e_m² / Σ_m a_m
 
-e_m is the relative error of module m (0 if it is not compressed), and a_m says how much the task depends on it: non-negative, the
-same for all modules of a kind and of a layer unless measurements of single matrices say otherwise, and in the absence of
-measurements proportional to the number of parameters. f is an average of loss / ε² over measurements at a similar ε, times ε²,
+e_m is the relative error of module m (0 if it is not compressed), and a_m says how much the task depends on it: a non-negative
+weight, learnt from the measurements and otherwise proportional to the number of parameters. f is an average of loss / ε² over measurements at a similar ε, times ε²,
 made monotonic by isotonic regression; f(0) = 0. Measurements with other methods or options count a tenth.
 
 The band combines the sampling noise of the measured differences with the errors of the model itself: both are scaled such that
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import product
-from math import ceil
+from math import ceil, inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,9 +83,9 @@ class LossCurve:
     weights: Vector
 
     @staticmethod
-    def fit(evidence: Sequence[Evidence], modules: Sequence[ModuleSpec]) -> LossCurve:
-        """Fit the weights of the modules; see the module's docstring."""
-        return LossCurve(tuple(evidence), module_weights(evidence, modules))
+    def fit(evidence: Sequence[Evidence], modules: Sequence[ModuleSpec], shrinkage: float = SHRINKAGE) -> LossCurve:
+        """Fit the weights of the modules; see `module_weights`."""
+        return LossCurve(tuple(evidence), module_weights(evidence, modules, shrinkage))
 
     @cached_property
     def errors(self) -> Vector:
@@ -102,6 +101,15 @@ class LossCurve:
     def noise(self) -> Vector:
         """(measurements,)"""
         return np.array([each.noise for each in self.evidence])
+
+    def largest_errors(self, settings: str) -> Vector:
+        """(modules,) the largest error that was measured of each module, with these settings if they were measured at all.
+
+        For modules that were not, that of any module.
+        """
+        same = [each.errors for each in self.evidence if each.settings == settings]
+        largest = np.max(same or [each.errors for each in self.evidence], axis=0)
+        return np.where(largest > 0, largest, largest.max())
 
     def effective(self, errors: Vector) -> float:
         """ε of a plan with these errors of its modules."""
@@ -138,16 +146,18 @@ def _kernel(curve: LossCurve, grid: Vector, settings: str) -> Vector:
     return (np.exp(-0.5 * distances**2) + 1e-12) * np.where(same, 1.0, OTHER_SETTINGS)
 
 
-def module_weights(evidence: Sequence[Evidence], modules: Sequence[ModuleSpec]) -> Vector:
+def module_weights(evidence: Sequence[Evidence], modules: Sequence[ModuleSpec], shrinkage: float = SHRINKAGE) -> Vector:
     """(modules,) how much the score depends on each module, with sum 1: non-negative least squares, shrunk to the sizes.
 
     A module's weight is its number of parameters times a sum of four factors: a common one, one of its kind, one of its layer,
-    and its own.
+    and its own. With infinite `shrinkage`, only the common factor remains.
     """
     from scipy.optimize import nnls
 
     sizes = np.array([spec.num_parameters for spec in modules], dtype=np.float64)
     sizes /= sizes.sum()
+    if shrinkage == inf:
+        return sizes
     factors, penalties = _factors(modules)
     squared = np.array([each.errors for each in evidence]) ** 2
     losses = np.maximum([each.loss for each in evidence], 0.0)
@@ -155,8 +165,8 @@ def module_weights(evidence: Sequence[Evidence], modules: Sequence[ModuleSpec]) 
     precision = 1 / np.sqrt(noise**2 + (SPREAD * losses) ** 2 + SMALLEST**2)
     scale = float(np.median(losses / (squared @ sizes))) + SMALLEST
     rows = (squared * sizes) @ factors * precision[:, None]
-    shrinkage = np.diag(SHRINKAGE / scale * penalties)
-    found, _ = nnls(np.vstack([rows, shrinkage]), np.append(losses * precision, np.zeros(len(penalties))), maxiter=5000)
+    penalty = np.diag(shrinkage / scale * penalties)
+    found, _ = nnls(np.vstack([rows, penalty]), np.append(losses * precision, np.zeros(len(penalties))), maxiter=5000)
     weights = sizes * (factors @ found + SMALLEST * scale)
     return weights / weights.sum()
 
@@ -202,7 +212,7 @@ class ScoreCurve:
     def estimate(self, errors: Vector, settings: str) -> Estimate | None:
         """The loss of a plan with these errors of its modules; None if it lies beyond the measurements."""
         error = self.curve.effective(errors)
-        if error > BEYOND * self.curve.errors.max():
+        if error > BEYOND * self.curve.errors.max() or np.any(errors > BEYOND * self.curve.largest_errors(settings)):
             return None
         loss, noise = self.curve.expected(error, settings), self.curve.expected_noise(error, settings)
         margin = self.quantile * float(_scale(noise, self.relative * loss, self.absolute * error))
@@ -219,15 +229,17 @@ def _likelihood(residuals: Vector, scale: Vector) -> float:
     return float(-np.sum(np.log(scale) + np.abs(residuals) / scale))
 
 
-def cross_validated(evidence: Sequence[Evidence], modules: Sequence[ModuleSpec]) -> tuple[Vector, Vector]:
+def cross_validated(
+    evidence: Sequence[Evidence], modules: Sequence[ModuleSpec], shrinkage: float = SHRINKAGE
+) -> tuple[Vector, Vector]:
     """(measurements,) the effective error and the loss that the other measurements predict for each one."""
     keys = [_neighbourhood(each) for each in evidence]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     folds = np.array([numbers[key] % FOLDS for key in keys])
     errors, expected = np.zeros(len(evidence)), np.zeros(len(evidence))
     for fold in np.unique(folds):
-        curve = LossCurve.fit([each for each, other in zip(evidence, folds, strict=True) if other != fold], modules)
-        for index in np.flatnonzero(folds == fold):
+        curve = LossCurve.fit([each for each, other in zip(evidence, folds, strict=True) if other != fold], modules, shrinkage)
+        for index in np.flatnonzero(folds == fold).tolist():
             errors[index] = curve.effective(evidence[index].errors)
             expected[index] = curve.expected(float(errors[index]), evidence[index].settings)
     return errors, expected

@@ -23,11 +23,12 @@ def what_could_fit(family: Family, target: Target) -> str:
         f"the whole model takes at least {smallest / MB:.2f} MB with these groups and methods, because "
         f"{_rest(family) / MB:.2f} MB of it are not chosen; {target} could be reached"
     )
-    for words, plan in _alternatives(family):
-        least = smallest_bytes(plan, family)
-        if least <= target.value * MB:
-            return f"{start} with {words} (at least {least / MB:.2f} MB)"
-    return start.replace("could be reached", "cannot be reached by any choice of weights with the built-in methods")
+    sizes = [(words, smallest_bytes(plan, family)) for words, plan in _alternatives(family)]
+    enough = [f"with {words} (at least {least / MB:.2f} MB)" for words, least in sizes if least <= target.value * MB]
+    if not enough:
+        words, least = min(sizes, key=lambda each: each[1])
+        return f"{start.removesuffix(' could be reached')} is out of reach; the nearest is {least / MB:.2f} MB, with {words}"
+    return f"{start} {' or '.join(enough)}"
 
 
 def smallest_bytes(plan: Plan, family: Family) -> int:
