@@ -1,11 +1,11 @@
 """Make the bundled measurements: `python -m benchmarks.measurements [--data FOLDER]` writes assets/runs/MODEL-sweep.json.
 
-Each row is one compressed model: either all linear weights compressed by one method, grouping and ratio (a sweep), or a single
-weight matrix compressed (its sensitivity). It is scored on the bundled tasks and, with --data, on real data sets too, read from
-FOLDER/NAME/SPLIT.parquet: stsb (sentence1, sentence2, score), sst2_sent, mrpc and ag_news. Only scores of these are stored, no
-texts. No score is used to train or select anything. Each row contains its plan, so that `offcomp run` can reproduce it; the
-file records versions, machine and date. Rows and tasks missing from an existing file are added without measuring the others
-again; --fresh starts from scratch.
+Each row is one compressed model: all linear weights compressed by one method, grouping and ratio (a sweep), a single weight
+matrix compressed (its sensitivity), or one kind of matrix or one half of the layers compressed (subsets). It is scored on the
+bundled tasks and, with --data, on real data sets too, read from FOLDER/NAME/SPLIT.parquet: stsb (sentence1, sentence2, score),
+sst2_sent, mrpc and ag_news. Only scores of these are stored, no texts. No score is used to train or select anything. Each row
+contains its plan, so that `offcomp run` can reproduce it; the file records versions, machine and date. Rows and tasks missing
+from an existing file are added without measuring the others again; --fresh starts from scratch.
 """
 
 from __future__ import annotations
@@ -85,6 +85,20 @@ def alone(info: ModelInfo) -> Iterator[Plan]:
             )
 
 
+def subsets(info: ModelInfo) -> Iterator[Plan]:
+    """Plans that compress one kind of matrix in all layers, or all linear weights in one half of the layers, by SVD.
+
+    Each matrix is compressed separately.
+    """
+    specs = [spec for spec in info.modules if spec.default and spec.layer is not None]
+    middle = (1 + max(spec.layer or 0 for spec in specs)) / 2
+    chosen = [[spec for spec in specs if spec.kind == kind] for kind in dict.fromkeys(spec.kind for spec in specs)]
+    halves = [[spec for spec in specs if ((spec.layer or 0) < middle) == first] for first in (True, False)]
+    for part in (*chosen, *halves):
+        for ratio in RATIOS[1:]:  # at the first, most losses are within noise
+            yield Plan(model=info.model, groups=make_groups(part, "module", ratio=ratio), tasks=(), seed=SEED)
+
+
 def measured(plan: Plan, loaded: LoadedModel, tasks: list[OpenTask]) -> dict[str, Any]:
     """One row: the plan, sizes, errors and scores."""
     started = perf_counter()
@@ -147,6 +161,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with the real data sets")
     parser.add_argument("--real", nargs="*", choices=REAL, default=["stsb"], help="which of the real data sets to use")
     parser.add_argument("--fresh", action="store_true", help="measure everything again")
+    parser.add_argument("--only", action="append", choices=("sweep", "sensitivity", "subsets"), help="measure only these rows")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -162,20 +177,32 @@ def main() -> None:
     if (
         document.get("reads", loaded.info.reads) != loaded.info.reads
         or document.get("fingerprint", loaded.info.fingerprint) != loaded.info.fingerprint
-        or before | originals != originals | before
+        or not _agree(before, originals)
     ):
         raise SystemExit(f"{file.name} was measured on different weights or examples; pass --fresh to measure everything again")
     document |= {"schema": 1, "model": arguments.model, "fingerprint": loaded.info.fingerprint}
     document |= {"reads": loaded.info.reads, "seed": SEED}
     document |= {"environment": environment(), "measured": datetime.now(UTC).isoformat(timespec="seconds")}
-    document["originals"] = before | originals
-    for purpose, plans in (("sweep", sweep(loaded.info)), ("sensitivity", alone(loaded.info))):
+    document["originals"] = originals | before
+    purposes = {"sweep": sweep, "sensitivity": alone, "subsets": subsets}
+    for purpose in arguments.only or purposes:
+        plans = purposes[purpose](loaded.info)
         rows = document.setdefault(purpose, [])
         for plan in plans:
             if complete(rows, plan, loaded, tasks):
                 file.write_text(json.dumps(document, separators=(",", ":")) + "\n")
                 print(_line(next(row for row in rows if row["plan"] == rounded(plan.to_dict()))), flush=True)
     print(f"{file.name}: {file.stat().st_size / 1e6:.2f} MB")
+
+
+def _agree(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether the scores of the original agree on every task and field that both contain."""
+    return all(
+        before[task][name] == value
+        for task in before.keys() & after
+        for name, value in after[task].items()
+        if name in before[task]
+    )
 
 
 def _at(task: Task, folder: Path) -> Task:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from offcomp import __version__
-from offcomp.cli import allocate, compare, evaluate, export, inputs, inspect, methods, runs
+from offcomp.cli import allocate, compare, evaluate, export, inputs, inspect, methods, runs, targets
 from offcomp.cli.text import format_table, prediction_text
 from offcomp.errors import InputError
 from offcomp.files import app_folder, home_folder
@@ -91,10 +91,15 @@ def plan(arguments: argparse.Namespace) -> None:
     )
     new_plan = Plan.from_dict(new_plan.to_dict())
     validate(new_plan, info)
+    reasons = ""
+    if target := targets.requested_target(arguments):
+        proposal = targets.proposal_for(new_plan, target, info, allocate=arguments.allocate)
+        new_plan, reasons = proposal.plan, f"\n\n{targets.proposal_text(proposal)}"
+        targets.say_proposal(arguments, proposal)
     new_plan = with_computed_ranks(new_plan, info, home_folder())
     inputs.write_plan(arguments.out, new_plan)
     inputs.say_notes(arguments, predict(new_plan, info).notes)
-    inputs.emit(arguments, new_plan.to_dict(), lambda: prediction_text(new_plan, info))
+    inputs.emit(arguments, new_plan.to_dict(), lambda: prediction_text(new_plan, info) + reasons)
 
 
 def option_value(text: str) -> tuple[str, Any]:
@@ -109,15 +114,18 @@ def option_value(text: str) -> tuple[str, Any]:
 
 
 def predict_plan(arguments: argparse.Namespace) -> None:
-    """Predict the stored size of a plan, and estimate the time and memory needed to run it."""
+    """Predict the stored size of a plan, and estimate its scores and the time and memory needed to run it."""
     from offcomp.results.runs import stage_times
 
     requested, info = inputs.read_plan(arguments.plan)
     prediction = predict(requested, info)
     cost = estimate(requested, info, prediction, stage_times(resolved(requested, info), info.fingerprint, RunStore().all()))
     cost_text = f"running this plan takes about {duration(cost.seconds)} and {gigabytes(cost.memory)} of memory"
+    scores = targets.known_scores_of(requested, info)
     document = prediction.to_dict() | {"unlisted": info.unlisted, "estimate": cost.to_dict()}
-    inputs.emit(arguments, document, lambda: f"{prediction_text(requested, info)}\n\n{cost_text}")
+    document |= {"scores": {score.task: score.to_dict() for score in scores}}
+    parts = [prediction_text(requested, info), targets.score_lines(scores), cost_text]
+    inputs.emit(arguments, document, lambda: "\n\n".join(filter(None, parts)))
 
 
 def spectra(arguments: argparse.Namespace) -> None:
@@ -184,6 +192,12 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     size.add_argument("--rank", type=int, help="rank of every group (latent width, number of terms) instead of a ratio")
     size.add_argument(
         "--energy", type=float, metavar="SHARE", help="SVD: share of the squared singular values to keep, as in .9"
+    )
+    targets.target_flags(size)
+    flags.add_argument(
+        "--allocate",
+        action="store_true",
+        help="SVD: give each group the size at which the same budget costs the least accuracy",
     )
     flags.add_argument("--multiple", type=int, default=1, metavar="N", help="round ranks to a multiple, such as 8, 16 or 32")
     flags.add_argument("--unit", default="parameters", choices=UNITS)

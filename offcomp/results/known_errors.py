@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -25,6 +25,7 @@ import pandas as pd
 
 from offcomp.errors import InputError
 from offcomp.methods import default_options
+from offcomp.planning.data.scores import Score
 from offcomp.planning.model_sizes import ModelSizes
 from offcomp.planning.plan import Plan
 from offcomp.results.atlas import Document, read_measurements
@@ -35,6 +36,8 @@ from offcomp.runs.inputs import calibration_digest, run_id
 from offcomp.runs.result import Environment, GroupResult, Inputs, ModelResult, RunResult, overall_error
 from offcomp.runs.store import Run
 
+ROWS = ("sweep", "sensitivity", "subsets")
+"""The lists of measurements in a bundled document."""
 ESTIMATED = "estimated"
 """The value of `origin` for a point that was not measured."""
 BEYOND = 1.5
@@ -57,6 +60,11 @@ class Measured:
     def groups(self) -> frozenset[Any]:
         """See `groups_of`."""
         return groups_of(self.run.plan)
+
+    @cached_property
+    def sizes(self) -> dict[frozenset[str], float]:
+        """See `_sizes`."""
+        return _sizes(self.run.plan)
 
     @cached_property
     def settings(self) -> tuple[str, ...] | None:
@@ -141,7 +149,7 @@ def _stamps() -> tuple[tuple[str, int], ...]:
 def _of_documents(stamps: tuple[tuple[str, int], ...]) -> tuple[Measured, ...]:
     """All rows of the bundled sweeps as runs, cached until the files change."""
     documents = read_measurements().values() if stamps else ()
-    return tuple(m for document in documents for part in ("sweep", "sensitivity") for m in _of_rows(document, part))
+    return tuple(m for document in documents for part in ROWS for m in _of_rows(document, part))
 
 
 def _of_rows(document: Document, part: str) -> list[Measured]:
@@ -154,6 +162,7 @@ def _of_rows(document: Document, part: str) -> list[Measured]:
         result = RunResult.model_construct(  # the rows contain only some fields of a run
             groups=tuple(GroupResult.model_construct(**group) for group in row["groups"]),
             model=ModelResult.model_construct(fingerprint=weights, sizes=ModelSizes.from_json(row["sizes"])),
+            scores={task: Score.from_json(score) for task, score in row["scores"].items()},
             environment=environment,
             started=document["measured"],
         )
@@ -163,16 +172,24 @@ def _of_rows(document: Document, part: str) -> list[Measured]:
 
 
 def measurement_of(plan: Plan, measured: Sequence[Measured]) -> Measured | None:
-    """The first entry in `measured` with exactly the groups, settings, ratios and seed of the plan; the tasks may differ.
+    """The first of `measurements_of`, or None."""
+    return next(measurements_of(plan, measured), None)
+
+
+def measurements_of(plan: Plan, measured: Sequence[Measured]) -> Iterator[Measured]:
+    """The entries in `measured` with exactly the groups, settings, sizes and seed of the plan; the tasks may differ.
 
     The plan must be resolved (see `planning.sizes.resolved`).
     """
-    groups, settings, ratios = groups_of(plan), settings_of(plan), {group.ratio for group in plan.groups}
-    for m in measured:
-        same_plan = m.run.plan.seed == plan.seed and {group.ratio for group in m.run.plan.groups} == ratios
-        if same_plan and m.groups == groups and settings is not None and m.settings == settings:
-            return m
-    return None
+    groups, settings, sizes = groups_of(plan), settings_of(plan), _sizes(plan)
+    for m in measured if settings is not None else ():
+        if m.run.plan.seed == plan.seed and m.groups == groups and m.settings == settings and m.sizes == sizes:
+            yield m
+
+
+def _sizes(plan: Plan) -> dict[frozenset[str], float]:
+    """The requested ratio of each group, by its modules."""
+    return {frozenset(group.modules): group.ratio for group in plan.groups}
 
 
 def estimated(plan: Plan, ratio: float, measured: Sequence[Measured], curve: pd.DataFrame) -> Estimated | None:

@@ -53,7 +53,7 @@ def inputs_of(plan: Plan, model: str) -> Inputs:
         results=RESULTS_VERSION,
         model=model,
         calibration=calibration_digest(plan),
-        tasks={task.name: [task.version, _task_digests(task)] for task in plan.resolved_tasks},
+        tasks={task.name: [task.version, task_digests(task)] for task in plan.resolved_tasks},
         environment=versions(),
         **({"plugins": packages} if packages else {}),
     )
@@ -89,7 +89,7 @@ def calibration_digest(plan: Plan) -> str:
     return _digest(BUNDLED_FILE if text == BUNDLED else path_of(text))
 
 
-def _task_digests(task: Task) -> dict[str, str]:
+def task_digests(task: Task) -> dict[str, str]:
     """SHA-256 of each file that may contain a task's examples, keyed by name; for a hub data set, see `_cached_revision`."""
     if task.data.startswith(HUB):
         return _cached_revision(task.data.removeprefix(HUB))

@@ -1,0 +1,104 @@
+"""Flags that state a target instead of a size, and the proposals that meet it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from offcomp.cli.inputs import say_notes
+from offcomp.cli.text import format_table
+from offcomp.files import home_folder
+from offcomp.models.catalogue import ModelInfo
+from offcomp.planning.plan import Plan
+from offcomp.planning.spectra import compute, missing
+from offcomp.results.candidates import Family
+from offcomp.results.known_errors import Measured, measured_of
+from offcomp.results.known_scores import KnownScore
+from offcomp.results.proposals import Proposal, propose
+from offcomp.results.targets import Target, parse_target
+from offcomp.runs.store import RunStore
+
+TARGETS = "12 MB, 'error 0.3', 'lose 1 point of similarity' or 'lose 5 %% of perplexity'"
+NEED_ERRORS = ("error", "loss")
+
+
+def target_flags(sizes: Any) -> None:
+    """Add the flags that `requested_target` reads to a group of flags that set the size."""
+    sizes.add_argument("--size", metavar="TEXT", help="largest size of the whole model, as in '12 MB'")
+    sizes.add_argument(
+        "--max-error", type=float, metavar="ERROR", help="largest relative error over all chosen weights, as in .3"
+    )
+    sizes.add_argument(
+        "--lose", metavar="TEXT", help="how far a score may fall, as in '1 point of similarity' or '5 %% of perplexity'"
+    )
+
+
+def requested_target(arguments: argparse.Namespace) -> Target | None:
+    """The target in the flags; with --allocate, a ratio, rank or share of the energy is one too. Raises InputError."""
+    if arguments.size is not None:
+        return parse_target(arguments.size)
+    if arguments.lose is not None:
+        return parse_target(arguments.lose)
+    if arguments.max_error is not None:
+        return Target("error", arguments.max_error)
+    sizes = {"rank": arguments.rank, "energy": arguments.energy, "ratio": arguments.ratio}
+    kind = next(kind for kind, value in sizes.items() if value is not None)
+    return Target(kind, sizes[kind]) if arguments.allocate else None
+
+
+def proposal_for(plan: Plan, target: Target, info: ModelInfo, *, allocate: bool) -> Proposal:
+    """The proposal for a target, from own and bundled runs; singular values that it needs are computed first."""
+    if (allocate or target.kind in NEED_ERRORS) and missing(plan, info, home_folder()):
+        compute(plan, home_folder())
+    return propose(plan, target, info, home_folder(), measurements(info), allocate=allocate)
+
+
+def measurements(info: ModelInfo) -> list[Measured]:
+    """All measurements on these weights: own and bundled."""
+    return measured_of(RunStore().all(), info.fingerprint)
+
+
+def known_scores_of(plan: Plan, info: ModelInfo) -> list[KnownScore]:
+    """What is known of the plan's scores before it runs."""
+    candidate = Family(
+        plan, info, home_folder(), measurements(info), plan.groups[0].unit if plan.groups else "bytes"
+    ).candidate(plan)
+    scores = (candidate.score(task) for task in plan.resolved_tasks if plan.groups)
+    return [score for score in scores if score is not None]
+
+
+def proposal_text(proposal: Proposal) -> str:
+    """The reasons for each group's size, and notes on the whole plan."""
+    rows = [{"group": group.name, "ratio": group.ratio, "why": proposal.reasons[group.name]} for group in proposal.plan.groups]
+    return "\n\n".join([format_table(rows), "\n".join(proposal_notes(proposal))])
+
+
+def proposal_notes(proposal: Proposal) -> list[str]:
+    """Sentences on the whole plan, ending with the expected score."""
+    expected = proposal.expected
+    return [*proposal.notes, *([f"Expected {expected}. {expected.basis}"] if expected else [])]
+
+
+def proposal_document(proposal: Proposal) -> dict[str, Any]:
+    """As JSON values."""
+    return {
+        "groups": [
+            {"group": group.name, "ratio": group.ratio, "reason": proposal.reasons[group.name]}
+            for group in proposal.plan.groups
+        ],
+        "relative_error": proposal.error,
+        "expected": proposal.expected.to_dict() if proposal.expected else None,
+        "notes": list(proposal.notes),
+        "plan": proposal.plan.to_dict(),
+    }
+
+
+def say_proposal(arguments: argparse.Namespace, proposal: Proposal) -> None:
+    """Print the notes on a proposal to stderr if the output is JSON."""
+    say_notes(arguments, proposal_notes(proposal))
+
+
+def score_lines(scores: Sequence[KnownScore]) -> str:
+    """One line for each known score."""
+    return "\n".join(f"{score}. {score.basis}" for score in scores)

@@ -1,0 +1,71 @@
+"""Plans of several methods at the same stored size in bytes, so that their errors and scores can be compared. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from offcomp.models.catalogue import ModelInfo
+from offcomp.planning.plan import Plan
+from offcomp.planning.sizes import Prediction, predict
+
+K = TypeVar("K")
+HALVINGS = 18
+"""Bisection steps for a ratio; enough for one part in ten thousand."""
+ALIKE = 1.05
+"""Sizes within this factor are considered equal."""
+DIGITS = 6
+
+
+def equalised(plans: Mapping[K, Plan], info: ModelInfo) -> dict[K, Plan]:
+    """Each plan at the largest common size: at most the size of the smallest plan, with the same ratio for all of its groups.
+
+    Some methods can only store a few sizes, such as whole numbers of bits. The plans therefore share the largest size that the
+    coarsest of them can store, and each is as large as it can be within that size. If a method cannot store so little, the
+    others are made as large as the smallest size that it can.
+    """
+    sizes = {key: predict(plan, info) for key, plan in plans.items() if plan.groups}
+    if not sizes:
+        return dict(plans)
+    smallest = {key: _smallest(plans[key], info) for key in sizes}
+    requested = [_bytes(each) for each in sizes.values() if each.feasible]
+    limit = max(min(requested, default=0), *smallest.values())
+    fitted = {key: _largest_within(plans[key], limit, info) for key in sizes}
+    stored = {key: _bytes(predict(plan, info)) for key, plan in fitted.items()}
+    common = int(ALIKE * min(stored.values()))
+    return {
+        key: _largest_within(plan, common, info) if stored.get(key, 0) > common else fitted.get(key, plan)
+        for key, plan in plans.items()
+    }
+
+
+def _bytes(prediction: Prediction) -> int:
+    """Stored size of the chosen modules."""
+    return prediction.model.chosen.bytes_after
+
+
+def _at(plan: Plan, ratio: float) -> Plan:
+    return plan.replace(groups=tuple(group.at_ratio(float(f"{ratio:.{DIGITS}g}"), "bytes") for group in plan.groups))
+
+
+def _smallest(plan: Plan, info: ModelInfo) -> int:
+    """The smallest size at which every group has the same ratio."""
+    return _bytes(predict(_at(plan, _largest_ratio(plan, info)), info))
+
+
+def _largest_ratio(plan: Plan, info: ModelInfo) -> float:
+    return max(1.0, min(group.largest_ratio for group in predict(_at(plan, 1.0), info).groups) * (1 - 10.0 ** (1 - DIGITS)))
+
+
+def _largest_within(plan: Plan, limit: int, info: ModelInfo) -> Plan:
+    """The plan at the smallest ratio with which its groups together take at most `limit` bytes."""
+    low, high = 1.0, _largest_ratio(plan, info)
+    if _bytes(predict(_at(plan, low), info)) <= limit:
+        return _at(plan, low)
+    for _ in range(HALVINGS):
+        middle = (low * high) ** 0.5
+        if _bytes(predict(_at(plan, middle), info)) <= limit:
+            high = middle
+        else:
+            low = middle
+    return _at(plan, high)

@@ -1,0 +1,44 @@
+"""How good the estimates of scores are: the bundled check on plans that they were not fitted to. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from offcomp.files import assets_folder, read_json
+from offcomp.planning.data.metrics import METRICS
+
+CHECKED = assets_folder() / "measurements" / "score-estimates.json"
+
+
+@dataclass(frozen=True)
+class EstimateCheck:
+    """How estimates compared with measurements on plans that they were not fitted to (`benchmarks/score_estimates.py`).
+
+    plans, within       number of plans, and of those whose measured score lay within the band
+    mean_errors         model -> its task, metric, and the mean absolute difference between estimate and measurement
+    """
+
+    plans: int
+    within: int
+    mean_errors: Mapping[str, tuple[str, str, float]]
+
+    def __str__(self) -> str:
+        share = 100 * self.within / self.plans
+        errors = ", ".join(
+            f"{METRICS[metric].margin(error)}{' points' * METRICS[metric].percent} on {task} ({model})"
+            for model, (task, metric, error) in self.mean_errors.items()
+        )
+        return (
+            f"In a check on {self.plans} other plans, {share:.0f} % of the measured scores lay within the 90 % band; "
+            f"mean error {errors}."
+        )
+
+
+def accuracy_of_estimates() -> EstimateCheck | None:
+    """The bundled check of the estimates; None if its file is missing."""
+    summary = (read_json(CHECKED) or {}).get("summary")
+    if not summary:
+        return None
+    errors = {model: (row["task"], row["metric"], row["mean_error"]) for model, row in summary["models"].items()}
+    return EstimateCheck(summary["plans"], summary["within"], errors)
