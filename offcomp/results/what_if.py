@@ -41,6 +41,9 @@ class Answer:
     run         the run of exactly this plan, which may be in progress; None if there is none
     scores      task name -> measured or estimated score
     rounded_to  the dtype that rounds the stored values, or ""
+    fault       why the method cannot meet the target, as a sentence; empty if it can
+    reasons     group name -> one sentence on its size, if the plan was made for a target
+    notes       sentences on how the plan meets its target
     """
 
     style_key: str
@@ -52,6 +55,14 @@ class Answer:
     run: Run | None = None
     scores: Mapping[str, KnownScore] = field(default_factory=dict)
     rounded_to: str = ""
+    fault: str = ""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the method can reach the size, or meet the target."""
+        return self.prediction.feasible and not self.fault
 
     @property
     def title(self) -> str:
@@ -71,7 +82,7 @@ class Answer:
     @cached_property
     def error(self) -> tuple[float | None, str, str]:
         """Relative error over all chosen weights, its origin in a few words, and where it comes from in full."""
-        if not self.prediction.feasible:
+        if not self.reachable:
             return None, "out of reach", ""
         if self.exact is not None and not self.rounded_to:
             return self.exact, "exact", f"Exact. {FROM_SPECTRA}"
@@ -135,7 +146,7 @@ def rows(answers: Sequence[Answer]) -> list[Row]:
 def _error_cell(answer: Answer) -> Cell:
     value, source, _ = answer.error
     if value is None:
-        return Cell("not known" if answer.prediction.feasible else "cannot be reached", source)
+        return Cell("", source)
     estimate = source == "estimated"
     text = f"about {value:.2f}" if estimate and value >= 0.1 else f"about {value:.2g}" if estimate else f"{value:.3f}"
     return Cell(text, f"{source}, worse than storing zeros" if value > 1 else source, value)
@@ -147,14 +158,14 @@ def _cosine_cell(answer: Answer) -> Cell:
 
 
 def _parameters_cell(answer: Answer) -> Cell:
-    if not answer.prediction.feasible:
+    if not answer.reachable:
         return Cell("")
     sizes = answer.prediction.model.chosen
     return Cell(f"{sizes.parameters_after:,}", f"{sizes.ratio('parameters'):.2f}x smaller", sizes.parameters_after)
 
 
 def _bytes_cell(answer: Answer) -> Cell:
-    if not answer.prediction.feasible:
+    if not answer.reachable:
         return Cell("")
     sizes = answer.prediction.model.chosen
     return Cell(f"{sizes.bytes_after / 1e6:.2f}", f"{sizes.ratio('bytes'):.2f}x smaller", sizes.bytes_after / 1e6)
@@ -174,8 +185,8 @@ def _score_cell(answer: Answer, task: str, scale: int) -> Cell:
     if answer.done and (score := result_of(answer.done).scores.get(task)):
         return Cell(score_text(score), brief_difference(score), scale * value_of(score))
     known = answer.scores.get(task)
-    if known is None or not answer.prediction.feasible:
-        return Cell("", "run to measure" if answer.prediction.feasible else "")
+    if known is None or not answer.reachable:
+        return Cell("", "run to measure" if answer.reachable else "")
     metric = METRICS[known.metric]
     text, span = metric.number(known.value), f"{metric.number(known.low)} to {metric.number(known.high)}"
     if known.origin == "estimated":
@@ -191,7 +202,7 @@ def _flips(answer: Answer) -> dict[str, Score]:
 def _flip_cell(answer: Answer) -> Cell:
     flips = _flips(answer)
     if not flips:
-        return Cell("", "run to count" if answer.prediction.feasible else "")
+        return Cell("", "run to count" if answer.reachable else "")
     score = next(iter(flips.values()))
     worse, better = score.paired.right_to_wrong or 0, score.paired.wrong_to_right or 0
     return Cell(f"{worse + better} of {score.compressed.n}", f"{worse} now wrong, {better} now right", worse + better)

@@ -195,7 +195,7 @@ def use_groups(info: ModelInfo, groups: Iterable[OwnGroup], ratio: float) -> Non
     """Set the draft to exactly these groups, with their stacking and the ratio used to find them."""
     kept = tuple((tuple(names), stack) for names, stack in groups)
     choose(info, [name for names, _ in kept for name in names])
-    st.session_state.update({"draft_groups": kept, "grouping": OWN, "ratio": ratio})
+    st.session_state.update({"draft_groups": kept, "grouping": OWN, "ratio": ratio, "target": ""})
 
 
 def groups() -> tuple[OwnGroup, ...]:

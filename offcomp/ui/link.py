@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import Any
 from urllib.parse import quote, unquote
 
+from offcomp.errors import InputError
 from offcomp.methods import all_methods
 from offcomp.models.bundled_models import MODELS
 from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS
@@ -21,6 +22,7 @@ from offcomp.plain_text import is_plain, text_fault
 from offcomp.planning.data.tasks import TASKS
 from offcomp.planning.grouping import GROUPINGS, STACKS
 from offcomp.results.groups import ranges
+from offcomp.results.targets import parse_target
 
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 100.0)
 OWN = "own"
@@ -115,6 +117,21 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
+def _target(text: str) -> str:
+    """A target other than a ratio, such as "12 MB", in the form in which it is written. Raises ValueError if it is invalid."""
+    try:
+        target = parse_target(text)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+    if target.kind == "ratio":
+        raise ValueError("a ratio has a parameter of its own, such as ratio=4")
+    return str(target)
+
+
+def _flag(text: str) -> bool:
+    return _one_of(("1",))(text) == "1"
+
+
 def _listed(names: Sequence[str]) -> str:
     return ",".join(names) if names else NONE
 
@@ -184,6 +201,9 @@ FIELDS = (
     Field("block", "block", 2, _integer(1, 48)),
     Field("methods", "methods", ["svd", "autoencoder"], _list_of(method.style_key for method in all_methods()), _listed),
     Field("ratio", "ratio", 3.0, _ratio, "{:g}".format),
+    Field("target", "target", "", _target),
+    Field("allocate", "allocate", False, _flag, lambda _: "1"),
+    Field("equal", "equal_bytes", False, _flag, lambda _: "1"),
     Field("unit", "unit", UNITS[0], _one_of(UNITS)),
     Field("dtype", "dtype", DTYPE_CHOICES[0], _one_of(DTYPE_CHOICES)),
     Field("seed", "seed", 0, _integer(0, 2**31 - 1)),

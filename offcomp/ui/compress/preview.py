@@ -50,7 +50,7 @@ def _show_errors(lab: Lab) -> None:
     estimates = [answer.estimated for answer in lab.answers if answer.estimated]
     points = known_errors.error_point_table(same_groups, estimates, choices.unit)
     exact = not choices.rounded_to
-    figure = error_curve_figure(lab.curve, points, choices.ratio, choices.unit, palette(), exact=exact)
+    figure = error_curve_figure(lab.curve, points, lab.ratio, choices.unit, palette(), exact=exact)
     alt = "Relative error against compression ratio: SVD as a line, measured and estimated errors as marks; numbers below."
     draw(figure, "error_curve", alt)
     st.caption(plain(_reading(points, exact)))
@@ -92,6 +92,11 @@ def _details(lab: Lab) -> None:
             groups.caption(plain(method_of_style_key(style_key).title))
             table = prediction_table(prediction.groups, lab.exact if style_key == "svd" else None)
             groups.dataframe(table, hide_index=True, key=f"groups_{style_key}")
+    if reasons := {answer.title: answer.reasons for answer in lab.answers if answer.reasons}:
+        with st.expander("Why these sizes?"):
+            for title, each in reasons.items():
+                st.caption(f"**{plain(title)}**")
+                st.markdown("\n".join(f"- {plain(name)}: {plain(reason)}" for name, reason in each.items()))
     commands = st.expander("Plan and command line", key="commands_open", on_change="rerun")
     if commands.open:
         for style_key, plan in lab.plans.items():

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import pandas as pd
 import streamlit as st
 
+from offcomp.errors import InputError
 from offcomp.files import home_folder
+from offcomp.methods import SVD, make_method
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.plan import Plan, members, validate
 from offcomp.planning.sizes import Prediction, predict, resolved
@@ -18,6 +20,8 @@ from offcomp.results import known_errors
 from offcomp.results.error_curve import error_curve_table, svd_error
 from offcomp.results.known_errors import Measured
 from offcomp.results.known_scores import known_scores
+from offcomp.results.proposals import Proposal, propose
+from offcomp.results.targets import parse_target
 from offcomp.results.what_if import Answer
 from offcomp.runs.inputs import inputs_of, run_id
 from offcomp.runs.store import Run, RunStore
@@ -47,6 +51,12 @@ class Lab:
     measured: list[Measured]
 
     @property
+    def ratio(self) -> float:
+        """The compression ratio that is asked for, or else the one that the first plan for the target reaches."""
+        reached = [answer.ratio for answer in self.answers if answer.reachable and answer.plan.groups]
+        return reached[0] if self.choices.target and reached else self.choices.ratio
+
+    @property
     def plans(self) -> Mapping[str, Plan]:
         """Style key -> plan."""
         return {answer.style_key: answer.plan for answer in self.answers}
@@ -60,15 +70,15 @@ class Lab:
     def exact(self) -> list[Spectrum] | None:
         """The spectra, if they give the error of the draft's SVD plan; other presets of SVD have other errors."""
         svd = self.plans.get("svd")
-        return self.spectra if svd is not None and svd.to_dict() == self.reference.to_dict() else None
+        return self.spectra if svd is not None and _is_plain_svd(svd) else None
 
 
 def lab_of(choices: Choices) -> Lab:
     """Look up everything known of the draft. Raises PlanError and InputError if its plans are invalid."""
     info = choices.info
-    plans = {style_key: choices.plan(style_key) for style_key in choices.methods}
     reference = replace(choices, options={}).plan("svd")
-    for plan in (reference, *plans.values()):
+    drafts = {style_key: choices.plan(style_key) for style_key in choices.methods}
+    for plan in (reference, *drafts.values()):
         validate(plan, info)
     runs = RunStore().all()
     measured = measurements(runs, info.fingerprint)
@@ -76,21 +86,53 @@ def lab_of(choices: Choices) -> Lab:
     table = curve(info, reference, spectra) if spectra else error_curve_table(info, reference, [], [])
     lab = Lab(choices, (), reference, spectra, table, runs, measured)
     by_id = {run.id: run for run in runs}
-    plain_svd = "svd" in plans and plans["svd"].to_dict() == reference.to_dict()
-    answers = (
-        _answer(lab, style_key, plan, spectra if plain_svd and style_key == "svd" else None, by_id)
-        for style_key, plan in plans.items()
-    )
-    return replace(lab, answers=tuple(answers))
+    planned = (_planned(lab, style_key, plan) for style_key, plan in drafts.items())
+    return replace(lab, answers=tuple(_answer(lab, answer, by_id) for answer in planned))
 
 
-def _answer(lab: Lab, style_key: str, plan: Plan, spectra: list[Spectrum] | None, runs: Mapping[str, Run]) -> Answer:
+def _planned(lab: Lab, style_key: str, plan: Plan) -> Answer:
+    """Make the plan of a method that meets the target, or say why it cannot."""
+    choices, info = lab.choices, lab.choices.info
+    answer = Answer(style_key, plan, predict(plan, info), rounded_to=choices.rounded_to)
+    if not plan.groups or not (choices.target or choices.allocate):
+        return answer
+    target = choices.target or f"{choices.ratio:g}x"
+    runs = tuple((run.id, run.status) for run in lab.runs)
+    proposal = _proposed(plan, target, info, lab.measured, runs, lab.spectra is not None, choices.allocate)
+    if isinstance(proposal, str):
+        return replace(answer, fault=proposal)
+    prediction = predict(proposal.plan, info)
+    return replace(answer, plan=proposal.plan, prediction=prediction, reasons=proposal.reasons, notes=proposal.notes)
+
+
+@st.cache_resource(
+    max_entries=64,
+    show_spinner=False,
+    hash_funcs={ModelInfo: lambda info: info.fingerprint, Plan: lambda plan: plan.to_json()},
+)
+def _proposed(
+    plan: Plan,
+    target: str,
+    info: ModelInfo,
+    _measured: Sequence[Measured],
+    runs: Sequence[tuple[str, str]],  # noqa: ARG001  # with the spectra, part of the key of the cache
+    spectra: bool,  # noqa: ARG001
+    allocate: bool,
+) -> Proposal | str:
+    """Propose a plan that meets a target; if there is none, say why."""
+    try:
+        return propose(plan, parse_target(target), info, home_folder(), _measured, allocate=allocate)
+    except InputError as error:
+        return str(error)
+
+
+def _answer(lab: Lab, answer: Answer, runs: Mapping[str, Run]) -> Answer:
     """Look up what is known of one method's plan; estimate its error only if there is no exact or measured value."""
-    info, prediction = lab.choices.info, predict(plan, lab.choices.info)
-    answer = Answer(style_key, plan, prediction, rounded_to=lab.choices.rounded_to)
-    if not prediction.feasible or not plan.groups:
+    info, plan, prediction = lab.choices.info, answer.plan, answer.prediction
+    if not answer.reachable or not plan.groups:
         return answer
     complete = resolved(plan, info)
+    spectra = lab.spectra if answer.style_key == "svd" and _is_plain_svd(plan) else None
     answer = replace(
         answer,
         exact=svd_error(spectra, prediction) if spectra is not None else None,
@@ -103,6 +145,11 @@ def _answer(lab: Lab, style_key: str, plan: Plan, spectra: list[Spectrum] | None
     error = answer.error[0]
     scores = known_scores(complete, info, error, lab.measured, plan.resolved_tasks) if error is not None else {}
     return replace(answer, scores=scores)
+
+
+def _is_plain_svd(plan: Plan) -> bool:
+    """Return whether all groups use SVD with its default options, whose error the spectra give."""
+    return all(make_method(group.method, group.options) == SVD() for group in plan.groups)
 
 
 def known_spectra(plan: Plan, info: ModelInfo) -> list[Spectrum] | None:

@@ -45,6 +45,9 @@ class Choices:
     tasks: tuple[str | Task, ...]
     own: tuple[OwnGroup, ...]
     ratio: float = 3.0
+    target: str = ""
+    allocate: bool = False
+    equal_bytes: bool = False
     calibration: CalibrationText = field(default_factory=CalibrationText)
 
     @property
@@ -139,6 +142,9 @@ def read_choices(info: ModelInfo) -> Choices:
         tasks=(*draft.tasks(info), *own_tasks_of(info)),
         own=draft.groups(),
         ratio=float(state["ratio"]),
+        target=state["target"],
+        allocate=state["allocate"],
+        equal_bytes=state["equal_bytes"],
         calibration=state.get(CALIBRATION, CalibrationText()),
     )
 

@@ -79,7 +79,7 @@ def cost_of(choices: Choices, plans: Mapping[str, Plan], predictions: Mapping[st
 
 def show_cost(lab: Lab) -> None:
     """Show time and memory, warn if memory is short, and offer a cheaper alternative if memory is short or runs are slow."""
-    feasible = [answer.style_key for answer in lab.answers if answer.prediction.feasible]
+    feasible = [answer.style_key for answer in lab.answers if answer.reachable]
     plans = {style_key: lab.plans[style_key] for style_key in feasible}
     cost, free = cost_of(lab.choices, plans, lab.predictions, lab.runs), free_memory()
     if text := cost_text(cost):

@@ -41,11 +41,7 @@ def run_button(lab: Lab) -> bool:
 
 def to_run(lab: Lab) -> list[Answer]:
     """The answers whose runs are neither finished nor in progress, and whose methods can reach the size."""
-    return [
-        answer
-        for answer in lab.answers
-        if answer.prediction.feasible and not (answer.run and (answer.done or not answer.run.ended))
-    ]
+    return [answer for answer in lab.answers if answer.reachable and not (answer.run and (answer.done or not answer.run.ended))]
 
 
 def _nothing_to_run(lab: Lab) -> str:

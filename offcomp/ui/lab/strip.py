@@ -45,23 +45,25 @@ def strip_sentence(lab: Lab) -> str:
     done = [answer.done for answer in lab.answers if answer.done]
     if done and len(done) == len(lab.answers):
         return comparison(done)
-    chosen, ratio = lab.choices.modules_title, lab.choices.ratio
+    chosen, ratio = lab.choices.modules_title, lab.ratio
     dense = [group.name for prediction in lab.predictions.values() for group in prediction.groups if group.form == "dense"]
     if dense:
-        return f"At {ratio:g}x, nothing is saved for {', '.join(dict.fromkeys(dense))}: dense storage already fits the budget."
+        return (
+            f"At {ratio:.3g}x, nothing is saved for {', '.join(dict.fromkeys(dense))}: dense storage already fits the budget."
+        )
     if lab.exact is None:
-        return f"{chosen} at {ratio:g}x: run the methods to see how well the model performs."
-    if not lab.predictions["svd"].feasible:
-        return f"{chosen} at {ratio:g}x: SVD cannot reach this size."
+        return f"{chosen} at {ratio:.3g}x: run the methods to see how well the model performs."
+    if not next(answer for answer in lab.answers if answer.style_key == "svd").reachable:
+        return f"{chosen} at {ratio:.3g}x: SVD cannot reach this size."
     kept = 1 - svd_error(lab.exact, lab.predictions["svd"]) ** 2
-    return f"At {ratio:g}x, SVD keeps {100 * kept:.3g} % of the energy (squared norm) of {chosen}."
+    return f"At {ratio:.3g}x, SVD keeps {100 * kept:.3g} % of the energy (squared norm) of {chosen}."
 
 
 def show_notes(lab: Lab) -> None:
     """Show caveats about the sizes: one line per method that has any, and one for parameters outside the matrices."""
     for answer in lab.answers:
-        if answer.prediction.notes:
-            st.caption(f"**{plain(answer.title)}.** {plain(' '.join(answer.prediction.notes))}")
+        if notes := [*answer.prediction.notes, *answer.notes]:
+            st.caption(f"**{plain(answer.title)}.** {plain(' '.join(notes))}")
     if note := unlisted_note(lab.choices.info.unlisted, lab.choices.info.num_parameters):
         st.caption(plain(note))
 
@@ -86,7 +88,7 @@ def _cells(answers: Sequence[Answer], pinned: Mapping[str, Mapping[str, float]])
 
 
 def _heading(answer: Answer) -> str:
-    return f"{answer.title}, {answer.ratio:.2f}x" if answer.prediction.feasible else answer.title
+    return f"{answer.title}, {answer.ratio:.2f}x" if answer.reachable else answer.title
 
 
 def _note(cell: Cell, change: str) -> str:
@@ -95,15 +97,15 @@ def _note(cell: Cell, change: str) -> str:
 
 def _refusals(lab: Lab) -> list[str]:
     """Explain for each method that cannot reach the size why it cannot, for its first group."""
-    return [
-        _refusal(answer, lab.choices.unit) for answer in lab.answers if not answer.prediction.feasible and answer.plan.groups
-    ]
+    return [_refusal(answer, lab.choices.unit) for answer in lab.answers if not answer.reachable and answer.plan.groups]
 
 
 def _refusal(answer: Answer, unit: str) -> str:
+    if answer.fault:
+        return f"{answer.title}: {answer.fault}."
     infeasible = [group for group in answer.prediction.groups if group.form == "infeasible"]
     if unit == "parameters" and all(group.largest_ratio <= 1 for group in infeasible):
-        return f"{answer.title} saves bytes, not parameters: under Budget, set the ratio to count bytes."
+        return f"{answer.title} saves bytes, not parameters: under Budget, let the ratio count bytes."
     group = min(infeasible, key=lambda each: each.largest_ratio)
     return f"{answer.title} cannot reach this size: {group.name}: {group.note} ({rounded_down(group.largest_ratio)}x at most)."
 
