@@ -154,7 +154,9 @@ def _error_cell(answer: Answer) -> Cell:
 
 def _cosine_cell(answer: Answer) -> Cell:
     value = answer.cosine
-    return Cell("", "run to measure") if value is None else Cell(f"{value:.3f}", "", value)
+    if value is None:
+        return Cell("", "run to measure" if answer.reachable else "")
+    return Cell(f"{value:.3f}", "", value)
 
 
 def _parameters_cell(answer: Answer) -> Cell:

@@ -15,11 +15,11 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.plan import Plan, members, validate
 from offcomp.planning.sizes import Prediction, predict, resolved
 from offcomp.planning.spectra import find
-from offcomp.planning.spectrum import Spectrum
+from offcomp.planning.spectrum import Spectrum, relative_error
 from offcomp.results import known_errors
 from offcomp.results.error_curve import error_curve_table, svd_error
 from offcomp.results.known_errors import Measured
-from offcomp.results.known_scores import known_scores
+from offcomp.results.known_scores import Errors, errors_of, known_scores
 from offcomp.results.proposals import Proposal, propose
 from offcomp.results.targets import parse_target
 from offcomp.results.what_if import Answer
@@ -142,9 +142,20 @@ def _answer(lab: Lab, answer: Answer, runs: Mapping[str, Run]) -> Answer:
     if answer.exact is None and answer.measured is None:
         estimated = known_errors.estimated(complete, answer.ratio, lab.measured, lab.curve)
         answer = replace(answer, estimated=estimated)
-    error = answer.error[0]
-    scores = known_scores(complete, info, error, lab.measured, plan.resolved_tasks) if error is not None else {}
-    return replace(answer, scores=scores)
+    errors = _errors(answer, complete, spectra)
+    return replace(answer, scores=known_scores(complete, info, errors, lab.measured, plan.resolved_tasks))
+
+
+def _errors(answer: Answer, plan: Plan, spectra: list[Spectrum] | None) -> Errors | None:
+    """Return the relative error of each group, or an estimate for all of them, or None if there is neither."""
+    groups = answer.prediction.groups
+    if spectra is not None:
+        ranks = [None if group.form == "dense" else group.size for group in groups]
+        found = zip(groups, spectra, ranks, strict=True)
+        return {group.name: relative_error([spectrum], [rank]) for group, spectrum, rank in found}
+    if answer.measured is not None:
+        return errors_of(plan, answer.measured)
+    return answer.estimated.relative_error if answer.estimated else None
 
 
 def _is_plain_svd(plan: Plan) -> bool:

@@ -8,9 +8,11 @@ from typing import Any
 
 import streamlit as st
 
+from offcomp.errors import shortly
 from offcomp.planning.size_notes import unlisted_note
 from offcomp.results.error_curve import svd_error
 from offcomp.results.sentences import answer as comparison
+from offcomp.results.sentences import smaller
 from offcomp.results.what_if import Answer, Cell, differences, pin_title, pinned_values, rows
 from offcomp.ui import draft
 from offcomp.ui.escape import noted_table, plain
@@ -46,17 +48,26 @@ def strip_sentence(lab: Lab) -> str:
     if done and len(done) == len(lab.answers):
         return comparison(done)
     chosen, ratio = lab.choices.modules_title, lab.ratio
+    if lab.choices.target:
+        return _target_sentence(lab)
     dense = [group.name for prediction in lab.predictions.values() for group in prediction.groups if group.form == "dense"]
-    if dense:
-        return (
-            f"At {ratio:.3g}x, nothing is saved for {', '.join(dict.fromkeys(dense))}: dense storage already fits the budget."
-        )
+    if dense and not lab.choices.allocate:
+        named = shortly(list(dict.fromkeys(dense)))
+        return f"At {ratio:.3g}x, nothing is saved for {named}: dense storage already fits the budget."
     if lab.exact is None:
         return f"{chosen} at {ratio:.3g}x: run the methods to see how well the model performs."
     if not next(answer for answer in lab.answers if answer.style_key == "svd").reachable:
         return f"{chosen} at {ratio:.3g}x: SVD cannot reach this size."
     kept = 1 - svd_error(lab.exact, lab.predictions["svd"]) ** 2
     return f"At {ratio:.3g}x, SVD keeps {100 * kept:.3g} % of the energy (squared norm) of {chosen}."
+
+
+def _target_sentence(lab: Lab) -> str:
+    """Say how small the chosen weights become to meet the target."""
+    reached = [f"{smaller(answer.ratio)} with {answer.title}" for answer in lab.answers if answer.reachable]
+    if not reached:
+        return f"The target, {lab.choices.target}, is out of reach for these weights and methods."
+    return f"To meet the target, {lab.choices.target}: {lab.choices.modules_title} {' or '.join(reached)}."
 
 
 def show_notes(lab: Lab) -> None:
