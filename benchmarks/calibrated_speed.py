@@ -2,7 +2,8 @@
 
 Each of the 24 linear weights of offcomp-gpt is compressed on its own at ratio 2, in a run that is submitted to a store, with
 statistics of the bundled text. "compress" is the sum over the stages of all groups; the first one includes the pass over the
-text. "outputs" is the pass that measures all output errors.
+text. "outputs" measures all output errors: on held-out text in a pass, and on the text used for fitting from its second moments
+or, if there are none (ASVD), in another pass.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Eigendecompositions of symmetric float64 matrices, by torch and by offcomp (scipy): `python -m benchmarks.eigenvectors`.
+"""Eigendecompositions of symmetric float64 matrices, by torch and by offcomp: `python -m benchmarks.eigenvectors`.
 
-Prints seconds for all eigenvectors, and for the leading quarter, for random Gram matrices of several sides. Set
-OMP_WAIT_POLICY=passive to measure under the same conditions as in a worker.
+Prints seconds for all eigenvectors, and for the leading quarter, for random Gram matrices of several sides; "torch" uses all of
+torch's threads. Set OMP_WAIT_POLICY=passive to measure under the same conditions as in a worker.
 """
 
 from __future__ import annotations

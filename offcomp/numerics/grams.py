@@ -24,6 +24,7 @@ from offcomp.numerics.chunks import float64_chunks
 from offcomp.numerics.training import one_thread_if
 
 COLUMN_BLOCKS = 6  # with 6, computing the upper triangle takes 7/12 of the work of the full square
+NARROWEST_BLOCK = 128  # columns; the products of narrower blocks take longer than they save
 SMALL_SIDE = (
     512  # matrices up to this size are decomposed on one thread, since a second one does not help, and may wait for a core
 )
@@ -55,8 +56,8 @@ def mirrored(total: Float64[Tensor, "cols cols"]) -> Float64[Tensor, "cols cols"
 
 
 def _blocks(cols: int) -> list[slice]:
-    """Split the columns into COLUMN_BLOCKS blocks."""
-    width = -(-cols // COLUMN_BLOCKS)
+    """Split the columns into up to COLUMN_BLOCKS blocks."""
+    width = max(NARROWEST_BLOCK, -(-cols // COLUMN_BLOCKS))
     return [slice(left, left + width) for left in range(0, cols, width)]
 
 

@@ -57,7 +57,6 @@ class _AllSeen(Exception):
     """Raised to end a forward pass after the last watched module."""
 
 
-@dataclass
 class Watch:
     """Runs forward passes, calling `watcher` with the counted tokens at each use of a watched module.
 
@@ -65,10 +64,15 @@ class Watch:
     watched.
     """
 
-    model: PreTrainedModel
-    specs: Sequence[ModuleSpec]
-    watcher: Watcher
-    uses: int | None = None
+    _batch: TokenBatch  # of the current pass
+    _with_others: bool
+
+    def __init__(self, model: PreTrainedModel, specs: Sequence[ModuleSpec], watcher: Watcher) -> None:
+        self.model = model
+        self.specs = specs
+        self.watcher = watcher
+        self._seen = 0
+        self._uses: int | None = None
 
     def run(self, batches: Sequence[TokenBatch]) -> None:
         """Run forward passes over all batches, without gradients.
@@ -76,31 +80,29 @@ class Watch:
         Values that do not belong to a text, such as position embeddings, are the same in every part of a batch and are counted
         once. They are recognised by their shape, so no part may consist of a single text.
         """
-        for batch in batches:
-            for number, part in enumerate(batch.parts(TOKENS_AT_ONCE, at_least=2)):
-                self._pass(part, with_others=number == 0)
-
-    def _pass(self, batch: TokenBatch, *, with_others: bool) -> None:
-        seen = 0
-
-        def hook(spec: ModuleSpec) -> Any:
-            def see(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-                nonlocal seen
-                own = output[..., spec.start : spec.start + spec.rows] if spec.fused else output
-                if with_others or len(output) in (len(batch.counted), batch.counted.numel()):
-                    self.watcher(spec, batch.select(arguments[0], is_embedding(module)), batch.select(own))
-                seen += 1
-                if seen == self.uses:
-                    raise _AllSeen
-
-            return see
-
-        with ExitStack() as stack, suppress(_AllSeen):
+        entry = entry_point(self.model, self.specs)
+        with ExitStack() as stack:
             for spec in self.specs:
                 for module in modules_of(self.model, spec):
-                    stack.callback(module.register_forward_hook(hook(spec)).remove)
-            run(self.model, self.specs, batch)
-        self.uses = seen
+                    stack.callback(module.register_forward_hook(self._hook(spec)).remove)
+            for batch in batches:
+                for number, part in enumerate(batch.parts(TOKENS_AT_ONCE, at_least=2)):
+                    self._batch, self._with_others, self._seen = part, number == 0, 0
+                    with suppress(_AllSeen):
+                        run(entry, part)
+                    self._uses = self._seen
+
+    def _hook(self, spec: ModuleSpec) -> Any:
+        def see(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            batch = self._batch
+            own = output[..., spec.start : spec.start + spec.rows] if spec.fused else output
+            if self._with_others or len(output) in (len(batch.counted), batch.counted.numel()):
+                self.watcher(spec, batch.select(arguments[0], is_embedding(module)), batch.select(own))
+            self._seen += 1
+            if self._seen == self._uses:
+                raise _AllSeen
+
+        return see
 
 
 def is_embedding(module: nn.Module) -> bool:
@@ -108,13 +110,17 @@ def is_embedding(module: nn.Module) -> bool:
     return isinstance(module, nn.Embedding)
 
 
-def run(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: TokenBatch) -> None:
-    """Run a forward pass through these modules, skipping the head if it contains none of them."""
+def entry_point(model: PreTrainedModel, specs: Sequence[ModuleSpec]) -> nn.Module:
+    """The part of the model to run to reach these modules: without the head, unless it contains one of them."""
     base = model.base_model
     inside = {id(module) for module in base.modules()}
-    whole = any(id(module) not in inside for spec in specs for module in modules_of(model, spec))
+    return model if any(id(module) not in inside for spec in specs for module in modules_of(model, spec)) else base
+
+
+def run(entry: nn.Module, batch: TokenBatch) -> None:
+    """Run a forward pass through a model or a part of it."""
     with torch.no_grad():
-        (model if whole else base)(**batch.inputs)
+        entry(**batch.inputs)
 
 
 class MomentSums:
@@ -206,7 +212,7 @@ def shared_inputs(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: To
         for spec in specs:
             for module in modules_of(model, spec):
                 stack.callback(module.register_forward_pre_hook(hook(spec)).remove)
-        run(model, specs, batch)
+        run(entry_point(model, specs), batch)
     return first
 
 
