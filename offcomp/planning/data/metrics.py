@@ -20,6 +20,7 @@ class Metric:
     least       the smallest possible value; `most`: the largest
     percent     whether values are shown in % and differences in percentage points
     example     what the value of a single example is, for tasks without classes
+    fidelity    whether values are distances from the original's outputs, so that its own value is perfect by definition
     """
 
     name: str
@@ -34,6 +35,7 @@ class Metric:
     direction: str = "higher"
     percent: bool = False
     example: str = "score given by the model"
+    fidelity: bool = False
 
     @property
     def perfect(self) -> float:
@@ -103,6 +105,7 @@ def _divergence(name: str, axis: str, *, outputs: str, counts: str) -> Metric:
         most=inf,
         direction="lower",
         example="KL divergence in nats",
+        fidelity=True,
     )
 
 
@@ -156,7 +159,8 @@ METRICS = {
             "The mean cosine similarity between the original and the compressed model's embeddings of the same text, with its "
             "95 % interval. 1 means identical directions.",
             counts="texts",
-            example="cosine similarity to the original",
+            example="cosine similarity",
+            fidelity=True,
         ),
         _divergence("masked KL", "masked token", outputs="predictions of masked tokens", counts="masked tokens"),
         _divergence("next-token KL", "token", outputs="predictions of next tokens", counts="tokens"),
