@@ -110,12 +110,15 @@ def checked_tasks(arguments: argparse.Namespace, *infos: ModelInfo) -> list[Task
     """The requested tasks, or the defaults that all models support. Raises PlanError if a model does not support a task."""
     requested = requested_tasks(arguments)
     if not requested:
-        defaults = [usual_tasks(info.architecture, info.reads_text) for info in infos]
-        return [find_task(name) for name in defaults[0] if all(name in names for names in defaults)]
+        supported = [usual_tasks(info.architecture, info.reads_text) for info in infos]
+        defaults = [find_task(name) for name in supported[0] if all(name in names for names in supported)]
+        return [task for task in defaults if arguments.original or not task.kind.fidelity]
     faults = dict.fromkeys(fault for info in infos for fault in task_faults(requested, info.architecture, info.reads_text))
     if faults:
         raise PlanError(list(faults))
     chosen = [find_task(task) if isinstance(task, str) else task for task in requested]
+    if not arguments.original and (alone := next((task for task in chosen if task.kind.fidelity), None)):
+        raise InputError(f"task {alone.name!r} compares a model with its original; add --original MODEL")
     original = infos[-1]  # its head outputs are matched to the labels
     faults = dict.fromkeys(filter(None, [task_fault(task, original) for task in chosen]))
     if faults:

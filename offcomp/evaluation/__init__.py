@@ -20,6 +20,7 @@ from offcomp.errors import StorageError
 from offcomp.evaluation.base import Arrays, Evaluator, TaskData
 from offcomp.evaluation.causal_lm import CausalLM
 from offcomp.evaluation.data import read
+from offcomp.evaluation.fidelity import EmbeddingFidelity, HeadFidelity
 from offcomp.evaluation.head import Head, described_head
 from offcomp.evaluation.head_regression import HeadRegression
 from offcomp.evaluation.masked_lm import MaskedLM
@@ -28,6 +29,7 @@ from offcomp.evaluation.regression import Regression
 from offcomp.evaluation.scaling import PROBE_VERSION
 from offcomp.evaluation.secondary_metrics import check_metrics, original_scores, secondary_metrics
 from offcomp.evaluation.similarity import Similarity
+from offcomp.evaluation.token_fidelity import causal_fidelity, masked_fidelity
 from offcomp.evaluation.trial import check_fits, check_runs
 from offcomp.files import write_bytes
 from offcomp.models.environment import versions
@@ -46,6 +48,10 @@ EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
     "similarity": Similarity,
     "masked-lm": MaskedLM,
     "causal-lm": CausalLM,
+    "embedding-fidelity": EmbeddingFidelity,
+    "masked-fidelity": masked_fidelity,
+    "causal-fidelity": causal_fidelity,
+    "head-fidelity": HeadFidelity,
 }
 """Task family -> its evaluator."""
 

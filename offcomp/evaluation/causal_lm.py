@@ -14,8 +14,10 @@ The result also shows how the original and the compressed model continue the sam
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from transformers import BatchEncoding
 
 from offcomp.errors import TaskError
 from offcomp.evaluation.base import Arrays, TaskData
@@ -24,6 +26,7 @@ from offcomp.evaluation.continuations import Continuations
 from offcomp.evaluation.token_losses import Row, TokenTask, bare_tokens, counted_tokens, logits_at, special_tokens_around
 from offcomp.models.loading import LoadedModel
 from offcomp.models.positions import longest_text
+from offcomp.models.tokens import check_known
 from offcomp.numerics.progress import Report, ignore_progress
 from offcomp.planning.data.scores import Score
 
@@ -38,30 +41,43 @@ class CausalLM(TokenTask):
     """
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
-        tokenizer = tokenizer_of(loaded)
-        settings = dict(data.task.settings)
-        context, stride = settings["context"], settings["stride"]
-        if not 1 <= stride <= context or context < 2:
-            raise TaskError(f"stride must be between 1 and context, and context at least 2, not {stride} and {context}")
-        settings["context"] = longest_text(loaded.model, context)
-        settings["stride"] = min(stride, settings["context"])
-        before, _ = special_tokens_around(tokenizer, data.texts)
-        rows: list[Row] = []
-        encoded = bare_tokens(tokenizer, data.texts)
-        for index, ids in enumerate(encoded["input_ids"]):
-            rows += _rows(index, [*before, *ids], len(before), settings["context"], settings["stride"])
-        super().__init__(loaded, data, rows, list(counted_tokens(tokenizer, data)), settings)
-        _check_direction(loaded, max(rows, key=lambda row: len(row.ids)).ids)
+        rows, settings, encoded, before = window_rows(loaded, data)
+        super().__init__(loaded, data, rows, list(counted_tokens(tokenizer_of(loaded), data)), settings)
         self.continuations = Continuations(loaded, encoded, before)
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
         """Per-token losses and correctness of the original model, and its continuations of the openings."""
-        return {**super().reference(report), "continuations": self.continuations.write(self._gathers)}
+        return {**super().reference(report), "continuations": self.continuations.write(self.token_rows.gathers)}
 
     def compare(self, reference: Arrays, predictions: Arrays) -> Score:
         """Perplexities, their paired comparison, and both continuations of each opening."""
         written = self.continuations.compare(reference["continuations"], predictions["continuations"])
         return super().compare(reference, predictions).model_copy(update={"continuations": written})
+
+
+def window_rows(loaded: LoadedModel, data: TaskData) -> tuple[list[Row], dict[str, Any], BatchEncoding, list[int]]:
+    """The windows of all texts with their targets, the settings adapted to the model, the tokenised texts, and the tokens that
+    the tokenizer prepends.
+
+    Raises TaskError if a setting is out of range or the model attends to the tokens that it must predict.
+    """
+    tokenizer = tokenizer_of(loaded)
+    settings = dict(data.task.settings)
+    context, stride = settings["context"], settings["stride"]
+    if not 1 <= stride <= context or context < 2:
+        raise TaskError(f"stride must be between 1 and context, and context at least 2, not {stride} and {context}")
+    settings["context"] = longest_text(loaded.model, context)
+    settings["stride"] = min(stride, settings["context"])
+    before, _ = special_tokens_around(tokenizer, data.texts)
+    encoded = bare_tokens(tokenizer, data.texts)
+    rows: list[Row] = []
+    for index, ids in enumerate(encoded["input_ids"]):
+        rows += _rows(index, [*before, *ids], len(before), settings["context"], settings["stride"])
+    if rows:
+        ids = max(rows, key=lambda row: len(row.ids)).ids
+        check_known(loaded.model, [ids])
+        _check_direction(loaded, ids)
+    return rows, settings, encoded, before
 
 
 def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:

@@ -18,6 +18,7 @@ from scipy.stats import rankdata
 from offcomp.errors import TaskError
 from offcomp.evaluation import bootstrap as uncertainty
 from offcomp.numerics.paired_tests import accuracy_interval, mcnemar_p
+from offcomp.planning.data.metrics import METRICS
 from offcomp.planning.data.scores import Baseline, Change, Comparison, Flip, Flips, Paired, Score, ScoreValue
 
 if TYPE_CHECKING:
@@ -151,6 +152,48 @@ def compare_losses(
     )
 
 
+def compare_fidelity(
+    compressed: Vector,
+    *,
+    rows: NDArray[np.integer[Any]],
+    texts: Sequence[str],
+    metric: str,
+) -> Score:
+    """Score the outputs of a compressed model by their distance from the original's: its own value is perfect, and exact.
+
+    compressed      the distance or similarity of each output (outputs,), which is averaged
+    rows            the index in `texts` of each output's text. Outputs for one text are dependent, so the bootstrap resamples
+                    texts. In the result, `n` counts outputs and `units` the texts with at least one output
+
+    The model counts as unchanged if every value is perfect. `changes` lists the texts whose mean is furthest from perfect.
+    Raises TaskError if any value is not finite.
+    """
+    shown = METRICS[metric]
+    _check(np.full(len(rows), shown.perfect), compressed, len(rows))
+    outputs = np.bincount(rows, minlength=len(texts))
+    present = np.flatnonzero(outputs)
+    sums = np.bincount(rows, compressed, len(texts))[present]
+
+    def means(counts: Counts) -> Counts:
+        mean = (counts @ sums) / (counts @ outputs[present])
+        return np.stack([np.full(len(mean), shown.perfect), mean])
+
+    result = scored(means, len(present), len(rows))
+    by_text = sums / outputs[present]
+    return Score(
+        metric=metric,
+        direction=shown.direction,
+        units=len(present),
+        unchanged=bool((compressed == shown.perfect).all()),
+        original=result.original,
+        compressed=result.compressed,
+        baseline=None,
+        paired=result.paired,
+        collapsed=False,
+        changes=tuple(_change(texts[present[i]], None, shown.perfect, by_text[i]) for i in _largest(by_text - shown.perfect)),
+    )
+
+
 def _check(original: Vector, compressed: Vector, n: int) -> None:
     if not n:
         raise TaskError("the task has no examples to compare the models on; provide a non-empty test split")
@@ -158,7 +201,8 @@ def _check(original: Vector, compressed: Vector, n: int) -> None:
         if len(values) != n:
             raise TaskError(f"the {name} model returned {len(values)} predictions for {n} examples; run the task again")
         if not np.isfinite(values).all():
-            raise TaskError(f"the {name} model's predictions are not finite, so it cannot be scored; compress it less")
+            remedy = "compress it less" if name == "compressed" else "check its weights, or choose a different model or task"
+            raise TaskError(f"the {name} model's predictions are not finite, so it cannot be scored; {remedy}")
 
 
 def _paired_accuracies(lost: int, won: int, n: int, unchanged: bool) -> Paired:

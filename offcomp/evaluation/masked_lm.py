@@ -29,17 +29,23 @@ class MaskedLM(TokenTask):
     """See the module docstring. `reference` and `predict` return `loss` in nats and `correct`, both (masked tokens,)."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
+        rows, settings = masked_rows(loaded, data)
         tokenizer = tokenizer_of(loaded)
-        if tokenizer.mask_token_id is None:
-            raise TaskError(f"the tokenizer of {loaded.info.model} has no mask token; add mask_token to tokenizer_config.json")
-        settings = dict(data.task.settings)
-        settings["tokens"] = longest_text(loaded.model, settings["tokens"])
-        if not 0 < settings["fraction"] <= 1:
-            raise TaskError(f"fraction (of tokens to mask) must be greater than 0 and at most 1, not {settings['fraction']:g}")
-        rows = list(_masked_rows(tokenizer, data.texts, settings))
         special = set(tokenizer.all_special_ids)
         counted = [token for token in counted_tokens(tokenizer, data) if token not in special]
         super().__init__(loaded, data, rows, counted, settings)
+
+
+def masked_rows(loaded: LoadedModel, data: TaskData) -> tuple[list[Row], dict[str, Any]]:
+    """The masked rows of all texts with their targets, and the settings adapted to the model. Raises TaskError."""
+    tokenizer = tokenizer_of(loaded)
+    if tokenizer.mask_token_id is None:
+        raise TaskError(f"the tokenizer of {loaded.info.model} has no mask token; add mask_token to tokenizer_config.json")
+    settings = dict(data.task.settings)
+    settings["tokens"] = longest_text(loaded.model, settings["tokens"])
+    if not 0 < settings["fraction"] <= 1:
+        raise TaskError(f"fraction (of tokens to mask) must be greater than 0 and at most 1, not {settings['fraction']:g}")
+    return list(_masked_rows(tokenizer, data.texts, settings)), settings
 
 
 def _masked_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: Mapping[str, Any]) -> Iterator[Row]:

@@ -2,8 +2,7 @@
 
 A row is one input sequence. Only the target positions are passed to the model's head, since with a vocabulary of 250,000 tokens
 the head costs more than the layers below it. One row is first run with and without this shortcut; if the logits differ, the
-head is always run on whole rows. Divergences are not reported alongside perplexities, since storing the original's
-distributions would take up a gigabyte for some models.
+head is always run on whole rows. `offcomp.evaluation.token_fidelity` compares whole distributions at a sample of positions.
 """
 
 from __future__ import annotations
@@ -52,39 +51,73 @@ class Row:
     targets: list[int]
 
 
+class TokenRows:
+    """Rows prepared for a model, whose logits are computed at the target positions.
+
+    gathers     whether the model's head is run on the target positions alone
+    """
+
+    def __init__(self, loaded: LoadedModel, data: TaskData, rows: Sequence[Row]):
+        if not rows:
+            raise TaskError(f"the test split of task {data.task.name!r} has no tokens to predict; use longer texts")
+        self.rows = tuple(rows)
+        self.count = sum(len(row.targets) for row in self.rows)
+        self._loaded, self._data = loaded, data
+        self.vocabulary, self.gathers = _head(loaded, self.rows)
+        self._batches = _batches(self.rows, self.vocabulary, self.gathers, tokenizer_of(loaded).pad_token_id)
+
+    def logits(self, report: Report) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+        """Yield batches of target indices, logits (targets, vocabulary) and correct tokens, in inference mode."""
+        model, done = self._loaded.model, 0
+        for batch in self._batches:
+            inputs = {name: tensor.to(model.device) for name, tensor in batch.inputs.items()}
+            with torch.inference_mode():
+                logits = logits_at(model, inputs, batch.is_target.to(model.device), self.gathers).float()
+                yield batch.indices, logits, batch.targets.to(model.device)
+            done += len(batch.indices)
+            report(done / self.count)
+
+    def units(self) -> tuple[NDArray[np.int64], list[str]]:
+        """The index of each token's independent unit (a text or a row), and the texts of these units."""
+        lengths = [len(row.positions) for row in self.rows]
+        if len({row.text for row in self.rows}) >= ENOUGH_TEXTS:
+            return np.repeat([row.text for row in self.rows], lengths), list(self._data.splits["test"]["text"])
+        shown = [tokenizer_of(self._loaded).decode(row.ids) for row in self.rows]
+        return np.repeat(np.arange(len(self.rows)), lengths), shown
+
+
 class TokenTask(Evaluator):
     """Score target tokens. `reference` and `predict` return `loss` (tokens,) in nats and `correct` (tokens,), row by row."""
 
     def __init__(
         self, loaded: LoadedModel, data: TaskData, rows: Sequence[Row], counted: Sequence[int], settings: Mapping[str, Any]
     ):
-        if not rows:
-            raise TaskError(f"the test split of task {data.task.name!r} has no tokens to predict; use longer texts")
-        self.rows = tuple(rows)
+        self.token_rows = TokenRows(loaded, data, rows)
         self.settings = dict(settings)
         self._loaded, self._data = loaded, data
-        vocabulary, self._gathers = _head(loaded, self.rows)
         targets = np.concatenate([row.targets for row in self.rows])
-        self.unigram = unigram_perplexity(targets, np.array(counted, np.int64), vocabulary)
-        self._batches = _batches(self.rows, vocabulary, self._gathers, tokenizer_of(loaded).pad_token_id)
+        self.unigram = unigram_perplexity(targets, np.array(counted, np.int64), self.token_rows.vocabulary)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The input sequences, in order of their text."""
+        return self.token_rows.rows
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
         """Per-token losses and correctness of the original model. Raises TaskError if any loss is not finite."""
-        losses: NDArray[np.float64] = np.empty(sum(len(row.targets) for row in self.rows))
+        losses: NDArray[np.float64] = np.empty(self.token_rows.count)
         correct = np.empty(len(losses), bool)
-        done = 0
-        for batch in self._batches:
-            with torch.inference_mode():
-                losses[batch.indices], correct[batch.indices] = _answers(self._loaded.model, batch, self._gathers)
-            done += len(batch.indices)
-            report(done / len(losses))
+        for indices, logits, targets in self.token_rows.logits(report):
+            token_losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+            losses[indices] = token_losses.double().cpu().numpy()
+            correct[indices] = (logits.argmax(1) == targets).cpu().numpy()
         if not np.isfinite(losses).all():
             raise TaskError(f"{self._loaded.info.model} outputs values that are not finite, so no task can be scored")
         return {"loss": losses, "correct": correct}
 
     def compare(self, reference: Arrays, predictions: Arrays) -> Score:
         """Perplexities, their paired comparison, and the settings adapted to the model's limits."""
-        units, texts = self._units()
+        units, texts = self.token_rows.units()
         compared = compare_losses(
             reference["loss"],
             predictions["loss"],
@@ -95,14 +128,6 @@ class TokenTask(Evaluator):
         )
         accuracies = {"original": float(reference["correct"].mean()), "compressed": float(predictions["correct"].mean())}
         return compared.model_copy(update={"token_accuracy": accuracies, "protocol": dict(self.settings)})
-
-    def _units(self) -> tuple[NDArray[np.int64], list[str]]:
-        """The index of each token's independent unit (a text or a row), and the texts of these units."""
-        lengths = [len(row.positions) for row in self.rows]
-        if len({row.text for row in self.rows}) >= ENOUGH_TEXTS:
-            return np.repeat([row.text for row in self.rows], lengths), list(self._data.splits["test"]["text"])
-        shown = [tokenizer_of(self._loaded).decode(row.ids) for row in self.rows]
-        return np.repeat(np.arange(len(self.rows)), lengths), shown
 
 
 def bare_tokens(tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str]) -> BatchEncoding:
@@ -208,15 +233,6 @@ def _hidden_states_only_at(model: PreTrainedModel, is_target: Tensor) -> Iterato
 def _scores(output: Mapping[str, Tensor]) -> Tensor:
     """The token logits. A ...ForPreTraining model also outputs the logits of another head."""
     return output["prediction_logits"] if "prediction_logits" in output else output["logits"]
-
-
-def _answers(model: PreTrainedModel, batch: _Batch, gathers: bool) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Loss in nats (targets,), and whether the top prediction is correct (targets,)."""
-    inputs = {name: tensor.to(model.device) for name, tensor in batch.inputs.items()}
-    logits = logits_at(model, inputs, batch.is_target.to(model.device), gathers).float()
-    targets = batch.targets.to(model.device)
-    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-    return losses.double().cpu().numpy(), (logits.argmax(1) == targets).cpu().numpy()
 
 
 def _batches(rows: Sequence[Row], vocabulary: int, gathers: bool, pad: int) -> list[_Batch]:

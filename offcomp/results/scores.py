@@ -71,11 +71,11 @@ def overlap(first: Score, second: Score) -> bool:
 
 
 def score_text(score: Score, which: str = "compressed") -> str:
-    """A value with its 95 % interval, if there is one: "83.2 % ± 4.4", "0.820 ± 0.021", "100 % (≥ 96.3)"."""
+    """A value with its 95 % interval, if it is uncertain: "83.2 % ± 4.4", "0.820 ± 0.021", "100 % (≥ 96.3)"."""
     metric, value, (low, high) = metric_of(score), value_of(score, which), interval_of(score, which)
     if metric.percent and value in (0, 1):
         return f"100 % (≥ {metric.margin(low)})" if value else f"0 % (≤ {metric.margin(high)})"
-    error = score.of(which).standard_error
+    error = None if metric.fidelity and which == "original" else score.of(which).standard_error
     return metric.number(value) + ("" if error is None else f" ± {metric.margin(Z_95 * error)}")
 
 

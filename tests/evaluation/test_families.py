@@ -26,11 +26,11 @@ from tests.tiny_models import Tiny
 HEADED = ("bert_classifier", "xlm_roberta_classifier", "distilbert", "deberta_v2")
 MASKED = ("bert", "roberta", "albert", "electra", "mpnet")
 CAUSAL = ("gpt2", "opt", "llama", "mistral", "qwen2")
-EMBEDDED = {"probe", "regression", "similarity"}
+EMBEDDED = {"probe", "regression", "similarity", "embedding-fidelity"}
 CAN_DO = {
-    **{name: EMBEDDED | {"head"} for name in HEADED},
-    **{name: EMBEDDED | {"masked-lm"} for name in MASKED},
-    **{name: EMBEDDED | {"causal-lm"} for name in CAUSAL},
+    **{name: EMBEDDED | {"head", "head-fidelity"} for name in HEADED},
+    **{name: EMBEDDED | {"masked-lm", "masked-fidelity"} for name in MASKED},
+    **{name: EMBEDDED | {"causal-lm", "causal-fidelity"} for name in CAUSAL},
     **dict.fromkeys(("bert_base", "t5", "t5_gated"), EMBEDDED),
 }
 
@@ -152,7 +152,7 @@ def test_an_encoder_decoder_with_a_head_scores_or_says_why_not(tmp_path: Path, t
 
 def test_the_families_of_a_class_are_those_it_is_fit_for() -> None:
     assert set(fitting_families("BertModel")) == EMBEDDED
-    assert set(fitting_families("BertForMaskedLM")) == EMBEDDED | {"masked-lm"}
+    assert set(fitting_families("BertForMaskedLM")) == EMBEDDED | {"masked-lm", "masked-fidelity"}
     assert fitting_families("Matrices") == fitting_families("ViTModel", reads_text=False) == ()
     named = ", ".join(family for family in FAMILIES if family in EMBEDDED)
     assert f"the families {named}." in str(unfit(find_task("causal-prose"), "BertModel"))

@@ -184,7 +184,7 @@ def test_an_unknown_task_is_refused_with_a_near_one() -> None:
 def test_a_task_needs_the_head_that_its_family_says() -> None:
     assert unfit(find_task("masked-prose"), "BertForMaskedLM") is None
     assert "ForMaskedLM" in str(unfit(find_task("masked-prose"), "BertModel"))
-    assert usual_tasks("BertModel") == ("sentiment", "topics", "similarity")
+    assert usual_tasks("BertModel") == ("sentiment", "topics", "similarity", "embedding-fidelity")
     assert "causal-prose" in usual_tasks("GPT2LMHeadModel") and "masked-prose" not in usual_tasks("GPT2LMHeadModel")
 
 

@@ -19,6 +19,8 @@ class Metric:
     counts      plural noun for the examples
     least       the smallest possible value; `most`: the largest
     percent     whether values are shown in % and differences in percentage points
+    example     what the value of a single example is, for tasks without classes
+    fidelity    whether values are distances from the original's outputs, so that its own value is perfect by definition
     """
 
     name: str
@@ -32,6 +34,13 @@ class Metric:
     most: float = 1.0
     direction: str = "higher"
     percent: bool = False
+    example: str = "score given by the model"
+    fidelity: bool = False
+
+    @property
+    def perfect(self) -> float:
+        """The best possible value."""
+        return self.most if self.direction == "higher" else self.least
 
     @property
     def better(self) -> str:
@@ -71,7 +80,35 @@ def _digits(value: float, digits: int) -> str:
     return f"{value:,.{max(0, min(behind, MOST_DECIMALS))}f}"
 
 
-_perplexity = partial(Metric, question="How high is the perplexity on {}?", least=1.0, most=inf, direction="lower")
+_perplexity = partial(
+    Metric,
+    question="How high is the perplexity on {}?",
+    least=1.0,
+    most=inf,
+    direction="lower",
+    example="loss in nats per token",
+)
+
+
+def _divergence(name: str, axis: str, *, outputs: str, counts: str) -> Metric:
+    """The mean KL divergence of the compressed model's distributions from the original's."""
+    return Metric(
+        name,
+        "KL divergence",
+        "KL divergence",
+        f"KL divergence from the original (nats per {axis})",
+        "How far from the original are {}?",
+        f"How far the compressed model's {outputs} are from the original's: the mean Kullback-Leibler divergence "
+        "KL(original ‖ compressed) in nats, with its 95 % interval. Lower is better; 0 means identical outputs.",
+        counts=counts,
+        least=0.0,
+        most=inf,
+        direction="lower",
+        example="KL divergence in nats",
+        fidelity=True,
+    )
+
+
 METRICS = {
     metric.name: metric
     for metric in (
@@ -113,6 +150,21 @@ METRICS = {
             "its 95 % interval. Lower is better; 1 is perfect.",
             counts="tokens",
         ),
+        Metric(
+            "embedding cosine",
+            "Cosine similarity",
+            "cosine similarity",
+            "Cosine similarity to the original embeddings",
+            "How close to the original are {}?",
+            "The mean cosine similarity between the original and the compressed model's embeddings of the same text, with its "
+            "95 % interval. 1 means identical directions.",
+            counts="texts",
+            example="cosine similarity",
+            fidelity=True,
+        ),
+        _divergence("masked KL", "masked token", outputs="predictions of masked tokens", counts="masked tokens"),
+        _divergence("next-token KL", "token", outputs="predictions of next tokens", counts="tokens"),
+        _divergence("class KL", "text", outputs="class probabilities", counts="texts"),
         Metric(
             "f1",
             "F1",

@@ -34,6 +34,7 @@ class TaskFamily:
     inputs      one of these sets of columns must be present
     trains      whether training and validation splits are needed in addition to the test split
     needs       accepted endings of the model's class name (`ForMaskedLM`, ...); empty if any model with hidden states works
+    fidelity    whether the outputs are scored by their distance from the original's, which needs no target
     """
 
     name: str
@@ -44,11 +45,12 @@ class TaskFamily:
     trains: bool = False
     needs: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    fidelity: bool = False
 
     @property
     def embeds(self) -> bool:
         """Whether the tasks use sentence embeddings, which are computed as specified in the model's folder."""
-        return not self.needs and bool(self.target)
+        return not self.needs
 
     @property
     def targets(self) -> list[str]:
@@ -61,8 +63,12 @@ class TaskFamily:
         return [*dict.fromkeys(column for inputs in self.inputs for column in inputs), *self.targets]
 
 
-CLASSIFIER = ("ForSequenceClassification",)
+CLASSIFIER, MASKED, CAUSAL = ("ForSequenceClassification",), ("ForMaskedLM", "ForPreTraining"), ("ForCausalLM", "LMHeadModel")
 REFIT = {"refit": False}
+MASKS = {"fraction": 0.15, "whole_words": False, "tokens": 128, "seed": 0}
+WINDOWS = {"context": 256, "stride": 128}
+POSITIONS = {"positions": 2048}
+"""Most positions whose distributions are compared: with a vocabulary of up to 8,192 tokens, all of it fits in 64 MiB."""
 FAMILIES = {
     family.name: family
     for family in (
@@ -83,8 +89,8 @@ FAMILIES = {
             "",
             "masked perplexity",
             inputs=(ONE,),
-            needs=("ForMaskedLM", "ForPreTraining"),
-            options={"fraction": 0.15, "whole_words": False, "tokens": 128, "seed": 0},
+            needs=MASKED,
+            options=MASKS,
         ),
         TaskFamily(
             "causal-lm",
@@ -92,12 +98,48 @@ FAMILIES = {
             "",
             "perplexity",
             inputs=(ONE,),
-            needs=("ForCausalLM", "LMHeadModel"),
-            options={"context": 256, "stride": 128},
+            needs=CAUSAL,
+            options=WINDOWS,
+        ),
+        TaskFamily(
+            "embedding-fidelity",
+            "Fidelity of sentence embeddings (no labels needed)",
+            "",
+            "embedding cosine",
+            inputs=(ONE,),
+            fidelity=True,
+        ),
+        TaskFamily(
+            "masked-fidelity",
+            "Fidelity of masked-token predictions (no labels needed)",
+            "",
+            "masked KL",
+            inputs=(ONE,),
+            needs=MASKED,
+            options=MASKS | POSITIONS,
+            fidelity=True,
+        ),
+        TaskFamily(
+            "causal-fidelity",
+            "Fidelity of next-token predictions (no labels needed)",
+            "",
+            "next-token KL",
+            inputs=(ONE,),
+            needs=CAUSAL,
+            options=WINDOWS | POSITIONS,
+            fidelity=True,
+        ),
+        TaskFamily(
+            "head-fidelity",
+            "Fidelity of the model's own head (no labels needed)",
+            "",
+            "class KL",
+            needs=CLASSIFIER,
+            fidelity=True,
         ),
     )
 }
-"""Name -> family. Each family is implemented by the module of the same name in `offcomp/evaluation`."""
+"""Name -> family. `EVALUATORS` in `offcomp/evaluation` names the class that implements each."""
 
 ALSO = {"accuracy": ("f1", "matthews"), "spearman": ("pearson",)}
 """Metric of a family -> additional metrics that its tasks may list."""
@@ -182,6 +224,10 @@ TASKS = (
     _bundled_task("sentiment-head", "head", "sentiment", "Sentiment with the model's own head", version="2"),
     _bundled_task("masked-prose", "masked-lm", "prose", "Masked words in prose"),
     _bundled_task("causal-prose", "causal-lm", "prose", "Next words in prose"),
+    _bundled_task("embedding-fidelity", "embedding-fidelity", "prose", "Embeddings of prose (fidelity)"),
+    _bundled_task("masked-fidelity", "masked-fidelity", "prose", "Masked words in prose (fidelity)"),
+    _bundled_task("causal-fidelity", "causal-fidelity", "prose", "Next words in prose (fidelity)"),
+    _bundled_task("head-fidelity", "head-fidelity", "prose", "Classes of prose (fidelity)"),
     _glue("sst2", "SST-2", "Socher et al. 2013", text="sentence"),
     _glue("sst2-head", "SST-2 with the model's own head", "Socher et al. 2013", family="head", text="sentence"),
     _glue("mrpc", "MRPC", "Dolan and Brockett 2005", also=("f1",)),

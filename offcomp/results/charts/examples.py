@@ -127,34 +127,41 @@ def found_in(table: pd.DataFrame, words: str) -> pd.DataFrame:
 
 def shift_words(score: Score) -> str:
     """What the values in the columns `before` and `after` measure."""
-    if has_classes(score):
-        return "probability of the true label"
-    return "loss in nats per token" if metric_of(score).direction == "lower" else "score given by the model"
+    return "probability of the true label" if has_classes(score) else metric_of(score).example
 
 
 def shift_figure(table: pd.DataFrame, run: Run, score: Score, palette: Palette) -> go.Figure:
-    """Plot `after` against `before` with one marker per example. Examples on the dotted line did not change."""
+    """Plot `after` against `before` with one marker per example. Examples on the dotted line did not change.
+
+    For a fidelity, whose values `before` are all the same, the examples are plotted in their order instead.
+    """
     colour, symbol = palette.colour(style_key_of(run)), marker(style_key_of(run), SYMBOLS)
     values = pd.concat([table["before"], table["after"]])
     margin = 0.06 * ((values.max() - values.min()) or 1.0)
     ends = [values.min() - margin, values.max() + margin]
+    what, ranked = shift_words(score), metric_of(score).fidelity
     figure = go.Figure()
-    figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": palette.muted, "width": 1, "dash": "dot"}, hoverinfo="skip")
+    line = {"color": palette.muted, "width": 1, "dash": "dot"}
+    if ranked:
+        figure.add_hline(y=metric_of(score).perfect, line=line)
+    else:
+        figure.add_scatter(x=ends, y=ends, mode="lines", line=line, hoverinfo="skip")
+    change = "%{y:.3f}" if ranked else "%{x:.3f} to %{y:.3f} (%{customdata[1]})"
     figure.add_scatter(
-        x=table["before"],
+        x=list(range(1, len(table) + 1)) if ranked else table["before"],
         y=table["after"],
         mode="markers",
         marker={"symbol": symbol, "size": 9, "color": colour, "line": {"width": 1, "color": palette.surface}},
         customdata=list(zip(map(_brief, table["text"]), map("{:+.3f}".format, table["difference"]), strict=True)),
-        hovertemplate="%{customdata[0]}<br>%{x:.3f} to %{y:.3f} (%{customdata[1]})<extra></extra>",
+        hovertemplate="%{customdata[0]}<br>" + change + "<extra></extra>",
     )
-    what = shift_words(score)
+    across = {"title": axis_title(f"{what}, original"), "range": ends, "zeroline": False}
     return styled(
         figure,
         palette,
         title="How much did each example change?",
         height=400,
-        xaxis={"title": axis_title(f"{what}, original"), "range": ends, "zeroline": False},
+        xaxis={"title": axis_title("examples, most changed first")} if ranked else across,
         yaxis={"title": axis_title(f"{what},<br>compressed"), "range": ends, "zeroline": False},
         margin={"t": TOP_PIXELS},
     )
@@ -175,6 +182,9 @@ def shift_answer(run: Run, task: str) -> str:
     )
     if table.empty:
         return f"{text}; no individual example changed."
+    if metric_of(score).fidelity:
+        nearest, furthest = (f"{table['after'].iloc[i]:.3f}" for i in (-1, 0))
+        return f"{text}; the {len(table)} examples that changed most have a {shift_words(score)} of {furthest} to {nearest}."
     up = int((table["difference"] > 0).sum())
     what = "loss" if metric_of(score).direction == "lower" else "score"
     return f"{text}; among the {len(table)} examples that changed most, the {what} rose in {up} and fell in {len(table) - up}."
