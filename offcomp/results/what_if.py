@@ -11,6 +11,7 @@ from functools import cached_property
 
 from offcomp.methods import method_of_style_key
 from offcomp.planning.data.scores import Score
+from offcomp.planning.data.tasks import Task
 from offcomp.planning.plan import Plan
 from offcomp.planning.sizes import Prediction
 from offcomp.results.bundled import origin
@@ -136,8 +137,7 @@ def rows(answers: Sequence[Answer]) -> list[Row]:
         Row(PARAMETERS, f"{chosen.parameters_before:,}", tuple(map(_parameters_cell, answers)), "parameters", "{:+,.0f}"),
         Row(MEGABYTES, f"{chosen.bytes_before / 1e6:.2f}", tuple(map(_bytes_cell, answers)), "bytes", "{:+.2f}"),
     ]
-    for task in dict.fromkeys(task for answer in answers for task in answer.scores):
-        table.append(_score_row(task, answers))
+    table += [_score_row(task, answers) for task in answers[0].plan.resolved_tasks]
     if any(_flips(answer) for answer in answers):
         table.append(Row("Changed predictions", "", tuple(map(_flip_cell, answers))))
     return table
@@ -173,14 +173,13 @@ def _bytes_cell(answer: Answer) -> Cell:
     return Cell(f"{sizes.bytes_after / 1e6:.2f}", f"{sizes.ratio('bytes'):.2f}x smaller", sizes.bytes_after / 1e6)
 
 
-def _score_row(task: str, answers: Sequence[Answer]) -> Row:
-    known = next(answer.scores[task] for answer in answers if task in answer.scores)
-    metric = METRICS[known.metric]
-    name = f"{known.title}, {within_sentence(metric.title)}"
-    original = metric.number(known.original)
-    scale = 100 if metric.percent else 1
-    cells = tuple(_score_cell(answer, task, scale) for answer in answers)
-    return Row(name, original, cells, task, "{:+.1f} points" if metric.percent else "{:+.3f}")
+def _score_row(task: Task, answers: Sequence[Answer]) -> Row:
+    metric = METRICS[task.kind.metric]
+    originals = [answer.scores[task.name].original for answer in answers if task.name in answer.scores]
+    original = metric.number(originals[0]) if originals else ""
+    name = f"{task.title or task.name}, {within_sentence(metric.title)}"
+    cells = tuple(_score_cell(answer, task.name, 100 if metric.percent else 1) for answer in answers)
+    return Row(name, original, cells, task.name, "{:+.1f} points" if metric.percent else "{:+.3f}")
 
 
 def _score_cell(answer: Answer, task: str, scale: int) -> Cell:
@@ -192,7 +191,7 @@ def _score_cell(answer: Answer, task: str, scale: int) -> Cell:
     metric = METRICS[known.metric]
     text, span = metric.number(known.value), f"{metric.number(known.low)} to {metric.number(known.high)}"
     if known.origin == "estimated":
-        return Cell(f"about {text}", f"estimated, 90 % band {span}", scale * known.value)
+        return Cell(f"about {text}", f"estimated, {span}", scale * known.value)
     return Cell(text, f"{known.origin}, {span}", scale * known.value)
 
 

@@ -11,6 +11,8 @@ import streamlit as st
 from offcomp.errors import shortly
 from offcomp.planning.size_notes import unlisted_note
 from offcomp.results.error_curve import svd_error
+from offcomp.results.estimate_check import accuracy_of_estimates
+from offcomp.results.known_errors import ESTIMATED
 from offcomp.results.sentences import answer as comparison
 from offcomp.results.sentences import smaller
 from offcomp.results.what_if import Answer, Cell, differences, pin_title, pinned_values, rows
@@ -75,8 +77,17 @@ def show_notes(lab: Lab) -> None:
     for answer in lab.answers:
         if notes := [*answer.prediction.notes, *answer.notes]:
             st.caption(f"**{plain(answer.title)}.** {plain(' '.join(notes))}")
+    _show_bases(lab)
     if note := unlisted_note(lab.choices.info.unlisted, lab.choices.info.num_parameters):
         st.caption(plain(note))
+
+
+def _show_bases(lab: Lab) -> None:
+    """Say what estimated scores are based on, and how good such estimates are."""
+    estimates = [score for answer in lab.answers for score in answer.scores.values() if score.origin == ESTIMATED]
+    if estimates:
+        check = accuracy_of_estimates()
+        st.caption(plain(" ".join([estimates[0].basis, str(check or "")])))
 
 
 def _pin(lab: Lab) -> None:
