@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -97,8 +98,8 @@ def _planned(lab: Lab, style_key: str, plan: Plan) -> Answer:
     if not plan.groups or not (choices.target or choices.allocate):
         return answer
     target = choices.target or f"{choices.ratio:g}x"
-    runs = tuple((run.id, run.status) for run in lab.runs)
-    proposal = _proposed(plan, target, info, lab.measured, runs, lab.spectra is not None, choices.allocate)
+    known = (lab.spectra is not None, *((run.id, run.status) for run in lab.runs))
+    proposal = _proposed(plan, target, known, info, lab.measured, allocate=choices.allocate)
     if isinstance(proposal, str):
         return replace(answer, fault=proposal)
     prediction = predict(proposal.plan, info)
@@ -113,13 +114,13 @@ def _planned(lab: Lab, style_key: str, plan: Plan) -> Answer:
 def _proposed(
     plan: Plan,
     target: str,
+    known: Sequence[Any],  # noqa: ARG001  # part of the key of the cache
     info: ModelInfo,
     _measured: Sequence[Measured],
-    runs: Sequence[tuple[str, str]],  # noqa: ARG001  # with the spectra, part of the key of the cache
-    spectra: bool,  # noqa: ARG001
+    *,
     allocate: bool,
 ) -> Proposal | str:
-    """Propose a plan that meets a target; if there is none, say why."""
+    """Propose a plan that meets a target; if there is none, say why. Cached for what is `known`: the spectra and the runs."""
     try:
         return propose(plan, parse_target(target), info, home_folder(), _measured, allocate=allocate)
     except InputError as error:

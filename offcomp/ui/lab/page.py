@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import streamlit as st
 
+from offcomp.runs.resident import warm_up
 from offcomp.ui.escape import plain
 from offcomp.ui.frame import fragment, page
 from offcomp.ui.lab.answers import Lab, lab_of
 from offcomp.ui.lab.cost import show_cost
 from offcomp.ui.lab.panel import show_panel
-from offcomp.ui.lab.run import STARTED, run_button, show_progress
+from offcomp.ui.lab.run import STARTED, run_button, show_progress, to_run
 from offcomp.ui.lab.sentence import show_sentence
 from offcomp.ui.lab.strip import show_notes, show_strip, strip_sentence
+
+SEEN = "lab_seen"
+"""Session state key: the identity of the model that the Lab showed last."""
 
 
 def lab_page(
@@ -47,6 +52,7 @@ def _lab(question: str, show: Callable[[Lab], object], always_compares: bool) ->
         started = run_button(lab)
     if started:
         lab = lab_of(choices)
+    _warm_up(lab)
     if lab.answers:
         with cost_place:
             show_cost(lab)
@@ -64,3 +70,12 @@ def _was_started(lab: Lab) -> bool:
     """Return whether this session has started a run of the present draft."""
     started = st.session_state.get(STARTED, ())
     return any(answer.run and answer.run.id in started for answer in lab.answers)
+
+
+def _warm_up(lab: Lab) -> None:
+    """Load the model in the background once the user has changed something, so that the first run need not wait for it."""
+    model = lab.choices.info.reads
+    if st.session_state.get(SEEN) == model and to_run(lab):
+        with suppress(OSError):
+            warm_up(lab.choices.info)
+    st.session_state[SEEN] = model
