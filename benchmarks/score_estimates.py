@@ -1,8 +1,8 @@
 """Check estimated scores against measured ones: `python -m benchmarks.score_estimates [--measure]`.
 
 Thirty plans that the bundled sweeps do not contain, ten for each of three models, are drawn with a fixed seed: random kinds,
-layers, groupings and ratios, mostly for SVD. With --measure they are compressed and scored on the model's main task, one process
-for all of them, and written to assets/measurements/score-estimates.json. Without it, the file is read. Either way, each score
+layers, groupings and ratios, mostly for SVD. With --measure they are compressed and scored on the model's main task, in one
+process, and written to assets/measurements/score-estimates.json. Without it, the file is read. Either way, each score
 is then predicted as the app predicts it, from the bundled sweeps alone, and the coverage of the 90 % bands is printed and added
 to the file. Nothing is tuned on these plans; what was tuned is compared by --cross-validation on the sweeps.
 """

@@ -115,7 +115,7 @@ class Family:
         return np.array(shares) / [max(curve.energy, 1e-30) for curve in self.curves]
 
     def with_total(self, total: float, weights: np.ndarray) -> Candidate | None:
-        """The smallest weighted error at which all groups together take at most `total` in the unit; None if that is too little."""
+        """The smallest weighted error with all groups together at most this large, in the unit; None if that is impossible."""
         for curves in ([with_floor(curve, FLOOR) for curve in self.curves], self.curves):
             with suppress(BudgetTooSmall):  # without the floors, it may still be possible
                 found = waterfill(curves, int(total), weights)
