@@ -1,8 +1,8 @@
 """Check estimated scores against measured ones: `python -m benchmarks.score_estimates [--measure]`.
 
 Thirty plans that the bundled sweeps do not contain, ten for each of three models, are drawn with a fixed seed: random kinds,
-layers, groupings and ratios, mostly for SVD. With --measure they are compressed and scored on the model's main task, one process
-for all of them, and written to assets/measurements/score-estimates.json. Without it, the file is read. Either way, each score
+layers, groupings and ratios, mostly for SVD. With --measure they are compressed and scored on the model's main task, in one
+process, and written to assets/runs/score-estimates.json. Without it, the file is read. Either way, each score
 is then predicted as the app predicts it, from the bundled sweeps alone, and the coverage of the 90 % bands is printed and added
 to the file. Nothing is tuned on these plans; what was tuned is compared by --cross-validation on the sweeps.
 """
@@ -39,7 +39,7 @@ from offcomp.results.known_errors import measured_of
 from offcomp.results.known_scores import evidence_of, scored
 from offcomp.results.score_curve import SHRINKAGE, cross_validated
 
-FILE = Path(__file__).parents[1] / "assets" / "measurements" / "score-estimates.json"
+FILE = Path(__file__).parents[1] / "assets" / "runs" / "score-estimates.json"
 TASKS = {"minilm-l6": "similarity", "offcomp-bert-sentiment": "sentiment-head", "offcomp-gpt": "causal-prose"}
 """Model -> its main task."""
 METHODS = ("svd",) * 6 + ("quantization", "pruning", "residual", "codebook")
@@ -84,7 +84,7 @@ def measure(threads: int) -> dict[str, Any]:
         opened[0].prepare()
         for plan in plans(loaded.info):
             row = rounded(measured_row(plan, loaded, opened))
-            rows.append({"fingerprint": loaded.info.fingerprint, **row})
+            rows.append({name: row[name] for name in ("plan", "relative_error", "scores")})
             figures = row["scores"][task]
             print(
                 model,

@@ -22,8 +22,8 @@ from tests import tiny_models
 from tests.runs.test_store import wait_until
 
 SLEEP = (
-    "import sys, time; from pathlib import Path; from offcomp.runs import worker_process; "
-    "worker_process.hold_lock(Path(sys.argv[1])); time.sleep(600)"
+    "import sys, time; from pathlib import Path; from offcomp.runs import worker_lock; "
+    "worker_lock.hold_lock(Path(sys.argv[1])); time.sleep(600)"
 )
 """A worker that holds its lock and does nothing."""
 FORMER_WORDS = "what the former run said"

@@ -8,6 +8,7 @@ from typing import Any
 
 from offcomp.cli.inputs import say_notes
 from offcomp.cli.text import format_table
+from offcomp.errors import InputError
 from offcomp.files import home_folder
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.plan import Plan
@@ -19,7 +20,8 @@ from offcomp.results.proposals import Proposal, propose
 from offcomp.results.targets import Target, parse_target
 from offcomp.runs.store import RunStore
 
-TARGETS = "12 MB, 'error 0.3', 'lose 1 point of similarity' or 'lose 5 %% of perplexity'"
+TEXTS = (("size", "megabytes", "12 MB"), ("lose", "loss", "1 point of similarity"))
+"""Flag, the kind of its target, and an example."""
 NEED_ERRORS = ("error", "loss")
 
 
@@ -36,10 +38,13 @@ def target_flags(sizes: Any) -> None:
 
 def requested_target(arguments: argparse.Namespace) -> Target | None:
     """The target in the flags; with --allocate, a ratio, rank or share of the energy is one too. Raises InputError."""
-    if arguments.size is not None:
-        return parse_target(arguments.size)
-    if arguments.lose is not None:
-        return parse_target(arguments.lose)
+    for flag, kind, example in TEXTS:
+        text = getattr(arguments, flag)
+        if text is not None:
+            target = parse_target(text)
+            if target.kind != kind:
+                raise InputError(f"--{flag} is a text such as {example!r}, not {text!r}")
+            return target
     if arguments.max_error is not None:
         return Target("error", arguments.max_error)
     sizes = {"rank": arguments.rank, "energy": arguments.energy, "ratio": arguments.ratio}

@@ -38,7 +38,8 @@ def run(plan: Plan, *, home: Path | str | None = None, again: bool = False, prog
         with tqdm(total=100, unit="%", disable=not progress, bar_format="{l_bar}{bar}| {elapsed}") as bar:
             for latest in store.follow(submitted):
                 state = latest.progress
-                bar.set_description(state.stage if state else latest.status)
+                note = f" ({state.note})" if state and state.note else ""
+                bar.set_description(f"{state.stage}{note}" if state else latest.status)
                 bar.update(100.0 * (state.fraction if state else float(latest.ended)) - bar.n)
     except KeyboardInterrupt:
         store.cancel(submitted.id)

@@ -123,6 +123,12 @@ def _stored(method: Method, rows: int, cols: int, size: int, dtype: str) -> Size
     return stored_size(method.tensor_shapes(rows, cols, size) if size else dense_shapes(rows, cols), dtype)
 
 
+def size_in_dtype(group: Group, size: int, info: ModelInfo, dtype: str) -> Size:
+    """What a group stores at this rank, latent width or number of bits in a storage dtype. A `size` of 0 means dense."""
+    rows, cols = group_shape(members(group, info), group.stack)
+    return _stored(make_method(group.method, group.options), rows, cols, size, dtype)
+
+
 def group_budget(group: Group, info: ModelInfo) -> Budget:
     """The maximum stored size of a group. Raises InputError if its rank is not known yet, or does not suit its matrix."""
     specs, dtype = members(group, info), dtype_of(group, info)

@@ -25,6 +25,7 @@ from offcomp.planning.spectrum import MatrixSpectrum, Spectrum, relative_error
 from offcomp.results.error_curve import error_curve_table
 from offcomp.results.known_errors import Measured, estimated, measurement_of
 from offcomp.results.known_scores import Errors, KnownScore, errors_of, fitted_scores, known_scores
+from offcomp.results.restored import in_dtype
 from offcomp.results.sentences import smaller
 
 SMALLEST_RATIO = 1.0
@@ -115,7 +116,7 @@ class Family:
         return np.array(shares) / [max(curve.energy, 1e-30) for curve in self.curves]
 
     def with_total(self, total: float, weights: np.ndarray) -> Candidate | None:
-        """The smallest weighted error at which all groups together take at most `total` in the unit; None if that is too little."""
+        """The smallest weighted error with all groups together at most this large, in the unit; None if that is impossible."""
         for curves in ([with_floor(curve, FLOOR) for curve in self.curves], self.curves):
             with suppress(BudgetTooSmall):  # without the floors, it may still be possible
                 found = waterfill(curves, int(total), weights)
@@ -171,7 +172,8 @@ class Candidate:
         if measurement is not None:
             return errors_of(plan, measurement)
         achieved = self.prediction.model.chosen.ratio(family.unit)
-        estimate = estimated(plan, achieved, family.measured, family.curve)
+        measured = in_dtype(family.measured, plan.groups[0].dtype, family.info)
+        estimate = estimated(plan, achieved, measured, family.curve)
         return estimate.relative_error if estimate else None
 
     @cached_property

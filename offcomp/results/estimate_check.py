@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from offcomp.files import assets_folder, read_json
 from offcomp.planning.data.metrics import METRICS
 
-CHECKED = assets_folder() / "measurements" / "score-estimates.json"
+CHECKED = assets_folder() / "runs" / "score-estimates.json"
 
 
 @dataclass(frozen=True)

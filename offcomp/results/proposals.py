@@ -155,8 +155,8 @@ def _for_error(family: Family, target: Target, weights: np.ndarray | None) -> Ca
         known = [each for ratio in family.ratios() if (each := family.at_ratio(ratio)).saves and each.error is not None]
         nearest = min(known, key=lambda each: each.error or 0.0)
         raise InputError(
-            f"a relative error of {target.value:g} cannot be reached while saving anything; the nearest is {nearest.error:.3g}, "
-            f"with the chosen weights {nearest.smaller_text}"
+            f"a relative error of {target.value:g} cannot be reached while saving anything; the nearest is "
+            f"{nearest.error:.3g}, with the chosen weights {nearest.smaller_text}"
         )
     return found
 
@@ -186,9 +186,9 @@ def _for_loss(family: Family, target: Target, task: Task, weights: np.ndarray | 
             )
         least, nearest = min(losses, key=lambda pair: pair[0])
         raise InputError(
-            f"'{target}' cannot be met while saving anything: the smallest expected loss is {_loss_text(least, target)}, with the "
-            f"chosen weights {nearest.smaller_text}; allow a larger loss, choose fewer groups or another method, or allocate sizes "
-            "per group"
+            f"'{target}' cannot be met while saving anything: the smallest expected loss is {_loss_text(least, target)}, with "
+            f"the chosen weights {nearest.smaller_text}; allow a larger loss, choose fewer groups or another method, or "
+            "allocate sizes per group"
         )
     return found
 
@@ -246,8 +246,8 @@ def _notes(found: Candidate, target: Target, task: Task | None, *, allocate: boo
     after, before = model.whole.bytes_after / MB, model.whole.bytes_before / MB
     parameters, num_bytes = smaller(model.chosen.parameter_ratio), smaller(model.chosen.byte_ratio)
     notes.append(
-        f"The whole model takes {after:.2f} MB instead of {before:.2f} MB; the chosen weights are {parameters} in parameters and "
-        f"{num_bytes} in bytes."
+        f"The whole model takes {after:.2f} MB instead of {before:.2f} MB; the chosen weights are {parameters} in parameters "
+        f"and {num_bytes} in bytes."
     )
     if allocate and not weighted:
         notes.append("Every group has the same ratio, because sizes are allocated only to several groups of plain SVD.")

@@ -1,10 +1,11 @@
-"""Estimates how much of a score is lost at given reconstruction errors, from measurements on the same model and task. No torch.
+"""Estimates how much of a score is lost at given errors of the weights, from measurements on the same model and task. No torch.
 
     loss ≈ f(ε),   ε² = Σ_m a_m e_m² / Σ_m a_m
 
 e_m is the relative error of module m (0 if it is not compressed), and a_m says how much the task depends on it: a non-negative
-weight, learnt from the measurements and otherwise proportional to the number of parameters. f is an average of loss / ε² over measurements at a similar ε, times ε²,
-made monotonic by isotonic regression; f(0) = 0. Measurements with other methods or options count a tenth.
+weight, learnt from the measurements and otherwise proportional to the number of parameters. f(ε) / ε² is a local straight line
+in log ε, fitted to measurements at similar errors and drawn towards a constant; f is made monotonic by isotonic regression, and
+f(0) is 0. Measurements with other methods or options count a tenth.
 
 The band combines the sampling noise of the measured differences with the errors of the model itself: both are scaled such that
 nine of ten cross-validated residuals lie within. Measurements of almost the same plan are left out together.
@@ -28,9 +29,11 @@ COVERAGE = 0.9
 FOLDS = 10
 SMOOTHING = 0.3
 """Standard deviation, in natural logarithms of the error, of the Gaussian kernel that averages measurements."""
+RIDGE = 0.02
+"""How strongly the slopes of the local lines are drawn towards zero, in squared natural logarithms of the error."""
 OTHER_SETTINGS = 0.1
 """Weight of a measurement with a different method or different options."""
-SHRINKAGE = 0.5
+SHRINKAGE = 0.2
 """How strongly the modules' weights are drawn towards their numbers of parameters."""
 SPREAD = 0.3
 """Assumed relative spread of losses at the same error, which keeps large losses from dominating the fit."""
@@ -134,8 +137,13 @@ def _levels(curve: LossCurve, settings: str) -> tuple[Vector, Vector]:
     grid = np.geomspace(SMALLEST, BEYOND * curve.errors.max(), GRID)
     rates = curve.losses / curve.errors**2
     typical = SPREAD * np.median(np.abs(rates)) + 1e-12
-    weights = _kernel(curve, grid, settings) / ((curve.noise / curve.errors**2) ** 2 + typical**2)
-    losses = (weights @ rates) / weights.sum(1) * grid**2
+    kernel = _kernel(curve, grid, settings) / ((curve.noise / curve.errors**2) ** 2 + typical**2)
+    kernel /= kernel.sum(1, keepdims=True)
+    distances = np.log(curve.errors) - np.log(grid)[:, None]
+    centre, mean = (kernel * distances).sum(1), kernel @ rates
+    centred = kernel * (distances - centre[:, None])
+    slopes = (centred * (rates - mean[:, None])).sum(1) / ((centred * distances).sum(1) + RIDGE)
+    losses = (mean - slopes * centre) * grid**2
     return np.append(0.0, grid), isotonic_regression(np.append(0.0, np.maximum(losses, 0.0))).x
 
 

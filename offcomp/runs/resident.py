@@ -189,6 +189,16 @@ def warm_up(info: ModelInfo, home: Path | None = None) -> None:
             _resident_for(_Key(Model(home or home_folder(), info.model, info.reads)), nowhere)
 
 
+def is_held(info: ModelInfo, home: Path | None = None) -> bool:
+    """Whether this process has a resident that holds a model or is loading it, so that a run need not begin to load it."""
+    with _changing:
+        return (
+            _current is not None
+            and _current.key == _Key(Model(home or home_folder(), info.model, info.reads))
+            and _current.process.poll() is None
+        )
+
+
 def ask(info: ModelInfo, question: Mapping[str, Any], home: Path | None = None, seconds: float = ASK_SECONDS) -> dict[str, Any]:
     """Have the resident answer a question on a model, and on one of its runs; see `live_answers` for questions and answers.
 

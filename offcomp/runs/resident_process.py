@@ -2,7 +2,7 @@
 
 The main thread is an event loop that never blocks for long. A second thread imports torch and loads the model; runs that arrive
 meanwhile wait in the resident, which obeys their requests to cancel and shows the progress of the first. Once that thread has
-ended, this process has a single thread and each run is carried out by a fork:
+ended, only threads of libraries that prepare for forks are left, and each run is carried out by a fork:
 
 - The fork shares the memory of the model until it writes to it, so every run begins with exactly the weights that were loaded.
 - OpenMP cannot be used in a fork after it started threads in the parent. The resident therefore computes with one thread, and a
@@ -23,23 +23,20 @@ import select
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from offcomp.errors import OffcompError
 from offcomp.models.listing import known_info
-from offcomp.runs.documents import RESULT
-from offcomp.runs.worker import LOAD, carry_out, estimated_stages, is_small, set_up_log
+from offcomp.runs.resident_jobs import Job
+from offcomp.runs.resident_loader import Loader
+from offcomp.runs.slots import free_slot
+from offcomp.runs.worker import LOAD, carry_out, estimated_stages, set_up_log
 from offcomp.runs.worker_environment import PARENT_VARIABLE, parent_is_gone
-from offcomp.runs.worker_process import Worker, free_slot, is_in_place, wait_for_folder
-
-if TYPE_CHECKING:
-    from offcomp.models.loading import LoadedModel
+from offcomp.runs.worker_lock import is_in_place, wait_for_folder
+from offcomp.runs.worker_process import Worker
 
 log = logging.getLogger("offcomp")
 
@@ -47,83 +44,6 @@ LARGEST_MESSAGE, MOST_FILES = 1 << 16, 4
 RECEIVING = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 LOADING_SECONDS, BUSY_SECONDS, REST_SECONDS = 0.05, 0.1, 1.0
 """How often the resident looks after its runs: while it loads, while it has runs, and while it has none."""
-CAUSES = {
-    signal.SIGKILL: (
-        "The worker was killed by SIGKILL; if nobody killed it, the machine ran out of memory: choose fewer modules or close "
-        "other programs."
-    ),
-    signal.SIGABRT: (
-        "The worker was ended by SIGABRT, as when a library cannot allocate memory: choose fewer modules or close other "
-        "programs. The lines above may say more."
-    ),
-}
-OTHER_CAUSE = "The worker was ended by {name}; run the plan again."
-
-
-@dataclass
-class Job:
-    """A run to carry out, or a question to answer, and the open files that belong to it.
-
-    lock, log    those of the run
-    pipe         takes the answer to a question
-    slot         lock of the slot that the run holds, or None
-    pid          of the fork that works on it, or None while it waits
-    """
-
-    number: int = -1
-    folder: Path = Path()
-    lock: int = -1
-    log: int = -1
-    pipe: int = -1
-    question: dict[str, Any] | None = None
-    deadline: float = float("inf")
-    placed: bool = False
-    worker: Worker | None = None
-    slot: int | None = None
-    pid: int | None = None
-
-    def close(self) -> None:
-        """Close all files, which releases the locks unless a fork holds them."""
-        for file in (self.log, self.pipe, *([] if self.slot is None else [self.slot]), self.lock):
-            if file >= 0:
-                os.close(file)
-
-
-class Loader(threading.Thread):
-    """Imports what runs need, and loads the model unless it is too large to be kept."""
-
-    def __init__(self, home: Path, model: str):
-        super().__init__(daemon=True)
-        self._home, self._model = home, model
-        self.threads = 0
-        self.loaded: LoadedModel | None = None
-
-    def run(self) -> None:
-        """Load. Errors are left to the runs, which meet them again and report them."""
-        try:
-            self._load()
-        except Exception:  # noqa: BLE001  # for example, the model is broken, or memory is short
-            self.loaded = None
-
-    def _load(self) -> None:
-        import torch
-
-        self.threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-
-        import datasets  # noqa: F401
-        import sklearn.linear_model  # noqa: F401
-
-        import offcomp.evaluation
-        import offcomp.models.offloading
-        import offcomp.runs.calibration
-        import offcomp.runs.compress
-        import offcomp.runs.live_answers  # noqa: F401
-        from offcomp.models.loading import load
-
-        info = known_info(self._model, self._home)
-        if info is not None and is_small(info):
-            self.loaded = load(self._model)
 
 
 class Resident:
@@ -247,7 +167,7 @@ class Resident:
         try:
             job.pid = os.fork()
         except OSError as error:
-            self._explain(job, f"cannot start a process: {error.strerror}; close other programs, then run the plan again")
+            job.explain(f"cannot start a process: {error.strerror}; close other programs, then run the plan again")
             self._remove(job)
             return
         if job.pid == 0:
@@ -299,10 +219,7 @@ class Resident:
             os.kill(pid, signal.SIGKILL)
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            code = os.waitstatus_to_exitcode(status)
-            if code < 0 and job.question is None and not (job.folder / RESULT).exists():
-                name = signal.Signals(-code)
-                self._explain(job, CAUSES.get(name, OTHER_CAUSE.format(name=name.name)))
+            job.explain_end(status)
             self._remove(job)
 
     def _stop(self, number: int) -> None:
@@ -312,11 +229,6 @@ class Resident:
                 os.kill(job.pid, signal.SIGKILL)
                 os.waitpid(job.pid, 0)
             self._remove(job)
-
-    def _explain(self, job: Job, sentence: str) -> None:
-        """Append a line to the log of a run."""
-        with suppress(OSError):
-            os.write(job.log, f"{sentence}\n".encode())
 
     def _remove(self, job: Job) -> None:
         self._jobs.remove(job)

@@ -28,7 +28,9 @@ from offcomp.planning.sizes import predict
 from offcomp.runs.documents import read_inputs
 from offcomp.runs.inputs import check_inputs, inputs_of
 from offcomp.runs.result import GroupResult, ModelResult
-from offcomp.runs.worker_process import Outcome, Worker, hold_lock, slot
+from offcomp.runs.slots import slot
+from offcomp.runs.worker_lock import hold_lock
+from offcomp.runs.worker_process import Outcome, Worker
 
 if TYPE_CHECKING:
     from offcomp.evaluation import OpenTask
@@ -43,6 +45,8 @@ NOTICEABLE_ERROR = 1e-3
 SMALL_SHARE = 0.25
 """Models that take up at most this fraction of the free memory stay loaded; calibration statistics may use as much again."""
 LONGEST_DETAIL = 200
+NICE = 10
+"""Gives the app's process priority."""
 
 
 def estimated_stages(plan: Plan, info: ModelInfo) -> dict[str, float]:
@@ -231,7 +235,7 @@ def carry_out(worker: Worker, preloaded: LoadedModel | None = None, held_slot: i
     held_slot    the lock of a slot that this process has taken for the run
     """
     if hasattr(os, "nice"):
-        os.nice(10)  # give the app's process priority
+        os.nice(NICE)
     try:
         threading.Thread(target=worker.watch, daemon=True).start()
         worker.reserve_space()

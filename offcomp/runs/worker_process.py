@@ -1,15 +1,13 @@
-"""The worker process of a run: its lock, progress, result and place in the queue.
+"""A run as the process that works on it sees it: its progress, its result, and whether it is to go on.
 
 Even while torch is busy, a watcher thread checks whether the run was cancelled, the parent process exited or the folder was
-removed, so that the worker stops within a second. Queued runs start in order of submission. OFFCOMP_SLOTS sets how many may
-run concurrently (default: 1).
+removed, so that the worker stops within a second.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,8 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from offcomp import files
-from offcomp.errors import InputError, RunError, StorageError
+from offcomp.errors import RunError, StorageError
 from offcomp.files import PART, write_json
 from offcomp.methods import packages_of
 from offcomp.models.environment import environment
@@ -30,9 +27,8 @@ from offcomp.runs.claims import claim
 from offcomp.runs.documents import HEARTBEAT, PROGRESS, RESULT, WORKER, Progress, read_plan, read_worker
 from offcomp.runs.forecast import Forecast
 from offcomp.runs.result import RUN_SCHEMA, Environment, GroupResult, Inputs, ModelResult, RunResult
-from offcomp.runs.start import LOCK
-from offcomp.runs.store import RunStore
-from offcomp.runs.worker_environment import LOCK_VARIABLE, parent_is_gone
+from offcomp.runs.worker_environment import parent_is_gone
+from offcomp.runs.worker_lock import is_in_place
 
 log = logging.getLogger("offcomp")
 
@@ -42,45 +38,9 @@ TAKE_SECONDS = 2.0
 PROGRESS_SECONDS, IDLE_PROGRESS_SECONDS = 0.25, 1.0
 BEAT_SECONDS = 4.0
 QUEUED, CANCEL = "queued", "cancel"
-SLOTS = re.compile(r"[1-9][0-9]{0,2}")
 RESERVED_BYTES = 256_000
 RESERVE = f".reserve{PART}"
 """A placeholder that is deleted before the result is written, so that a failure can be reported even if the disk is full."""
-
-
-def hold_lock(folder: Path) -> int:
-    """Hold the lock of a run's folder until this process exits. Returns the file descriptor, which children do not inherit.
-
-    The process that starts a run acquires the lock, passes it to the worker and then renames the folder; this function waits
-    for the rename. A manually started worker acquires the lock itself. Raises OSError, and RunError if another worker holds
-    the lock.
-    """
-    inherited = os.environ.pop(LOCK_VARIABLE, "")
-    if not inherited:
-        lock = files.open_lock(folder / LOCK)
-        if not files.take_lock(lock, TAKE_SECONDS):
-            raise RunError(f"another worker is running in {folder}; wait for it to finish, or cancel its run")
-        return lock
-    lock = int(inherited)
-    os.set_inheritable(lock, False)
-    wait_for_folder(folder, lock)
-    return lock
-
-
-def wait_for_folder(folder: Path, lock: int) -> None:
-    """Wait until a run's folder has its final name. Exits the process if the parent exits or the start is undone."""
-    while not is_in_place(folder, lock):
-        if parent_is_gone() or not os.fstat(lock).st_nlink:
-            os._exit(1)
-        time.sleep(PLACE_SECONDS)
-
-
-def is_in_place(folder: Path, lock: int) -> bool:
-    """Whether the folder contains this lock; False if the folder has been removed or replaced by another run."""
-    try:
-        return os.path.samestat((folder / LOCK).stat(), os.fstat(lock))
-    except OSError:
-        return False
 
 
 @dataclass(frozen=True)
@@ -289,42 +249,3 @@ class Worker:
                 self.finish("cancelled", error="Cancelled.")
             self.show_life()
             time.sleep(WATCH_SECONDS)
-
-
-@contextmanager
-def slot(worker: Worker) -> Iterator[None]:
-    """Wait for a free slot, first come, first served. The slot is released when the process exits."""
-    worker.wait_in_queue()
-    while (file := free_slot(worker.folder)) is None:
-        time.sleep(WATCH_SECONDS)
-    with files.closing(file):
-        yield
-
-
-def free_slot(folder: Path) -> int | None:
-    """Take a slot for the run in a folder, if one is free and no earlier run waits for it. Returns the open lock of the slot.
-
-    Raises InputError if OFFCOMP_SLOTS is invalid.
-    """
-    store = RunStore(folder.parent.parent)
-    for index in range(_slot_count()):
-        file = files.open_lock(store.home / f".slot-{index}.lock")
-        if files.take_lock(file) and not is_preceded(store, folder.name):
-            return file
-        os.close(file)
-    return None
-
-
-def _slot_count() -> int:
-    """The maximum number of concurrent runs. Raises InputError if OFFCOMP_SLOTS is invalid."""
-    value = os.environ.get("OFFCOMP_SLOTS", "1")
-    if not SLOTS.fullmatch(value.strip()):
-        raise InputError(f"OFFCOMP_SLOTS is {value[:40]!r}; set it to the number of concurrent runs (1 to 999), or unset it")
-    return int(value)
-
-
-def is_preceded(store: RunStore, name: str) -> bool:
-    """Whether a run submitted earlier on this host is still waiting."""
-    waiting = [run for run in store.all() if run.status == "queued" and not run.host]
-    submitted = next((run.submitted for run in waiting if run.id == name), 0.0)
-    return any(run.submitted < submitted for run in waiting)

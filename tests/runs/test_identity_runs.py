@@ -28,10 +28,9 @@ from offcomp.planning.spectra import compute
 from offcomp.results.bundled import bundled_runs
 from offcomp.results.paired import same_test
 from offcomp.results.report import html_report
-from offcomp.runs import claims
+from offcomp.runs import claims, slots
 from offcomp.runs import start as run_start
 from offcomp.runs import worker as worker_module
-from offcomp.runs import worker_process as worker
 from offcomp.runs.claims import Claim, Host, claim, foreign_host
 from offcomp.runs.export import export_run
 from offcomp.runs.manifest import MANIFEST
@@ -406,7 +405,7 @@ def test_a_waiting_run_of_another_host_holds_up_nobody(folder: Path, pairs: Task
     waiting = claimed(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,)), ELSEWHERE[0])
     write_json(waiting.folder / "progress.json", {"stage": "queued", "fraction": 0.0})
     assert store.get(waiting.id).status == "queued"
-    assert not worker.is_preceded(store, "mine")
+    assert not slots.is_preceded(store, "mine")
 
 
 def own_claim(**changes: Any) -> Claim:

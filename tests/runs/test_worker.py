@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import offcomp.models.weights
-import offcomp.runs.worker_process
+import offcomp.runs.slots
 from offcomp.errors import InputError, ModelError, RunError
 from offcomp.evaluation import OpenTask, open_task
 from offcomp.files import write_json
@@ -23,8 +23,8 @@ from offcomp.planning.data.tasks import find_task
 from offcomp.planning.plan import Group, Plan
 from offcomp.runs import worker as worker_module
 from offcomp.runs.compress import CompressedGroup, check_finite, compress_group
+from offcomp.runs.slots import slot
 from offcomp.runs.worker import Worker, _evaluate
-from offcomp.runs.worker_process import slot
 from tests import tiny_models
 from tests.checkpoints import DTYPES, store_as
 from tests.evaluation.test_probe import saved
@@ -138,7 +138,7 @@ def test_a_number_of_slots_that_is_none_is_told(tmp_path: Path, monkeypatch: pyt
     run.mkdir(parents=True)
     write_json(run / "plan.json", Plan(model="tiny", groups=(GROUP,)).to_dict())
     monkeypatch.setenv("OFFCOMP_SLOTS", value)
-    monkeypatch.setattr(offcomp.runs.worker_process.time, "sleep", lambda _: pytest.fail("it waits"))
+    monkeypatch.setattr(offcomp.runs.slots.time, "sleep", lambda _: pytest.fail("it waits"))
     with (
         pytest.raises(InputError, match=f"OFFCOMP_SLOTS is '{value}'; set it to the number of concurrent runs"),
         slot(Worker(run)),

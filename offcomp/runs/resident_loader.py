@@ -1,0 +1,52 @@
+"""What a resident does before its first fork: import what runs need, and load the model."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from offcomp.models.listing import known_info
+from offcomp.runs.worker import NICE, is_small
+
+if TYPE_CHECKING:
+    from offcomp.models.loading import LoadedModel
+
+
+class Loader(threading.Thread):
+    """Imports what runs need, and loads the model unless it is too large to be kept."""
+
+    def __init__(self, home: Path, model: str):
+        super().__init__(daemon=True)
+        self._home, self._model = home, model
+        self.threads = 0
+        self.loaded: LoadedModel | None = None
+
+    def run(self) -> None:
+        """Load. Errors are left to the runs, which meet them again and report them."""
+        os.nice(NICE)  # on Linux, of this thread alone
+        try:
+            self._load()
+        except Exception:  # noqa: BLE001  # for example, the model is broken, or memory is short
+            self.loaded = None
+
+    def _load(self) -> None:
+        import torch
+
+        self.threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+
+        import datasets  # noqa: F401
+        import sklearn.linear_model  # noqa: F401
+
+        import offcomp.evaluation
+        import offcomp.models.offloading
+        import offcomp.runs.calibration
+        import offcomp.runs.compress
+        import offcomp.runs.live_answers  # noqa: F401
+        from offcomp.models.loading import load
+
+        info = known_info(self._model, self._home)
+        if info is not None and is_small(info):
+            self.loaded = load(self._model)
