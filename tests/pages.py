@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +12,15 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from offcomp.ui import jobs
-from offcomp.ui.frame import PAGES
+from offcomp.ui.frame import DOORS, PAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = ["/" if path == "app.py" else f"/{Path(path).stem}" for path, _, _ in PAGES]
 """The addresses of all pages, in the order of the sidebar."""
+LAB = [f"/{Path(path).stem}" for path, _, _ in DOORS["Lab"]]
+"""The addresses of the pages of the Lab."""
+STRIP = "At this size"
+"""The first heading of the strip."""
 
 
 @pytest.fixture
@@ -69,3 +74,23 @@ def texts(app: AppTest) -> str:
     kinds = ("markdown", "caption", "info", "warning", "error")
     found = (str(getattr(element, "value", "")) for kind in kinds for element in app.get(kind))
     return "\n".join(found).replace("\u00a0", " ")
+
+
+def open_part(app: AppTest, part: str) -> AppTest:
+    """Open one part of the plan, such as "tasks": its widgets are there only while it is open. Nothing may have raised."""
+    app.session_state[f"panel_{part}"] = True
+    app.run()
+    assert not app.exception
+    return app
+
+
+def strip(app: AppTest) -> dict[str, dict[str, str]]:
+    """The strip of the Lab: row -> method, or "Original" -> what its cell says, such as "0.621 exact"."""
+    (table,) = [table.value for table in app.table if STRIP in table.value.columns]
+    cells = table.set_index(STRIP).rename(columns=lambda heading: re.sub(r", [\d.]+x$", "", heading))
+    return {row: {method: _unmarked(text) for method, text in line.items()} for row, line in cells.iterrows()}
+
+
+def _unmarked(text: str) -> str:
+    """The text of a cell without the marks of markdown."""
+    return re.sub(r"\*\*|\\(?=\W)", "", text).strip()

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 60
@@ -24,6 +25,9 @@ PATIENCE_SECONDS = 20.0
 expect.set_options(timeout=1000 * PATIENCE_SECONDS)
 DRAWN = "[...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(chart => chart.querySelector('.main-svg'))"
 WIDTH = "Math.max(...[document.documentElement, document.querySelector('[data-testid=stMain]')].map(part => part.scrollWidth))"
+PHONE = {"width": 390, "height": 844}
+CELLS = """[...document.querySelectorAll('[data-testid=stTable] tr')].map(
+  row => [...row.querySelectorAll('th, td')].map(cell => cell.innerText.trim()))"""
 # Streamlit looks for its server below the address of a deep link first, and finds it on the second try.
 EXPECTED_404 = ("/_stcore/health", "/_stcore/host-config")
 
@@ -127,6 +131,43 @@ def settled(page: Page, patience: float = 20_000) -> None:
 def fits(page: Page, width: int) -> None:
     """Wait until no part of the page is wider than so many pixels."""
     assert holds(page, f"{WIDTH} <= {width}"), f"{page.evaluate(WIDTH)} pixels wide"
+
+
+def serious_faults(page: Page) -> list[str]:
+    """Every serious or critical fault that axe finds on the page, with its element and what is wrong with it."""
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [
+        f"{fault['id']}: {node['html'][:200]} {node['failureSummary']}"
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+        for node in fault["nodes"]
+    ]
+
+
+@contextmanager
+def open_part(page: Page, name: str) -> Iterator[Locator]:
+    """One part of the plan, such as "Weights", in its popover, which is open meanwhile."""
+    part, body = page.locator(f".st-key-panel_{name.lower()}"), page.get_by_test_id("stPopoverBody")
+    part.get_by_role("button", name=name).click()
+    expect(body).to_be_visible()
+    settled(page)
+    yield body
+    page.keyboard.press("Escape")
+    expect(body).to_have_count(0)
+    settled(page)
+
+
+def shown_strip(page: Page) -> dict[str, dict[str, str]]:
+    """The strip of the Lab: row -> heading of a column, such as "SVD, 3.02x" -> what its cell says."""
+    expect(page.get_by_test_id("stTable")).to_be_visible()
+    (_, *headings), *lines = page.evaluate(CELLS)
+    return {row: dict(zip(headings, cells, strict=True)) for row, *cells in lines}
+
+
+def run_fits(page: Page) -> None:
+    """The Run button of a page of the Lab is on a phone's first screen."""
+    box = page.locator(".st-key-run").get_by_role("button").bounding_box()
+    assert box and box["y"] >= 0 and box["y"] + box["height"] <= PHONE["height"], box
 
 
 def holds(page: Page, condition: str) -> bool:

@@ -22,7 +22,7 @@ from tests.cli.test_main import Command, small_plan, write
 from tests.made_runs import made_group, made_run, with_result
 from tests.minilm import minilm_info
 from tests.models.test_stored_dtypes import mixtral
-from tests.pages import at, home, listed, texts
+from tests.pages import at, home, listed, open_part, texts
 
 __all__ = ["home"]  # fixtures
 QUERIES = tuple(f"query.{layer}" for layer in range(6))
@@ -178,5 +178,5 @@ def test_the_pages_say_what_is_in_no_matrix_and_what_a_ratio_saves(home: Path, h
     app.run()
     assert not app.exception
     assert "in bytes, because weights are stored as float32, but the checkpoint uses bfloat16." in texts(app)
-    app.radio(key="dtype").set_value("stored").run()
+    open_part(app, "budget").radio(key="dtype").set_value("stored").run()
     assert "but the checkpoint uses" not in texts(app)

@@ -15,20 +15,22 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from offcomp.runs.store import RunStore
-from tests.serving import Visit, served, settled, visit
+from offcomp.runs.result import overall_error
+from offcomp.runs.store import Run, RunStore
+from tests.serving import Visit, open_part, served, settled, shown_strip, title, visit
 
 pytestmark = pytest.mark.browser
 RUN_MILLISECONDS = 180_000
 START_SECONDS = 10.0  # other tests run beside this one; `benchmarks.app_speed` measures it
 START_TRIES = 4
 LAYERS = 6
+FOLD = 800
 TICK_TRIES, TICK_MILLISECONDS = 4, 600
 
 
 def set_slider(page: Page, value: str) -> None:
     """Move the ratio slider by keyboard until it shows a value."""
-    slider = page.get_by_role("slider")
+    slider = page.get_by_role("slider", name="Compression ratio")
     slider.focus()
     page.keyboard.press("Home")
     for _ in range(30):
@@ -40,22 +42,39 @@ def set_slider(page: Page, value: str) -> None:
 
 def choose_kinds(page: Page, *wanted: str) -> None:
     """Tick exactly these kinds of the grid for MiniLM-L6, at a person's pace: ticks in quick succession can be lost."""
-    draft = page.get_by_test_id("stSidebar").get_by_text(f"{LAYERS * len(wanted)} weight matrices")
+    chosen = page.locator(".st-key-panel").get_by_text(f"({LAYERS * len(wanted)} matrices)")
     for _ in range(TICK_TRIES):
-        for row in page.locator('[class*="st-key-row_"]').all():
-            box = row.get_by_role("checkbox")
-            title = row.get_by_test_id("stCheckbox").inner_text().strip()
-            if box.is_checked() != (title in wanted):
-                row.get_by_test_id("stCheckbox").locator("label").click()
-                expect(box).to_be_checked(checked=title in wanted)
-                page.wait_for_timeout(TICK_MILLISECONDS)
-                settled(page)
-        if draft.count():
+        with open_part(page, "Weights") as weights:
+            for row in weights.locator('[class*="st-key-row_"]').all():
+                box = row.get_by_role("checkbox")
+                title = row.get_by_test_id("stCheckbox").inner_text().strip()
+                if box.is_checked() != (title in wanted):
+                    row.get_by_test_id("stCheckbox").locator("label").click()
+                    expect(box).to_be_checked(checked=title in wanted)
+                    page.wait_for_timeout(TICK_MILLISECONDS)
+                    settled(page)
+        if chosen.count():
             return
         page.reload()
-        expect(page.locator('[class*="st-key-row_"]').first).to_be_visible()
+        expect(page.locator(".st-key-panel")).to_be_visible()
         settled(page)
-    raise AssertionError(f"the draft is not {wanted}: {page.get_by_test_id('stSidebar').inner_text()}")
+    raise AssertionError(f"the draft is not {wanted}: {page.locator('.st-key-panel').inner_text()}")
+
+
+def choose_methods(page: Page, *wanted: str) -> None:
+    """Compare exactly these methods."""
+    with open_part(page, "Methods") as methods:
+        for pill in methods.get_by_test_id("stButtonGroup").get_by_role("button").all():
+            if (pill.get_attribute("aria-pressed") == "true") != (pill.inner_text().strip() in wanted):
+                pill.click()
+                page.wait_for_timeout(TICK_MILLISECONDS)
+                settled(page)
+
+
+def ended(page: Page) -> None:
+    """Wait until all runs of the draft have ended."""
+    expect(page.get_by_role("button", name="Already run")).to_be_visible(timeout=RUN_MILLISECONDS)
+    settled(page)
 
 
 def test_the_first_visit_is_complete_in_seconds_and_asks_only_this_machine(browser: Browser, tmp_path: Path) -> None:
@@ -74,40 +93,69 @@ def test_the_first_visit_is_complete_in_seconds_and_asks_only_this_machine(brows
     pytest.fail(f"complete after {tries} seconds")
 
 
-def test_the_main_job_from_the_model_to_the_comparison(app: Visit, home: Path, tmp_path: Path) -> None:
-    page = app.page
-    app.open("/compare")  # it shows the bundled runs, which must give way to one's own
-    expect(page.get_by_text("bundled").first).to_be_visible()
-    page.get_by_test_id("stSidebar").get_by_role("link", name="Start").click()
-    page.get_by_role("button", name="Try it").click()
-    expect(page.locator("h1")).to_contain_text("What if")
-    choose_kinds(page, "value")
-    set_slider(page, "3x")
-    expect(page.locator(".st-key-card_svd")).to_contain_text("0.648")
-    with page.expect_download() as download:
-        page.get_by_text("Plan and command line").click()
-        page.get_by_role("button", name="Plan for SVD").click()
-    plan = tmp_path / "plan.json"
-    download.value.save_as(plan)
-    page.get_by_role("button", name="Run SVD and Autoencoder").click()
-    expect(page.locator("h1")).to_contain_text("What is running")
-    expect(page.get_by_text("2 runs: 2 done")).to_be_visible(timeout=RUN_MILLISECONDS)
-    page.get_by_role("link", name="Compare the finished runs").click()
-    expect(page.locator("h1")).to_contain_text("Which method")
-    runs = {run.plan.groups[0].method: run for run in RunStore(home).all()}
-    assert set(runs) == {"svd", "autoencoder"}
-    for run in runs.values():
-        expect(page).to_have_url(re.compile(f"runs=.*{run.id}"))
+@pytest.mark.timeout(600)
+def test_the_main_job_takes_two_clicks_and_stays_on_the_page(
+    browser: Browser, address: str, home: Path, tmp_path: Path
+) -> None:
+    with visit(browser, address, viewport={"width": 1280, "height": FOLD}) as app:
+        page = app.page
+        app.open("/compare")  # it shows the bundled runs, which must give way to one's own
+        expect(page.get_by_text("bundled").first).to_be_visible()
+        page.get_by_test_id("stSidebar").get_by_role("link", name="Compress").click()
+        title(page, "What if")
+        expect(page.get_by_text("SVD and Autoencoder on query and key (12 matrices); one group per kind;")).to_be_visible()
+        expect(page.get_by_role("slider")).to_have_attribute("aria-valuetext", "3x")
+        page.get_by_role("button", name="Run SVD and Autoencoder").click()
+        expect(page.get_by_role("button", name="Cancel").first).to_be_visible()
+        ended(page)
+        title(page, "What if")
+        runs = {run.plan.groups[0].method: run for run in RunStore(home).all()}
+        assert set(runs) == {"svd", "autoencoder"}
+        results_are_above_the_fold(page, runs)
+        with page.expect_download() as download:
+            page.get_by_text("Plan and command line").click()
+            page.get_by_role("button", name="Plan for SVD").click()
+        plan = tmp_path / "plan.json"
+        download.value.save_as(plan)
+        page.get_by_role("link", name="Compare in detail").click()
+        title(page, "Which method")
+        for run in runs.values():
+            expect(page).to_have_url(re.compile(f"runs=.*{run.id}"))
+        settled(page)
+        compare_shows(page, runs)
+    same_figures_by_command_line(plan, runs["svd"].result.to_dict(), tmp_path)
+
+
+def results_are_above_the_fold(page: Page, runs: dict[str, Run]) -> None:
+    """The strip has the errors, sizes and scores of both methods, without scrolling."""
+    shown = shown_strip(page)
+    for method, heading in (("svd", "SVD, "), ("autoencoder", "Autoencoder, ")):
+        result = runs[method].result
+        assert result
+        sizes = result.model.sizes.chosen
+        column = next(name for name in shown["Relative error"] if name.startswith(heading))
+        assert column == f"{heading}{sizes.ratio('parameters'):.2f}x"
+        error = overall_error(result.groups)
+        assert shown["Relative error"][column].startswith(f"{error:.3f}")
+        assert shown["Stored parameters"][column].startswith(f"{sizes.parameters_after:,}")
+        for row in (row for row in shown if row.endswith("accuracy")):
+            assert shown[row][column].startswith(f"{100 * result.scores['sentiment'].compressed.value:.1f} %")
+    for row in (row for row in shown if row.startswith(("Relative error", "Stored parameters", "Sentiment"))):
+        box = page.get_by_test_id("stTable").get_by_role("row").filter(has_text=row).bounding_box()
+        assert box and box["y"] + box["height"] <= FOLD, f"{row} is below the fold: {box}"
+
+
+def compare_shows(page: Page, runs: dict[str, Run]) -> None:
+    """Compare has the same runs' errors, sizes and scores."""
+    shown = page.get_by_test_id("stMain")
+    for text in ("Relative error", "Cosine distance", "Stored parameters", "Accuracy"):
+        expect(shown.get_by_text(text).first).to_be_visible()
     for run in runs.values():
         assert run.result is not None
         accuracy = run.result.scores["sentiment"].compressed.value
         stored = run.result.model.sizes.chosen.parameters_after
-        shown = page.get_by_test_id("stMain")
-        for text in ("Relative error", "Cosine distance", "Stored parameters", "Accuracy"):
-            expect(shown.get_by_text(text).first).to_be_visible()
         expect(shown.get_by_text(re.compile(rf"{stored:,}|{stored / 1e6:.3g} M|{stored / 1e3:.0f} k")).first).to_be_visible()
         expect(shown.get_by_text(f"{100 * accuracy:.1f} %").first).to_be_visible()
-    same_figures_by_command_line(plan, runs["svd"].result.to_dict(), tmp_path)
 
 
 def same_figures_by_command_line(plan: Path, result: Any, tmp_path: Path) -> None:
@@ -129,44 +177,69 @@ def same_figures_by_command_line(plan: Path, result: Any, tmp_path: Path) -> Non
     assert result["id"] == again["id"]
 
 
-def test_a_run_is_cancelled_from_the_page_and_can_be_run_again(app: Visit) -> None:
+def test_a_run_is_cancelled_from_the_lab_and_can_be_run_again(app: Visit) -> None:
     page = app.page
-    app.open("/compress")
+    app.open("/inspect")
     choose_kinds(page, "FFN in")
-    page.get_by_text("SVD", exact=True).first.click()
+    choose_methods(page, "Autoencoder")
     page.get_by_role("button", name="Run Autoencoder").click()
-    cancel = page.get_by_role("button", name="Cancel").first
-    expect(page.get_by_text("compress ffn_in")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Autoencoder: compress ffn_in")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("button", name="Running")).to_be_disabled()
     asked = time.monotonic()
-    cancel.click()
-    expect(page.get_by_text("cancelled").first).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("alert").filter(has_text="Autoencoder: cancelled")).to_be_visible()
     assert time.monotonic() - asked < 8  # two for the worker and two for the page to look again, beside other tests
+    title(page, "How compressible")
+    expect(page.get_by_role("button", name="Run Autoencoder")).to_be_enabled()
+    page.get_by_test_id("stSidebar").get_by_role("link", name="Runs").click()
     expect(page.get_by_role("button", name="Run again").first).to_be_visible()
+
+
+def test_a_pin_shows_what_the_next_ratio_changes(app: Visit) -> None:
+    page = app.page
+    app.open("/compress?methods=svd")
+    settled(page)
+    before = shown_strip(page)["Relative error"]["SVD, 3.02x"]
+    page.get_by_role("button", name="Pin", exact=True).click()
+    expect(page.get_by_text("Differences in brackets are from the pin: SVD at 3.02x.")).to_be_visible()
+    set_slider(page, "4x")
+    settled(page)
+    change = page.get_by_test_id("stTable").get_by_text(re.compile(r"\(\+0\.\d{3}\)"))
+    expect(change).to_be_visible()
+    (after,) = [text for column, text in shown_strip(page)["Relative error"].items() if column.startswith("SVD")]
+    number, difference = float(after.split()[0]), float(after.split("(+")[1].split(")")[0])
+    assert number == pytest.approx(float(before.split()[0]) + difference, abs=2e-3)
+    page.get_by_role("button", name="Unpin").click()
+    expect(change).to_have_count(0)
 
 
 def test_choices_survive_a_look_at_another_page(app: Visit) -> None:
     page = app.page
     app.open("/compress?modules=value.0-5")
-    expect(page.get_by_role("checkbox", name="value")).to_be_checked()
+    expect(page.get_by_text("on value (6 matrices)")).to_be_visible()
     settled(page)
     set_slider(page, "5x")
     expect(page.get_by_text("at 5x").first).to_be_visible(timeout=60_000)
     settled(page)
     sidebar = page.get_by_test_id("stSidebar")
     sidebar.get_by_role("link", name="Runs").click()
-    expect(page.locator("h1")).to_contain_text("What is running")
-    sidebar.get_by_role("link", name="Compress").click()
-    expect(page.get_by_role("slider")).to_have_attribute("aria-valuetext", "5x")
-    expect(page.get_by_role("checkbox", name="value")).to_be_checked()
-    expect(page.get_by_role("checkbox", name="query")).not_to_be_checked()
+    title(page, "What is running")
+    sidebar.get_by_role("link", name="Groups").click()
+    title(page, "What should be compressed together")
+    expect(page.get_by_role("slider", name="Compression ratio")).to_have_attribute("aria-valuetext", "5x")
+    with open_part(page, "Weights") as weights:
+        expect(weights.get_by_role("checkbox", name="value")).to_be_checked()
+        expect(weights.get_by_role("checkbox", name="query")).not_to_be_checked()
 
 
 def test_a_group_without_known_spectrum_gets_its_exact_error_in_the_background(app: Visit) -> None:
     page = app.page
     app.open("/compress")
     choose_kinds(page, "query")
-    page.locator('[class*="st-key-row_"]').filter(has_text="query").get_by_role("button", name="5").click()
-    expect(page.locator(".st-key-card_svd")).to_contain_text("exact", timeout=60_000)
+    with open_part(page, "Weights") as weights:
+        weights.locator('[class*="st-key-row_"]').filter(has_text="query").get_by_role("button", name="5").click()
+    expect(page.get_by_text("on query (5 matrices)")).to_be_visible()
+    expect(page.get_by_test_id("stTable")).to_contain_text("exact", timeout=60_000)
 
 
 def test_bad_input_is_a_sentence_and_the_page_lives_on(app: Visit) -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
 from offcomp.files import read_json
 from offcomp.results import bundled
 from tests.made_runs import made_value_score, put_in_home
-from tests.serving import fits, settled, visit
+from tests.serving import PHONE, fits, serious_faults, settled, visit
 
 pytestmark = pytest.mark.browser
-PHONE = {"width": 390, "height": 844}
 TASK, RUN = "causal-prose", "1" * 12
 NASTY = "<img src=x onerror=alert(1)> **a** $b$"
 
@@ -48,8 +46,7 @@ def test_what_differs_is_bold_and_a_phone_shows_cards(browser: Browser, address:
         expect(table.get_by_text(NASTY).first).to_be_visible()
         heads = [head.bounding_box() for head in table.locator("thead th").all()]
         assert len({round(head["y"]) for head in heads if head}) == 1
-        found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-        assert [fault["id"] for fault in found if fault["impact"] in ("serious", "critical")] == []
+        assert serious_faults(page) == []
         page.set_viewport_size(PHONE)  # type: ignore[arg-type]
         settled(page)
         fits(page, PHONE["width"])

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.pages import home, opened, texts
+from tests.pages import home, open_part, opened, texts
 
 __all__ = ["home"]  # a fixture
 DEEP = "[" * 3000
@@ -74,4 +74,4 @@ def test_a_link_with_one_bad_option_sets_none() -> None:
     asked = {"svd": {"preset": "plain"}, "autoencoder": {"epochs": 12, "no_such": 1}}
     app = opened("compress", options=json.dumps(asked), methods="svd,autoencoder")
     assert "'no_such'" in texts(app)
-    assert app.number_input(key="option_autoencoder_epochs").value != 12
+    assert open_part(app, "methods").number_input(key="option_autoencoder_epochs").value != 12

@@ -30,7 +30,7 @@ from offcomp.ui.escape import WORD_JOINER, code, plain
 from tests.made_runs import put_in_home
 from tests.markdown_sinks import faults_in, twice_in
 from tests.minilm import minilm_info
-from tests.serving import Visit, settled, visit
+from tests.serving import Visit, open_part, settled, visit
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKUP = (
@@ -322,6 +322,10 @@ def test_pages_of_a_hostile_model_show_its_names_as_they_are(browser: Browser, t
                 expect(app.page.locator("h1")).to_be_visible(timeout=60_000)
                 look(app.page)
                 assert "**QZS**" in seen(app.page)
+            app.open(f"/compress?model={quote(str(place))}")
+            for part in ("Weights", "Groups", "Methods", "Tasks", "Budget"):
+                with open_part(app.page, part):
+                    look(app.page)
 
 
 @pytest.mark.browser

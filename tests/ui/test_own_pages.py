@@ -21,8 +21,8 @@ from websockets.sync.client import connect
 
 from offcomp.runs.store import RunStore
 from tests.pages import PATHS
-from tests.serving import Visit, served, settled
-from tests.ui.test_browser import choose_kinds
+from tests.serving import Visit, open_part, served, settled
+from tests.ui.test_browser import choose_kinds, choose_methods, ended
 from tests.watched import outside, watched
 
 pytestmark = pytest.mark.browser
@@ -160,13 +160,14 @@ def test_nothing_leaves_while_every_page_uploads_and_a_run_are_used(app: Visit, 
     np.savez(content, left=np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32))
     table = b"sentence,verdict\n" + b"".join(b"text %d,%s\n" % (i, (b"good", b"bad")[i % 2]) for i in range(120))
     app.open("/compress")
-    page.get_by_text("Your own examples").click()
-    page.locator("input[type=file]").set_input_files({"name": "mine.csv", "mimeType": "text/csv", "buffer": table})
-    expect(page.get_by_text("120 rows, 2 classes")).to_be_visible(timeout=PATIENT)
     choose_kinds(page, "query")
-    page.get_by_text("Autoencoder", exact=True).first.click()
+    choose_methods(page, "SVD")
+    with open_part(page, "Tasks") as tasks:
+        tasks.get_by_text("Your own examples").click()
+        tasks.locator("input[type=file]").set_input_files({"name": "mine.csv", "mimeType": "text/csv", "buffer": table})
+        expect(tasks.get_by_text("120 rows, 2 classes")).to_be_visible(timeout=PATIENT)
     page.get_by_role("button", name="Run SVD").click()
-    expect(page.get_by_text("1 runs: 1 done")).to_be_visible(timeout=3 * PATIENT)
+    ended(page)
     app.open("/model")
     page.get_by_text("Bring your own model").click()
     matrices = {"name": "mine.npz", "mimeType": "application/zip", "buffer": content.getvalue()}

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +19,10 @@ from offcomp.planning.plan import Group, Plan
 from offcomp.results.bundled import bundled_runs
 from offcomp.runs.start import LOCK
 from offcomp.runs.store import RunStore
-from offcomp.ui.compress.preview import _rounded_down
+from offcomp.ui.lab.strip import rounded_down
 from tests import tiny_models
 from tests.made_runs import put_in_home
-from tests.pages import ROOT, home, listed, opened, step, texts
+from tests.pages import ROOT, home, listed, open_part, opened, step, strip, texts
 
 __all__ = ["home"]  # a fixture
 FAMILIES = ("gpt2", "t5", "mpnet")
@@ -33,13 +34,27 @@ def app(home: Path) -> AppTest:
     return opened()
 
 
+@pytest.fixture
+def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+    """The plans that are run; no worker is started."""
+    plans: list[Plan] = []
+
+    def submit(_store: RunStore, plan: Plan, _info: object) -> SimpleNamespace:
+        plans.append(plan)
+        return SimpleNamespace(id=f"{len(plans):012}")
+
+    monkeypatch.setattr(RunStore, "submit", submit)
+    return plans
+
+
 def test_the_defaults_give_a_picture_at_once(app: AppTest) -> None:
     step(app, "compress")
     assert not app.error
-    shown = {metric.label: metric.value for metric in reversed(app.metric)}
-    assert shown["Stored parameters"] == "585,984"
-    assert shown["Relative error"] == "0.621"
-    assert [button.label for button in app.button if button.key == "run"] == ["Run SVD and Autoencoder"]
+    shown = strip(app)
+    assert shown["Stored parameters"]["SVD"].startswith("585,984 ")
+    assert shown["Relative error"]["SVD"] == "0.621 exact"
+    assert app.button(key="run").label == "Run SVD and Autoencoder"
+    assert "SVD and Autoencoder on query and key (12 matrices); one group per kind; scored on sentiment." in texts(app)
 
 
 def test_the_ratio_changes_the_exact_error(app: AppTest) -> None:
@@ -47,37 +62,54 @@ def test_the_ratio_changes_the_exact_error(app: AppTest) -> None:
     errors = []
     for ratio in (2.0, 10.0):
         app.select_slider(key="ratio").set_value(ratio).run()
-        errors.append(float(next(metric.value for metric in app.metric if metric.label == "Relative error")))
+        error, origin = strip(app)["Relative error"]["SVD"].split()
+        assert origin == "exact"
+        errors.append(float(error))
     assert errors == [pytest.approx(0.4995, abs=2e-3), pytest.approx(0.82, abs=2e-2)]
 
 
-def test_more_than_two_methods_are_lines_of_a_table(app: AppTest) -> None:
-    step(app, "compress")
+def test_every_method_is_a_column_of_the_strip(app: AppTest) -> None:
+    open_part(step(app, "compress"), "methods")
     app.button_group(key="methods").set_value(["svd", "kronecker", "tucker", "residual"]).run()
     assert not app.exception
     assert not app.error
-    table = app.table[0].value
-    assert list(table["Method"]) == ["SVD", "Autoencoder, residual", "Kronecker", "Tucker"]
-    exact, estimated, unknown, _ = table["Relative error"]
-    assert exact == "0.621, exact"
-    assert re.fullmatch(r"about 0\.\d\d, estimated", estimated)
-    assert unknown == "start a run to measure it"
-    assert next(button.label for button in app.button if button.key == "run") == "Run 4 methods"
+    shown = strip(app)["Relative error"]
+    assert list(shown) == ["Original", "SVD", "Autoencoder, residual", "Kronecker", "Tucker"]
+    assert shown["SVD"] == "0.621 exact"
+    assert re.fullmatch(r"about 0\.\d\d estimated", shown["Autoencoder, residual"])
+    assert shown["Kronecker"] == "not known run to measure"
+    assert app.button(key="run").label == "Run 4 methods"
 
 
 def test_quantization_asks_for_a_ratio_of_bytes(app: AppTest) -> None:
-    step(app, "compress")
+    open_part(step(app, "compress"), "methods")
     app.button_group(key="methods").set_value(["quantization"]).run()
-    assert [error.value.split(":")[0] for error in app.error] == ["Quantization saves bytes, not parameters"]
+    (warning,) = app.warning
+    assert warning.value == "Quantization saves bytes, not parameters: under Budget, set the ratio to count bytes."
+    assert strip(app)["Relative error"]["Quantization"] == "cannot be reached out of reach"
+    assert (app.button(key="run").label, app.button(key="run").disabled) == ("Out of reach", True)
+    open_part(app, "budget")
     app.radio(key="unit").set_value("bytes").run()
-    assert not app.error
-    assert next(metric.value for metric in app.metric if metric.label == "Stored bytes").endswith("MB")
-    assert not next(button for button in app.button if button.key == "run").disabled
+    assert not app.error and not app.warning
+    assert re.fullmatch(r"\d\.\d\d \d\.\d\dx smaller", strip(app)["Stored MB"]["Quantization"])
+    assert (app.button(key="run").label, app.button(key="run").disabled) == ("Run Quantization", False)
+
+
+def test_a_method_out_of_reach_does_not_stop_the_others(app: AppTest, submitted: list[Plan]) -> None:
+    open_part(step(app, "compress"), "methods")
+    app.button_group(key="methods").set_value(["svd", "quantization"]).run()
+    assert [warning.value.split(":")[0] for warning in app.warning] == ["Quantization saves bytes, not parameters"]
+    assert strip(app)["Relative error"]["SVD"] == "0.621 exact"
+    assert re.fullmatch(r"About \d+ s and 0\.\d GB of memory\.", cost(app))
+    assert app.button(key="run").label == "Run SVD"
+    app.button(key="run").click().run()
+    assert not app.exception
+    assert [plan.groups[0].method for plan in submitted] == ["svd"]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=[method.style_key for method in METHODS])
 def test_every_method_shows_its_options_but_not_what_tells_it_from_its_family(app: AppTest, method: Any) -> None:
-    step(app, "compress")
+    open_part(step(app, "compress"), "methods")
     app.button_group(key="methods").set_value([method.style_key]).run()
     assert not app.exception
     drawn = {str(widget.key) for kind in (app.selectbox, app.checkbox, app.number_input) for widget in kind}
@@ -87,22 +119,21 @@ def test_every_method_shows_its_options_but_not_what_tells_it_from_its_family(ap
     assert {key for key in drawn if key.startswith("option_")} == wanted
 
 
-def test_tasks_that_fit_the_model_go_into_the_plan_and_stay_chosen(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
-    submitted: list[Plan] = []
-    monkeypatch.setattr(RunStore, "submit", lambda _store, plan, _info: submitted.append(plan))
-    app.session_state["tasks"] = ["causal-prose", "sentiment"]  # the first needs a head that this model lacks
-    step(app, "compress")
-    tasks = app.multiselect(key="tasks")
+def test_tasks_that_fit_the_model_go_into_the_plan_and_stay_chosen(app: AppTest, submitted: list[Plan]) -> None:
+    app.session_state["tasks"] = ("causal-prose", "sentiment")  # the first needs a head that this model lacks
+    open_part(step(app, "compress"), "tasks")
+    tasks = app.multiselect(key="panel_chosen_tasks")
     assert (tasks.value, tasks.options) == (["sentiment"], ["Sentiment", "Topics", "Similarity"])
     tasks.set_value(["similarity", "sentiment"]).run()
-    shown = [metric.value for metric in app.metric if metric.label == "Relative error"]
-    assert "not measured" not in shown  # an error does not depend on tasks, and bundled runs have it
+    assert "not known" not in str(strip(app)["Relative error"])  # an error does not depend on tasks, and bundled runs have it
+    assert "scored on sentiment and similarity." in texts(app)
     app.button(key="run").click().run()
+    step(app, "model")
     step(app, "compress")
     app.button(key="run").click().run()
     assert [plan.tasks for plan in submitted] == [("sentiment", "similarity")] * 4
-    step(app, "compress")
-    app.multiselect(key="tasks").set_value([]).run()
+    open_part(app, "tasks").multiselect(key="panel_chosen_tasks").set_value([]).run()
+    assert "not scored." in texts(app)
     app.button(key="run").click().run()
     assert submitted[-1].tasks == ()
 
@@ -115,9 +146,10 @@ def test_a_model_of_any_family_can_be_chosen(app: AppTest, home: Path, tmp_path:
     assert not app.error
     if family == "mpnet":
         assert "family is unknown" in app.info[0].value
-        assert app.multiselect[0].options
+        assert app.button(key="run").label == "Choose weights"
+        assert open_part(app, "weights").multiselect[0].options
     else:
-        assert any(metric.label == "Stored parameters" for metric in app.metric)
+        assert "x smaller" in strip(app)["Stored parameters"]["SVD"]
 
 
 @pytest.mark.parametrize(
@@ -134,31 +166,35 @@ def test_an_impossible_ratio_says_why_and_offers_no_run(app: AppTest, home: Path
     app.session_state["model"] = listed(tiny_models.save(tiny_models.bert(), tmp_path / "bert"), home)
     app.session_state["ratio"] = 100.0
     step(app, "compress")
-    assert "budget" in app.error[0].value
-    assert next(button for button in app.button if button.key == "run").disabled
+    assert not app.error
+    assert ["budget" in warning.value for warning in app.warning] == [True, True]
+    assert (app.button(key="run").label, app.button(key="run").disabled) == ("Out of reach", True)
 
 
 def test_where_svd_cannot_get_so_small_no_share_of_the_energy_is_named(home: Path) -> None:
     app = opened("compress", model="offcomp-gpt", modules="key.0-1", together="module", methods="svd", ratio="100")
-    assert "2 weight matrices at 100x: SVD cannot reach this size." in texts(app)
+    assert "key (2 matrices) at 100x: SVD cannot reach this size." in texts(app)
     assert "% of the energy" not in texts(app)
-    assert "(64x at most)" in app.error[0].value
-    assert [_rounded_down(ratio) for ratio in (14.777, 64.0, 1.2399, 1234.5)] == ["14.7", "64", "1.23", "1230"]
+    assert "(64x at most)" in app.warning[0].value
+    assert [rounded_down(ratio) for ratio in (14.777, 64.0, 1.2399, 1234.5)] == ["14.7", "64", "1.23", "1230"]
 
 
 def test_no_module_and_no_method_are_told_kindly(app: AppTest) -> None:
-    step(app, "compress")
+    open_part(step(app, "compress"), "methods")
     app.button_group(key="methods").set_value([]).run()
     assert not app.exception
+    assert (app.button(key="run").label, app.button(key="run").disabled) == ("Choose a method", True)
+    open_part(app, "weights")
     for box in [box for box in app.checkbox if box.value and str(box.key).startswith("kind_")]:
         app.checkbox(key=box.key).uncheck()
     app.run()
     assert not app.exception
     assert "No module is selected" in app.info[0].value
+    assert (app.button(key="run").label, app.button(key="run").disabled) == ("Choose weights", True)
 
 
 def cost(app: AppTest) -> str:
-    """The line under the button that says what the runs cost."""
+    """The line beside the slider that says what the runs cost."""
     return next(caption.value for caption in app.caption if caption.value.startswith(("About", "Already run", "In progress")))
 
 
@@ -181,6 +217,7 @@ def marks(app: AppTest) -> dict[str, list[str]]:
 def test_time_and_memory_are_told_before_the_start(app: AppTest) -> None:
     step(app, "compress")
     assert re.fullmatch(r"About \d+ s and 0\.\d GB in all: SVD \d+ s, Autoencoder \d+ s\.", cost(app))
+    open_part(app, "methods")
     app.button_group(key="methods").set_value(["svd"]).run()
     assert re.fullmatch(r"About \d+ s and 0\.\d GB of memory\.", cost(app))
     assert "cheaper" not in {button.key for button in app.button}
@@ -194,8 +231,11 @@ def test_what_has_been_run_is_said_with_its_time(app: AppTest, home: Path) -> No
     text = cost(app)
     assert "in all" not in text
     assert text.endswith("Already run (cached): SVD (35 s).")
+    assert app.button(key="run").label == "Run Autoencoder"
+    open_part(app, "methods")
     app.button_group(key="methods").set_value(["svd"]).run()
     assert cost(app) == "Already run (cached): SVD (35 s)."
+    assert (app.button(key="run").label, app.button(key="run").disabled) == ("Already run", True)
 
 
 def test_a_long_run_comes_with_a_shorter_way_that_changes_the_draft(app: AppTest) -> None:
@@ -207,6 +247,7 @@ def test_a_long_run_comes_with_a_shorter_way_that_changes_the_draft(app: AppTest
     assert re.fullmatch(r"Autoencoder, quick settings: about \d+ s", button.label)
     button.click().run()
     assert not app.exception
+    open_part(app, "methods")
     assert app.number_input(key="option_autoencoder_epochs").value == 10
     assert app.selectbox(key="option_autoencoder_init").value == "svd"
     assert "cheaper" not in {button.key for button in app.button}
@@ -215,7 +256,7 @@ def test_a_long_run_comes_with_a_shorter_way_that_changes_the_draft(app: AppTest
 
 def test_short_memory_is_a_warning_with_a_way_out(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     app.session_state["grouping"] = "all"
-    monkeypatch.setattr("offcomp.ui.compress.cost.free_memory", lambda: 700_000_000)
+    monkeypatch.setattr("offcomp.ui.lab.cost.free_memory", lambda: 700_000_000)
     step(app, "compress")
     assert [warning.value for warning in app.warning] == [
         "The run needs about 0.7 GB of memory, but only 0.7 GB is free. It may fail."
@@ -223,9 +264,9 @@ def test_short_memory_is_a_warning_with_a_way_out(app: AppTest, monkeypatch: pyt
     button = app.button(key="cheaper")
     assert button.label.startswith("Each module alone: about ") and button.label.endswith("0.7 GB")
     button.click().run()
-    assert app.selectbox(key="grouping").value == "module"
+    assert open_part(app, "groups").selectbox(key="grouping").value == "module"
     assert not app.warning
-    monkeypatch.setattr("offcomp.ui.compress.cost.free_memory", lambda: None)
+    monkeypatch.setattr("offcomp.ui.lab.cost.free_memory", lambda: None)
     app.run()
     assert not app.warning
 
@@ -233,7 +274,7 @@ def test_short_memory_is_a_warning_with_a_way_out(app: AppTest, monkeypatch: pyt
 def test_no_cost_is_told_of_what_cannot_be_run(app: AppTest) -> None:
     app.session_state["methods"] = ["quantization"]
     step(app, "compress")
-    assert app.error
+    assert app.warning
     assert not [caption for caption in app.caption if caption.value.startswith("About")]
 
 
@@ -241,8 +282,7 @@ def test_an_estimate_is_hollow_until_a_run_makes_it_solid(app: AppTest, home: Pa
     step(app, "compress")
     app.select_slider(key="ratio").set_value(4.0).run()
     assert marks(app) == {"SVD": ["circle"], "Autoencoder": ["diamond", "diamond-open"]}
-    shown = [(metric.value, metric.delta) for metric in app.metric if metric.label == "Relative error"]
-    assert shown[1][0].startswith("about 0.") and shown[1][1] == "estimated"
+    assert re.fullmatch(r"about 0\.\d\d estimated", strip(app)["Relative error"]["Autoencoder"])
     assert "Line: SVD, exact. Solid: measured (2 bundled). Hollow: estimated until a run measures the error." in texts(app)
     document = bundled_runs()[1].result.to_dict()
     for group in document["plan"]["groups"]:
@@ -250,23 +290,21 @@ def test_an_estimate_is_hollow_until_a_run_makes_it_solid(app: AppTest, home: Pa
     put_in_home(home, document, "0123456789ab", submitted=1.0)
     app.run()
     assert marks(app) == {"SVD": ["circle"], "Autoencoder": ["diamond"]}
-    shown = [(metric.value, metric.delta) for metric in app.metric if metric.label == "Relative error"]
-    assert shown[1] == ("0.816", "measured by you")
+    assert strip(app)["Relative error"]["Autoencoder"] == "0.816 measured by you"
     assert "Solid: measured (1 yours, 2 bundled)." in texts(app)
 
 
 def test_every_error_says_where_it_comes_from(app: AppTest) -> None:
     step(app, "compress")
-    first, second = [metric for metric in app.metric if metric.label == "Relative error"]
-    assert (first.delta, second.delta) == ("exact", "bundled measurement")
-    assert first.help.startswith("Exact. Computed from the singular values")
+    shown = strip(app)["Relative error"]
+    assert shown["SVD"].endswith(" exact") and shown["Autoencoder"].endswith(" bundled measurement")
     for part in ("Bundled measurement 08ca6297cab3", "seed 0", "offcomp 0.1.0", "torch 2.13.0", "at 3.0x in parameters"):
-        assert part in second.help
-        assert part in texts(app)  # and under the chart
+        assert part in texts(app)  # under the chart
+    open_part(app, "budget")
     app.radio(key="dtype").set_value("float16").run()
-    first, second = [metric for metric in app.metric if metric.label == "Relative error"]
-    assert first.delta == "estimated: before rounding to float16"
-    assert (second.value, second.delta) == ("not measured", "start a run to measure it")
+    shown = strip(app)["Relative error"]
+    assert shown["SVD"].endswith(" estimated, before rounding to float16")
+    assert shown["Autoencoder"] == "not known run to measure"
 
 
 def test_runs_is_never_an_empty_page(app: AppTest) -> None:

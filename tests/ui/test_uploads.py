@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from offcomp.planning.plan import Plan, validate
 from offcomp.runs.store import RunStore
 from offcomp.ui import uploads as bring
 from offcomp.ui.uploads import columns_of
-from tests.pages import home, opened, step, texts
+from tests.pages import home, open_part, opened, step, texts
 
 __all__ = ["home"]  # a fixture
 
@@ -61,12 +62,18 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     """The plans that are run, checked as ever; no worker is started."""
     plans: list[Plan] = []
 
-    def submit(_store: RunStore, plan: Plan, info: ModelInfo) -> None:
+    def submit(_store: RunStore, plan: Plan, info: ModelInfo) -> SimpleNamespace:
         validate(Plan.from_dict(plan.to_dict()), info)
         plans.append(plan)
+        return SimpleNamespace(id=f"{len(plans):012}")
 
     monkeypatch.setattr(RunStore, "submit", submit)
     return plans
+
+
+def tasks_of(app: AppTest) -> AppTest:
+    """The app on Compress, with the tasks of the plan open."""
+    return open_part(step(app, "compress"), "tasks")
 
 
 def columns(app: AppTest) -> dict[str, str]:
@@ -75,8 +82,7 @@ def columns(app: AppTest) -> dict[str, str]:
 
 
 def test_an_uploaded_table_is_a_task_of_the_plan(app: AppTest, submitted: list[Plan]) -> None:
-    step(app, "compress")
-    app.file_uploader(key="upload_examples").upload("verdicts.csv", VERDICTS).run()
+    tasks_of(app).file_uploader(key="upload_examples").upload("verdicts.csv", VERDICTS).run()
     assert not app.exception
     assert not app.error
     assert columns(app) == {"text": "sentence", "label": "verdict"}
@@ -99,8 +105,7 @@ def reviews(*labels: str, rows: int = 120) -> bytes:
 
 def test_an_upload_shows_its_rows_its_classes_and_the_columns_by_content(app: AppTest, submitted: list[Plan]) -> None:
     """Once text=id and label=body were taken, by their places."""
-    step(app, "compress")
-    app.file_uploader(key="upload_examples").upload("reviews.csv", reviews("good", "bad", "bad")).run()
+    tasks_of(app).file_uploader(key="upload_examples").upload("reviews.csv", reviews("good", "bad", "bad")).run()
     assert not app.exception and not app.error
     assert columns(app) == {"text": "body", "label": "stars"}
     assert "120 rows, 2 classes (bad 80, good 40)" in texts(app)
@@ -112,8 +117,7 @@ def test_an_upload_shows_its_rows_its_classes_and_the_columns_by_content(app: Ap
 
 
 def test_a_wrong_guess_is_put_right_by_hand(app: AppTest, submitted: list[Plan]) -> None:
-    step(app, "compress")
-    app.file_uploader(key="upload_examples").upload("reviews.csv", reviews("good", "bad")).run()
+    tasks_of(app).file_uploader(key="upload_examples").upload("reviews.csv", reviews("good", "bad")).run()
     app.selectbox(key=next(box.key for box in app.selectbox if str(box.key).startswith("upload_column_probe_label"))).set_value(
         "id"
     ).run()
@@ -122,8 +126,7 @@ def test_a_wrong_guess_is_put_right_by_hand(app: AppTest, submitted: list[Plan])
 
 def test_columns_that_would_do_as_well_are_left_to_the_person(app: AppTest, submitted: list[Plan]) -> None:
     table = "verdict,country,said\n" + "\n".join(f"{'ab'[i % 2]},{'xyz'[i % 3]},The day {i} was odd" for i in range(60))
-    step(app, "compress")
-    app.file_uploader(key="upload_examples").upload("mine.csv", table.replace("verdict", "kind").encode()).run()
+    tasks_of(app).file_uploader(key="upload_examples").upload("mine.csv", table.replace("verdict", "kind").encode()).run()
     assert not app.exception
     assert "could read label from several columns of mine.csv (kind, country)" in texts(app)
     assert columns(app) == {"text": None, "label": None}
@@ -137,8 +140,7 @@ def test_columns_that_would_do_as_well_are_left_to_the_person(app: AppTest, subm
 
 def test_classes_that_do_not_fit_the_models_head_are_refused_before_run(app: AppTest, submitted: list[Plan]) -> None:
     """And not all 45 of them are printed in red."""
-    step(app, "compress")
-    app.selectbox(key="model").set_value("offcomp-bert-sentiment").run()
+    tasks_of(app).selectbox(key="model").set_value("offcomp-bert-sentiment").run()
     table = reviews(*(f"city{number:02}" for number in range(45)), rows=400)
     app.file_uploader(key="upload_examples").upload("reviews.csv", table).run()
     assert not app.exception
@@ -148,27 +150,24 @@ def test_classes_that_do_not_fit_the_models_head_are_refused_before_run(app: App
     assert error.value.count("city") == 5 and texts(app).count("city") <= 20
     app.button(key="run").click().run()
     assert not [task for task in submitted[0].tasks if isinstance(task, Task)]
-    step(app, "compress")
-    app.file_uploader(key="upload_examples").upload("fitting.csv", reviews("negative", "positive")).run()
+    tasks_of(app).file_uploader(key="upload_examples").upload("fitting.csv", reviews("negative", "positive")).run()
     assert not app.error
     app.button(key="run").click().run()
     assert [task.family for task in submitted[-1].tasks if isinstance(task, Task)] == ["head"]
 
 
 def test_an_uploaded_table_stays_until_it_is_removed(app: AppTest, submitted: list[Plan]) -> None:
-    step(app, "compress")
-    app.file_uploader(key="upload_examples").upload("verdicts.csv", VERDICTS).run()
+    tasks_of(app).file_uploader(key="upload_examples").upload("verdicts.csv", VERDICTS).run()
     app.selectbox(key="model").set_value("offcomp-bert").run()
     app.selectbox(key="upload_family").set_value("masked-lm").run()
     step(app, "inspect")
-    step(app, "compress")
+    tasks_of(app)
     assert not app.file_uploader(key="upload_examples").value
     assert "**verdicts.csv**" in texts(app)
     assert app.selectbox(key="upload_family").value == "masked-lm"
     assert columns(app) == {"text": "sentence"}
     app.button(key="run").click().run()
     assert [task.family for task in submitted[-1].tasks if isinstance(task, Task)] == ["masked-lm"]
-    step(app, "compress")
     app.button(key="upload_remove").click().run()
     assert not columns(app)
     app.button(key="run").click().run()
@@ -177,8 +176,7 @@ def test_an_uploaded_table_stays_until_it_is_removed(app: AppTest, submitted: li
 
 @pytest.mark.parametrize("name", ["sentiment.csv", "_x.csv", "\u00e9.csv", f"{'long' * 60}.csv", "![x](http:).csv"])
 def test_a_table_of_any_name_makes_a_task_that_can_be_run(app: AppTest, submitted: list[Plan], name: str) -> None:
-    step(app, "compress")
-    app.file_uploader(key="upload_examples").upload(name, VERDICTS).run()
+    tasks_of(app).file_uploader(key="upload_examples").upload(name, VERDICTS).run()
     app.button(key="run").click().run()
     assert not app.exception and not app.error
     assert len(submitted) == 2
@@ -187,8 +185,7 @@ def test_a_table_of_any_name_makes_a_task_that_can_be_run(app: AppTest, submitte
 def test_an_upload_is_read_once(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     monkeypatch.setattr(bring, "columns_of", lambda name, content: read.append(name) or columns_of(name, content))
-    step(app, "compress")
-    app.file_uploader(key="upload_examples").upload("verdicts.csv", VERDICTS).run()
+    tasks_of(app).file_uploader(key="upload_examples").upload("verdicts.csv", VERDICTS).run()
     app.run()
     assert read == ["verdicts.csv"]
 
@@ -196,14 +193,15 @@ def test_an_upload_is_read_once(app: AppTest, monkeypatch: pytest.MonkeyPatch) -
 def test_a_table_is_left_out_where_the_model_reads_no_text(app: AppTest) -> None:
     step(app, "model")
     app.file_uploader(key="upload_matrices").upload("mine.npz", matrices()).run()
-    step(app, "compress")
-    app.file_uploader(key="upload_examples").upload("verdicts.csv", VERDICTS).run()
+    tasks_of(app).file_uploader(key="upload_examples").upload("verdicts.csv", VERDICTS).run()
     assert "This model does not take text as input, so the table is ignored." in texts(app)
 
 
 @pytest.mark.parametrize(("page", "key"), [("model", "upload_matrices"), ("compress", "upload_examples")])
 def test_a_home_that_cannot_be_written_is_said(app: AppTest, home: Path, page: str, key: str) -> None:
     step(app, page)
+    if page == "compress":
+        open_part(app, "tasks")
     home.mkdir(exist_ok=True)
     (home / "uploads").write_text("a file in the place of the folder")
     name, content = ("mine.npz", matrices()) if page == "model" else ("verdicts.csv", VERDICTS)
