@@ -1,0 +1,114 @@
+"""The budget: a ratio or another target, how it is spent, and how numbers are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import streamlit as st
+
+from offcomp.models.catalogue import ModelInfo
+from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS
+from offcomp.planning.data.metrics import METRICS
+from offcomp.planning.data.tasks import find_task
+from offcomp.results.targets import PER_POINT, Target, parse_target
+from offcomp.ui import draft
+from offcomp.ui.escape import plain
+from offcomp.ui.link import RATIOS
+
+UNIT_HELP = "Compression papers usually count parameters; bytes determine the size on disk."
+DTYPE_HELP = "stored: keep the dtype of the checkpoint, so all savings come from the method."
+BUDGET = "panel_budget_kind"
+BUDGETS = {
+    "ratio": "a compression ratio",
+    "rank": "a rank",
+    "energy": "a share of the energy",
+    "megabytes": "the size of the whole model",
+    "error": "a relative error",
+    "loss": "a loss of the score",
+}
+BUDGET_HELP = "Whichever it is, the plan that meets it is shown at once: sizes and errors are known or estimated before a run."
+ALLOCATE_HELP = (
+    "Instead of the same ratio for every group, give more to the groups whose error falls fastest, weighted by how much the "
+    "task depends on them where that has been measured. Only SVD, whose errors are known at every rank."
+)
+EQUAL_HELP = "Methods stop at slightly different sizes. This sets all of them to the largest size that each of them can store."
+TARGETS: dict[str, tuple[str, Any, Any, Any]] = {
+    "rank": ("Rank of every group", 1, 100_000, 8),
+    "energy": ("Share of the energy that every group keeps", 0.01, 1.0, 0.05),
+    "megabytes": ("Size of the whole model in MB, now {}", 0.001, 1e6, 1.0),
+    "error": ("Relative error over the chosen weights, at most", 0.001, 1.0, 0.05),
+    "loss": ("Lose at most so many {} of {}", 0.01, 100.0, 0.5),
+}
+"""Kind of target -> title, smallest and largest value, step."""
+FIRST_SHARE = 0.8
+"""The first size to aim for, as a share of the whole model."""
+
+
+def choose_size(info: ModelInfo) -> None:
+    """Let the user choose the size: the ratio by a slider, or the value of another target."""
+    if st.session_state["target"]:
+        _choose_target_value(parse_target(st.session_state["target"]), info)
+    else:
+        st.select_slider(
+            "Compression ratio", RATIOS, key="ratio", format_func=lambda value: f"{value:g}x", persist_state="session"
+        )
+
+
+def _choose_target_value(target: Target, info: ModelInfo) -> None:
+    title, low, high, step = TARGETS[target.kind]
+    scale = PER_POINT if target.kind == "loss" else 1
+    if target.kind == "loss":
+        title = title.format("% of its score" if target.relative else "points", target.task or "the first task")
+    if target.kind == "megabytes":
+        title = title.format(f"{info.num_bytes / 1e6:.1f}")
+    key = f"panel_target_{target.kind}"
+    st.session_state[key] = type(step)(target.value * scale)
+
+    def change() -> None:
+        st.session_state["target"] = str(replace(target, value=st.session_state[key] / scale))
+
+    shown = "%d" if isinstance(step, int) else "%.3g"
+    st.number_input(plain(title), low, high, step=step, format=shown, key=key, on_change=change)
+
+
+def _first_target(kind: str, info: ModelInfo) -> str:
+    """Return a target of a kind to begin with."""
+    tasks = [find_task(name) for name in draft.tasks(info)]
+    scored = next((task for task in tasks if METRICS[task.kind.metric].most == 1 or "perplexity" in task.kind.metric), None)
+    first = {
+        "ratio": "",
+        "rank": "rank 64",
+        "energy": "energy 0.9",
+        "megabytes": f"{max(1, round(info.num_bytes * FIRST_SHARE / 1e6))} MB",
+        "error": "error 0.3",
+        "loss": "lose 1 point",
+    }[kind]
+    if kind == "loss" and scored:
+        first = f"lose {'5 %' if 'perplexity' in scored.kind.metric else '1 point'} of {scored.name}"
+    return first
+
+
+def choose_budget(info: ModelInfo) -> None:
+    """Let the user choose what the budget is, how it is spent, the storage dtype and the seed."""
+    current = st.session_state["target"]
+    st.session_state[BUDGET] = parse_target(current).kind if current else "ratio"
+
+    def change() -> None:
+        st.session_state["target"] = _first_target(st.session_state[BUDGET], info)
+
+    st.selectbox(
+        "The budget is", list(BUDGETS), format_func=BUDGETS.__getitem__, key=BUDGET, on_change=change, help=BUDGET_HELP
+    )
+    st.toggle("Spend it where it hurts least", key="allocate", persist_state="session", help=ALLOCATE_HELP)
+    st.toggle("Same bytes for all methods", key="equal_bytes", persist_state="session", help=EQUAL_HELP)
+    _radio("The ratio counts", UNITS, "unit", UNIT_HELP)
+    _radio("Store numbers as", DTYPE_CHOICES, "dtype", DTYPE_HELP)
+    st.number_input("Seed", 0, 2**31 - 1, key="seed", persist_state="session")
+
+
+def _radio(label: str, options: Sequence[str], key: str, description: str) -> str:
+    return str(
+        st.radio(plain(label), options, key=key, horizontal=True, persist_state="session", help=plain(description) or None)
+    )
