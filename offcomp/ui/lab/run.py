@@ -79,17 +79,23 @@ def _poll(names: Sequence[str]) -> None:
 
 def _show_run(run: Run) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        progress = run.progress
-        waiting = progress is None or progress.stage == "queued"
-        stage = "waiting for the previous run" if waiting else progress.stage  # type: ignore[union-attr]
-        remaining = None if waiting else progress.remaining_seconds  # type: ignore[union-attr]
-        left = "" if remaining is None else f", about {max(1, round(remaining))} s left"
-        fraction = 0.0 if waiting else progress.fraction  # type: ignore[union-attr]
-        st.progress(fraction, text=plain(f"{method_title(run)}: {stage}{left}"))
+        fraction, text = progress_of(run)
+        st.progress(fraction, text=plain(f"{method_title(run)}: {text}"))
         if (run.folder / "cancel").exists():
             st.caption("stopping")
         else:
             st.button("Cancel", key=f"lab_cancel_{run.id}", on_click=act, args=(RunStore().cancel, run.id))
+
+
+def progress_of(run: Run) -> tuple[float, str]:
+    """Return the share of an active run that is done, and what it does, with the time left."""
+    progress = run.progress
+    if progress is None or progress.stage == "queued":
+        return 0.0, "waiting for the previous run"
+    remaining = progress.remaining_seconds
+    left = "" if remaining is None else f", about {max(1, round(remaining))} s left"
+    note = f" ({progress.note})" if progress.note else ""
+    return progress.fraction, f"{progress.stage}{left}{note}"
 
 
 @reporting_errors()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -18,6 +18,7 @@ from offcomp.ui.compare.selection import MOST_COMPARED
 from offcomp.ui.escape import code, plain
 from offcomp.ui.frame import reporting_errors
 from offcomp.ui.jobs import model_info
+from offcomp.ui.lab.run import act, progress_of
 
 POLL_SECONDS = 0.5
 RUNS_A_PAGE = 20
@@ -97,7 +98,8 @@ def _card(run: Run) -> None:
         submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.submitted))
         st.caption(plain(f"run {run.id} · {run.plan.model} · seed {run.plan.seed} · {submitted}{_duration_text(run)}"))
         if run.status in ("queued", "running"):
-            _progress(run)
+            fraction, text = progress_of(run)
+            st.progress(fraction, text=plain(text))
         elif run.status == "done":
             st.markdown(plain(outcome_text(run)))
             if run.of_a_sample:
@@ -123,16 +125,6 @@ def _duration_text(run: Run) -> str:
     return f" · {run.result.timings['total']:.0f} s" if run.result and run.status == "done" else ""
 
 
-def _progress(run: Run) -> None:
-    progress = run.progress
-    if progress is None or progress.stage == "queued":
-        st.progress(0.0, text="waiting for the previous run")
-        return
-    remaining = progress.remaining_seconds
-    left = "" if remaining is None else f", about {max(1, round(remaining))} s left"
-    st.progress(progress.fraction, text=plain(f"{progress.stage}{left}"))
-
-
 def _actions(run: Run) -> None:
     if run.ended:
         if run.status == "done":
@@ -143,7 +135,7 @@ def _actions(run: Run) -> None:
         st.button(
             "Delete",
             key=f"delete_{run.id}",
-            on_click=_act,
+            on_click=act,
             args=(RunStore().delete, run.id),
             type="tertiary",
             icon=":material/delete:",
@@ -151,12 +143,7 @@ def _actions(run: Run) -> None:
     elif (run.folder / "cancel").exists():
         st.caption("stopping")
     else:
-        st.button("Cancel", key=f"cancel_{run.id}", on_click=_act, args=(RunStore().cancel, run.id))
-
-
-@reporting_errors()
-def _act(action: Callable[[str], None], run_id: str) -> None:
-    action(run_id)
+        st.button("Cancel", key=f"cancel_{run.id}", on_click=act, args=(RunStore().cancel, run.id))
 
 
 @reporting_errors()
