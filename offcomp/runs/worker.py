@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
 import logging
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -237,7 +237,7 @@ def carry_out(worker: Worker, preloaded: LoadedModel | None = None, held_slot: i
     if hasattr(os, "nice"):
         os.nice(NICE)
     try:
-        threading.Thread(target=worker.watch, daemon=True).start()
+        _thread.start_new_thread(worker.watch, ())  # unlike that of a Thread, the start does not hang if memory is short
         worker.reserve_space()
         with nullcontext() if held_slot is not None else slot(worker):
             worker.finish("done", outcome=work(worker, preloaded))

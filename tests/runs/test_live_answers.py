@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from offcomp.errors import InputError, RunError
 from offcomp.evaluation.batches import tokenizer_of
@@ -20,7 +21,7 @@ from offcomp.runs.worker import work
 from offcomp.runs.worker_process import Worker
 from tests import tiny_models
 
-TEXTS = ["the cat sat", "a dog and a cat"]
+TEXTS = ["w2 w3 w4", "w5 w6 w7 w8"]
 MODELS = {"gpt2": "next-words", "bert": "masked-words", "bert_classifier": "classes", "bert_base": "embeddings"}
 
 
@@ -28,7 +29,11 @@ MODELS = {"gpt2": "next-words", "bert": "masked-words", "bert_classifier": "clas
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The folder of each model."""
     folder = tmp_path_factory.mktemp("models")
-    return {name: tiny_models.save(tiny_models.shared(name), folder / name) for name in MODELS}
+    folders = {name: tiny_models.save(tiny_models.shared(name), folder / name) for name in MODELS}
+    tokenizer = AutoTokenizer.from_pretrained(folders["bert"])
+    tokenizer.mask_token = "w60"  # noqa: S105
+    tokenizer.save_pretrained(folders["bert"])
+    return folders
 
 
 def make_run(name: str, model: Path, home: Path, ratio: float) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+import transformers
 
 from offcomp.errors import InputError, StorageError
 from offcomp.files import read_json
@@ -157,18 +158,20 @@ def test_a_killed_fork_is_explained_and_harms_no_other_run(store: Trial, folder:
     assert residents(store) == [process]
 
 
-def test_a_fork_without_memory_fails_with_a_sentence(store: Trial, folder: Path) -> None:
-    """The limit is on the resident, whose forks inherit it: they cannot allocate anything."""
-    expected = content(finished(store, store.start()))
+def test_a_fork_without_memory_fails_with_a_sentence(store: Trial, tmp_path: Path) -> None:
+    """The limit is on the resident, whose forks inherit it: a copy of the embeddings, 29 MB, is too much."""
+    config = transformers.BertConfig(**tiny_models.BERT_SIZES | {"vocab_size": 300_000})
+    large = Trial(store.home, tiny_models.save(tiny_models._built("BertModel", config), tmp_path / "large"))
+    expected = content(finished(store, large.start()))
     (process,) = residents(store)
-    group = Group(name="ffn", modules=("ffn_in.0",), method="autoencoder", options={"epochs": 2}, ratio=2.0)
     limits = resource.prlimit(process.pid, resource.RLIMIT_AS)
-    resource.prlimit(process.pid, resource.RLIMIT_AS, (process.memory_info().vms // 2, limits[1]))
-    run = finished(store, store.submit(svd_plan(folder, groups=(group,), tasks=()), store.info))
+    resource.prlimit(process.pid, resource.RLIMIT_AS, (process.memory_info().vms + 20_000_000, limits[1]))
+    group = Group(name="words", modules=("word_embeddings",), ratio=2.0)
+    run = finished(store, large.submit(large.plan.replace(groups=(group,)), large.info))
     assert run.status == "failed"
-    assert run.error.startswith("The machine ran out of memory") and "close other programs" in run.error
+    assert run.error.startswith("The machine ran out of memory during the stage 'compress words'")
     resource.prlimit(process.pid, resource.RLIMIT_AS, limits)
-    assert content(finished(store, store.start(again=True))) == expected
+    assert content(finished(store, large.start(again=True))) == expected
 
 
 SHORT = """
