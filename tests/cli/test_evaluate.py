@@ -74,6 +74,23 @@ def test_two_models_are_compared_on_the_same_examples(offcomp: Command, folder: 
     assert "+0.000 from the original" in out and "to the last bit" in out
 
 
+def test_fidelity_needs_an_original_and_then_no_labels(offcomp: Command, folder: Path, pairs: str, tmp_path: Path) -> None:
+    changed = tiny_models.bert()
+    with torch.no_grad():
+        changed.bert.encoder.layer[0].attention.self.value.weight.zero_()
+    other = str(tiny_models.save(changed, tmp_path / "changed"))
+    flags = ("--data", pairs, "--family", "embedding-fidelity", "--column", "text=a")
+    status, out, err = offcomp("evaluate", other, *flags)
+    assert (status, out) == (2, "")
+    assert "task 'pairs' compares a model with its original; add --original MODEL" in err
+    status, out, _ = offcomp("evaluate", other, "--original", str(folder), *flags, "--json")
+    score = json.loads(out)["scores"]["pairs"]
+    assert (status, score["metric"], score["original"]["value"]) == (0, "embedding cosine", 1.0)
+    assert score["compressed"]["value"] < 1.0 and score["paired"]["interval"][1] < 0.0
+    text = offcomp("evaluate", other, "--original", str(folder), *flags)[1]
+    assert "1.000 -> " in text and "within noise" not in text
+
+
 def test_an_embedding_that_is_not_supported_leaves_out_the_usual_tasks_that_embed(
     offcomp: Command, folder: Path, tmp_path: Path
 ) -> None:

@@ -98,6 +98,22 @@ def test_listed_examples_are_of_one_task_and_can_be_searched() -> None:
     assert words == ["probability of the true label", "score given by the model", "loss in nats per token"]
 
 
+@pytest.mark.parametrize(
+    ("metric", "perfect", "values"), [("embedding cosine", 1.0, (0.5, 0.75)), ("masked KL", 0.0, (0.5, 0.25))]
+)
+def test_the_examples_of_a_fidelity_are_ordered_by_how_far_they_are_from_the_original(
+    metric: str, perfect: float, values: tuple[float, float]
+) -> None:
+    far, near = ({"text": str(value), "original": perfect, "compressed": value} for value in values)
+    score = made_value_score(metric, perfect, 0.6, changes=[near, far])
+    run = made_run("b" * 12, [made_group("query", 0.5)], others={"own": score})
+    figure = shift_figure(shift_table(run, "own"), run, score_of(run, "own"), PALETTES["light"])
+    (points,) = figure.data
+    assert (list(points.x), list(points.y)) == ([1, 2], list(values))
+    assert [line.y0 for line in figure.layout.shapes] == [perfect]
+    assert f"of {values[0]:.3f} to {values[1]:.3f}." in shift_answer(run, "own")
+
+
 def test_two_runs_side_by_side() -> None:
     table = joint_table(FIRST, SECOND, "sentiment").set_index("text")
     assert set(table.index) == {"One", "two", "three", "four"}

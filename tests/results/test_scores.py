@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -151,6 +152,38 @@ def test_a_chart_names_its_axis_its_direction_and_its_baseline(task: str, axis: 
     low, high = figure.layout.xaxis.range
     for note in figure.layout.annotations:
         assert low < note.x < high
+
+
+COSINE = made_value_score(
+    "embedding cosine", 1.0, 0.8, title="Embeddings of prose (fidelity)", direction="higher", baseline=None
+)
+KL = made_value_score("next-token KL", 0.0, 0.25, title="Next words in prose (fidelity)", baseline=None)
+
+
+@pytest.mark.parametrize(
+    ("score", "axis", "better", "sentence"),
+    [
+        (
+            COSINE,
+            "Cosine similarity to the original embeddings",
+            "right is better",
+            "cosine similarity on embeddings of prose (fidelity) is 0.800, -0.200 from the original",
+        ),
+        (
+            KL,
+            "KL divergence from the original (nats per token)",
+            "lower is better",
+            "KL divergence on next words in prose (fidelity) is 0.250 (lower is better), +0.250 from the original",
+        ),
+    ],
+)
+def test_a_fidelity_has_a_chart_and_a_sentence(score: dict[str, Any], axis: str, better: str, sentence: str) -> None:
+    run = made_run("d" * 12, [made_group("query", 0.5)], others={"fidelity": score})
+    figure = score_figure(score_table([run]), LIGHT)
+    assert figure.layout.xaxis.title.text.startswith(f"{axis}<br>{better}") and figure.layout.xaxis.type != "log"
+    assert figure.layout.title.text.endswith("the original is the model on " + sentence.split(" on ")[1].split(" is ")[0] + "?")
+    assert sentence in answer([run]) and "within noise" not in answer([run])
+    assert " ± " not in score_text(of(score), "original") and " ± " in score_text(of(score))
 
 
 def test_a_task_scored_by_two_metrics_has_a_chart_for_each() -> None:

@@ -97,7 +97,7 @@ def _divergence(name: str, axis: str, *, outputs: str, counts: str) -> Metric:
         "KL divergence",
         "KL divergence",
         f"KL divergence from the original (nats per {axis})",
-        "How far from the original are {}?",
+        "How far from the original is the model on {}?",
         f"How far the compressed model's {outputs} are from the original's: the mean Kullback-Leibler divergence "
         "KL(original ‖ compressed) in nats, with its 95 % interval. Lower is better; 0 means identical outputs.",
         counts=counts,
@@ -155,7 +155,7 @@ METRICS = {
             "Cosine similarity",
             "cosine similarity",
             "Cosine similarity to the original embeddings",
-            "How close to the original are {}?",
+            "How close to the original is the model on {}?",
             "The mean cosine similarity between the original and the compressed model's embeddings of the same text, with its "
             "95 % interval. 1 means identical directions.",
             counts="texts",
