@@ -74,7 +74,9 @@ def row_of(case: Case) -> dict[str, Any]:
         compute(plan, home)
     found = propose(plan, parse_target(case.target), info, home, measured_of([], info.fingerprint), allocate=case.allocate)
     loaded = load(case.model)
-    row = measured_row(resolved(found.plan, info), loaded, [open_task(find_task(case.task), loaded)])
+    task = open_task(find_task(case.task), loaded)
+    task.prepare()  # before anything is compressed
+    row = measured_row(resolved(found.plan, info), loaded, [task])
     measured, expected = row["scores"][case.task]["compressed"]["value"], found.expected
     facts: dict[str, Any] = {"model": case.model, "target": case.target, "weights": case.kinds or "all linear"}
     facts |= {"method": case.method, "allocated": case.allocate, "MB": row["sizes"]["whole"]["bytes_after"] / 1e6}
