@@ -217,13 +217,17 @@ class ScoreCurve:
         rank = min(len(scaled), ceil(COVERAGE * (len(scaled) + 1)))
         return ScoreCurve(LossCurve.fit(evidence, modules), *best, float(scaled[rank - 1]))
 
-    def estimate(self, errors: Vector, settings: str) -> Estimate | None:
-        """The loss of a plan with these errors of its modules; None if it lies beyond the measurements."""
+    def estimate(self, errors: Vector, settings: str, uncertainty: float = 0.0) -> Estimate | None:
+        """The loss of a plan with these errors of its modules; None if it lies beyond the measurements.
+
+        uncertainty     relative standard deviation of the errors themselves, if they are estimates
+        """
         error = self.curve.effective(errors)
         if error > BEYOND * self.curve.errors.max() or np.any(errors > BEYOND * self.curve.largest_errors(settings)):
             return None
         loss, noise = self.curve.expected(error, settings), self.curve.expected_noise(error, settings)
-        margin = self.quantile * float(_scale(noise, self.relative * loss, self.absolute * error))
+        because_of_error = self.curve.expected(error * (1 + uncertainty), settings) - loss
+        margin = self.quantile * float(_scale(noise, self.relative * loss, self.absolute * error, because_of_error))
         return Estimate(loss, loss - margin, loss + margin, error)
 
 
