@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from offcomp.cli.inputs import Verb, describe, emit, read_plan, select, selection_flags, write_plan
+from offcomp.cli.targets import proposal_document, proposal_for, proposal_text
 from offcomp.cli.text import format_table
 from offcomp.errors import BudgetTooSmall, InputError
 from offcomp.files import home_folder
@@ -24,6 +25,7 @@ from offcomp.planning.plan import Group, Plan, members, validate
 from offcomp.planning.sizes import dtype_of, original_size
 from offcomp.planning.spectra import compute
 from offcomp.planning.spectrum import MatrixSpectrum
+from offcomp.results.targets import parse_target
 
 LEAST_FALL = 0.001
 
@@ -56,6 +58,9 @@ def _allocate_flags(flags: argparse.ArgumentParser) -> None:
     targets.add_argument("--total-ratio", type=float, help="overall compression ratio of all groups")
     targets.add_argument("--total-size", type=int, help="total size of all groups, in the unit set by --unit")
     targets.add_argument("--target-error", type=float, help="maximum weighted relative error")
+    targets.add_argument(
+        "--target", metavar="TEXT", help="as in '12 MB', 'lose 1 point of similarity' or 'lose 5 %% of perplexity'; plain SVD"
+    )
     targets.add_argument("--target-loss", type=float, help="maximum accuracy loss; requires --measured")
     flags.add_argument(
         "--measured", metavar="FILE", help="JSON list of [relative error, accuracy loss] pairs from validation runs"
@@ -139,6 +144,10 @@ def suggested_plan(info: ModelInfo, specs: Sequence[ModuleSpec], suggestions: Se
 def allocate(arguments: argparse.Namespace) -> None:
     """Divide a size budget among a plan's groups to minimise the error, or find the smallest size for a given error."""
     plan, info = read_plan(arguments.plan)
+    if arguments.target is not None:
+        proposal = proposal_for(plan, parse_target(arguments.target), info, allocate=True)
+        write_plan(arguments.out, proposal.plan)
+        return emit(arguments, proposal_document(proposal), lambda: proposal_text(proposal))
     curves = [with_floor(curve, arguments.floor) for curve in curves_of(plan, info, arguments)]
     sensitivities = read_json_file(arguments.sensitivities, dict) if arguments.sensitivities else None
     weights = allocation.weights_for(curves, arguments.weighting, sensitivities)

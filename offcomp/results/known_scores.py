@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from offcomp.methods import SVD, make_method
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.data.metrics import METRICS
 from offcomp.planning.data.scores import Score
@@ -33,6 +34,8 @@ from offcomp.runs.store import Run
 
 LEAST_MEASUREMENTS = 12
 """Fewer measurements than this are not enough for an estimate."""
+ESTIMATED_ERROR = 0.1
+"""Relative standard deviation of errors from `known_errors.estimated`, judged on the bundled sweeps by leaving ratios out."""
 Errors = float | Mapping[str, float]
 """A relative error over all chosen weights, or one for each group, by name."""
 
@@ -93,7 +96,10 @@ def known_scores(
     same = list(measurements_of(plan, measured))
     known = {}
     for task in (find_task(each) if isinstance(each, str) else each for each in tasks):
-        score = _measured(same, task) or (None if error is None else _estimated(plan, info, error, measured, task))
+        score = _measured(same, task)
+        if score is None and error is not None:
+            exact = bool(same) or all(make_method(group.method, group.options) == SVD() for group in plan.groups)
+            score = _estimated(plan, info, error, measured, task, uncertainty=0.0 if exact else ESTIMATED_ERROR)
         if score is not None:
             known[task.name] = score
     return known
@@ -168,11 +174,15 @@ class FittedScores:
         )
 
 
-def _estimated(plan: Plan, info: ModelInfo, error: Errors, measured: Sequence[Measured], task: Task) -> KnownScore | None:
+def _estimated(
+    plan: Plan, info: ModelInfo, error: Errors, measured: Sequence[Measured], task: Task, *, uncertainty: float
+) -> KnownScore | None:
     fitted = fitted_scores(plan, info, measured, task)
     settings = _settings(plan.groups)
-    estimate = fitted.curve.estimate(module_errors(plan.groups, info, error), settings) if fitted else None
-    if fitted is None or estimate is None:
+    if fitted is None:
+        return None
+    estimate = fitted.curve.estimate(module_errors(plan.groups, info, error), settings, uncertainty)
+    if estimate is None:
         return None
     score = fitted.example
     value, *ends = (_with_loss(score, loss) for loss in (estimate.loss, estimate.least, estimate.most))

@@ -5,7 +5,7 @@
 e_m is the relative error of module m (0 if it is not compressed), and a_m says how much the task depends on it: a non-negative
 weight, learnt from the measurements and otherwise proportional to the number of parameters. f(ε) / ε² is a local straight line
 in log ε, fitted to measurements at similar errors and drawn towards a constant; f is made monotonic by isotonic regression, and
-f(0) is 0. Measurements with other methods or options count a tenth.
+f(0) is 0. Measurements with other methods or options count a twentieth.
 
 The band combines the sampling noise of the measured differences with the errors of the model itself: both are scaled such that
 nine of ten cross-validated residuals lie within. Measurements of almost the same plan are left out together.
@@ -31,7 +31,7 @@ SMOOTHING = 0.3
 """Standard deviation, in natural logarithms of the error, of the Gaussian kernel that averages measurements."""
 RIDGE = 0.02
 """How strongly the slopes of the local lines are drawn towards zero, in squared natural logarithms of the error."""
-OTHER_SETTINGS = 0.1
+OTHER_SETTINGS = 0.05
 """Weight of a measurement with a different method or different options."""
 SHRINKAGE = 0.2
 """How strongly the modules' weights are drawn towards their numbers of parameters."""
@@ -217,13 +217,17 @@ class ScoreCurve:
         rank = min(len(scaled), ceil(COVERAGE * (len(scaled) + 1)))
         return ScoreCurve(LossCurve.fit(evidence, modules), *best, float(scaled[rank - 1]))
 
-    def estimate(self, errors: Vector, settings: str) -> Estimate | None:
-        """The loss of a plan with these errors of its modules; None if it lies beyond the measurements."""
+    def estimate(self, errors: Vector, settings: str, uncertainty: float = 0.0) -> Estimate | None:
+        """The loss of a plan with these errors of its modules; None if it lies beyond the measurements.
+
+        uncertainty     relative standard deviation of the errors themselves, if they are estimates
+        """
         error = self.curve.effective(errors)
         if error > BEYOND * self.curve.errors.max() or np.any(errors > BEYOND * self.curve.largest_errors(settings)):
             return None
         loss, noise = self.curve.expected(error, settings), self.curve.expected_noise(error, settings)
-        margin = self.quantile * float(_scale(noise, self.relative * loss, self.absolute * error))
+        because_of_error = self.curve.expected(error * (1 + uncertainty), settings) - loss
+        margin = self.quantile * float(_scale(noise, self.relative * loss, self.absolute * error, because_of_error))
         return Estimate(loss, loss - margin, loss + margin, error)
 
 

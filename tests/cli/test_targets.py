@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_main import Command, folder
+from tests.cli.test_main import Command, folder, write
 
 __all__ = ["folder"]  # fixtures
 
@@ -35,6 +35,16 @@ def test_sizes_are_allocated_and_each_has_a_reason(offcomp: Command) -> None:
     assert "left as it is: compressing it would cost more accuracy per byte" in out
     assert "smaller than most, since its error costs least per byte" in out
     assert "Sizes are allocated so that each byte is spent where it keeps most of the score on causal-prose" in out
+
+
+def test_a_plan_file_is_allocated_to_a_target(offcomp: Command, tmp_path: Path) -> None:
+    groups = [{"name": f"key.{n}", "modules": [f"key.{n}"]} for n in range(6)]
+    path, made = write(tmp_path / "plan.json", {"model": "minilm-l6", "tasks": [], "groups": groups}), tmp_path / "made.json"
+    status, out, _ = offcomp("allocate", path, "--target", "lose 0.5 points of similarity", "--out", str(made), "--json")
+    found = json.loads(out)
+    assert status == 0 and json.loads(made.read_text(encoding="utf-8")) == found["plan"]
+    assert [row["group"] for row in found["groups"]] == [group["name"] for group in groups]
+    assert all(row["reason"] for row in found["groups"]) and 0 < found["expected"]["loss"] <= 0.005
 
 
 def test_the_size_of_the_whole_model_is_kept(offcomp: Command) -> None:

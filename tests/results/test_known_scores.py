@@ -224,8 +224,8 @@ def test_the_bundled_check_is_that_of_the_bundled_measurements(tmp_path: Path, m
 def test_the_check_is_one_sentence_with_units() -> None:
     check = EstimateCheck(20, 18, {"a": ("sentiment", "accuracy", 0.012), "b": ("similarity", "spearman", 0.0301)})
     assert str(check) == (
-        "In a check on 20 other plans, 90 % of the measured scores lay within the 90 % band; mean error 1.2 points on sentiment "
-        "(a), 0.030 on similarity (b)."
+        "In a check on 20 other plans, 90 % of the measured scores lay within the 90 % band; mean error 1.2 points on "
+        "sentiment (a), 0.030 on similarity (b)."
     )
 
 
