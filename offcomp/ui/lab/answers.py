@@ -66,7 +66,7 @@ class Lab:
 def lab_of(choices: Choices) -> Lab:
     """Look up everything known of the draft. Raises PlanError and InputError if its plans are invalid."""
     info = choices.info
-    plans = {style_key: choices.plan(style_key) for style_key in choices.methods}
+    plans = {style_key: choices.plan(style_key) for style_key in choices.methods if choices.specs}
     reference = replace(choices, options={}).plan("svd")
     for plan in (reference, *plans.values()):
         validate(plan, info)
