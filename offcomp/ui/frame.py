@@ -53,10 +53,13 @@ STYLE = """
 [class*="st-key-row_"] {gap: .5rem}
 [class*="st-key-row_"] [data-testid="stButtonGroup"] button {padding: .1rem .55rem; min-height: 1.9rem}
 [data-testid^="stBaseButton-primary"]:not(:disabled) {color: light-dark(#ffffff, #12151c)}
+[data-testid^="stBaseButton-primary"] kbd {color: inherit; opacity: 1}
 [data-testid="stCaptionContainer"] {opacity: .8}
 [data-testid="stElementToolbarButton"]:has([aria-label^="Download as CSV"]) {display: none}  /* does not escape formulas */
 @media (max-width: 640px) {.stMainBlockContainer {padding: 4rem 1rem 3rem}}
 """
+POPOVERS = '[data-testid="stPopoverBody"] {{color-scheme: {}}}'
+"""Popovers are drawn outside the element from which all others inherit the colour scheme of the theme."""
 
 
 @contextmanager
@@ -66,7 +69,7 @@ def page(name: str, question: str = "") -> Iterator[None]:
     An OffcompError raised by the page is shown as a message; the draft is kept.
     """
     st.set_page_config(page_title=f"{name} - offcomp", page_icon=str(ICON), layout="wide", initial_sidebar_state=SIDEBAR_PIXELS)
-    style(STYLE)
+    style(STYLE + POPOVERS.format(_scheme()))
     _sweep()
     draft.restore()
     with st.sidebar:
@@ -159,4 +162,8 @@ def _show_jobs() -> None:
 
 def palette() -> Palette:
     """Return the palette of the current theme, light or dark."""
-    return PALETTES["dark" if st.context.theme.type == "dark" else "light"]
+    return PALETTES[_scheme()]
+
+
+def _scheme() -> str:
+    return "dark" if st.context.theme.type == "dark" else "light"

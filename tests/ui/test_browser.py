@@ -20,7 +20,7 @@ from offcomp.runs.store import Run, RunStore
 from tests.serving import Visit, open_part, served, settled, shown_strip, title, visit
 
 pytestmark = pytest.mark.browser
-RUN_MILLISECONDS = 180_000
+RUN_MILLISECONDS = 400_000  # two runs on a busy machine
 START_SECONDS = 10.0  # other tests run beside this one; `benchmarks.app_speed` measures it
 START_TRIES = 4
 LAYERS = 6
@@ -93,7 +93,7 @@ def test_the_first_visit_is_complete_in_seconds_and_asks_only_this_machine(brows
     pytest.fail(f"complete after {tries} seconds")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_main_job_takes_two_clicks_and_stays_on_the_page(
     browser: Browser, address: str, home: Path, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ MOST_PRESSES = 8
 PARTS = ("Weights", "Groups", "Methods", "Tasks", "Budget")
 FOCUSED = "document.activeElement.innerText.trim()"
 ON_RUN = "document.activeElement.closest('.st-key-run') !== null"
-UNFOLD = "document.querySelectorAll('details:not([open]) > summary').forEach(part => part.click())"
+UNFOLD = "part => part.querySelectorAll('details:not([open]) > summary').forEach(head => head.click())"
 
 
 @pytest.mark.parametrize("path", LAB)
@@ -56,7 +56,7 @@ def test_the_parts_of_the_plan_have_no_serious_fault_and_fit_a_phone(browser: Br
         settled(page)
         for name in PARTS:
             with open_part(page, name) as part:
-                page.evaluate(UNFOLD)
+                part.evaluate(UNFOLD)
                 settled(page)
                 assert part.inner_text().strip()
                 assert serious_faults(page) == [], name

@@ -13,6 +13,7 @@ from offcomp.errors import InputError
 from offcomp.files import home_folder
 from offcomp.methods import SVD, make_method
 from offcomp.models.catalogue import ModelInfo
+from offcomp.planning.equal_sizes import equalised
 from offcomp.planning.plan import Plan, members, validate
 from offcomp.planning.sizes import Prediction, predict, resolved
 from offcomp.planning.spectra import find
@@ -78,7 +79,7 @@ def lab_of(choices: Choices) -> Lab:
     """Look up everything known of the draft. Raises PlanError and InputError if its plans are invalid."""
     info = choices.info
     reference = replace(choices, options={}).plan("svd")
-    drafts = {style_key: choices.plan(style_key) for style_key in choices.methods}
+    drafts = {style_key: choices.plan(style_key) for style_key in choices.methods if choices.specs}
     for plan in (reference, *drafts.values()):
         validate(plan, info)
     runs = RunStore().all()
@@ -87,8 +88,32 @@ def lab_of(choices: Choices) -> Lab:
     table = curve(info, reference, spectra) if spectra else error_curve_table(info, reference, [], [])
     lab = Lab(choices, (), reference, spectra, table, runs, measured)
     by_id = {run.id: run for run in runs}
-    planned = (_planned(lab, style_key, plan) for style_key, plan in drafts.items())
+    planned = [_planned(lab, style_key, plan) for style_key, plan in drafts.items()]
+    if choices.equal_bytes:
+        planned = _with_equal_bytes(planned, info)
     return replace(lab, answers=tuple(_answer(lab, answer, by_id) for answer in planned))
+
+
+def _with_equal_bytes(answers: Sequence[Answer], info: ModelInfo) -> list[Answer]:
+    """Set the plans that can be carried out to the same stored bytes, as closely as each method can."""
+    plans = {answer.style_key: answer.plan for answer in answers if not answer.fault}
+    equal = _equalised(tuple(plans), tuple(plans.values()), info) if len(plans) > 1 else plans
+    return [
+        replace(answer, plan=equal[answer.style_key], prediction=predict(equal[answer.style_key], info))
+        if answer.style_key in equal
+        else answer
+        for answer in answers
+    ]
+
+
+@st.cache_resource(
+    max_entries=64,
+    show_spinner=False,
+    hash_funcs={ModelInfo: lambda info: info.fingerprint, Plan: lambda plan: plan.to_json()},
+)
+def _equalised(style_keys: Sequence[str], plans: Sequence[Plan], info: ModelInfo) -> dict[str, Plan]:
+    """See `planning.equal_sizes.equalised`."""
+    return equalised(dict(zip(style_keys, plans, strict=True)), info)
 
 
 def _planned(lab: Lab, style_key: str, plan: Plan) -> Answer:

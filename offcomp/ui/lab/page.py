@@ -51,7 +51,7 @@ def _lab(question: str, show: Callable[[Lab], object], always_compares: bool) ->
     with place:
         started = run_button(lab)
     if started:
-        lab = lab_of(choices)
+        st.rerun()  # so that the button and the sidebar show that the runs are under way
     _warm_up(lab)
     if lab.answers:
         with cost_place:
