@@ -181,9 +181,7 @@ def test_a_fidelity_has_a_chart_and_a_sentence(score: dict[str, Any], axis: str,
     run = made_run("d" * 12, [made_group("query", 0.5)], others={"fidelity": score})
     figure = score_figure(score_table([run]), LIGHT)
     assert figure.layout.xaxis.title.text.startswith(f"{axis}<br>{better}") and figure.layout.xaxis.type != "log"
-    assert figure.layout.title.text.endswith(
-        "the original is the model on " + sentence.split(" on ")[1].split(" is ", maxsplit=1)[0] + "?"
-    )
+    assert figure.layout.title.text.endswith(f"is the model on {within_sentence(score['title'])}?")
     assert sentence in answer([run]) and "within noise" not in answer([run])
     assert " ± " not in score_text(of(score), "original") and " ± " in score_text(of(score))
 
