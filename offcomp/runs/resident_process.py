@@ -73,7 +73,8 @@ class Resident:
                 return
 
     def _wait_for_message(self) -> bool:
-        rest = LOADING_SECONDS if not self._ready else BUSY_SECONDS if self._jobs else REST_SECONDS
+        idle = min(REST_SECONDS, self._idle_seconds)
+        rest = LOADING_SECONDS if not self._ready else BUSY_SECONDS if self._jobs else idle
         if self._leaving:
             time.sleep(rest)
             return False
