@@ -141,7 +141,7 @@ def complete(rows: list[dict[str, Any]], plan: Plan, loaded: LoadedModel, tasks:
 
 def figures_of(score: Score | OriginalScore) -> dict[str, Any]:
     """A score without its texts, as JSON values."""
-    texts = ("flips", "changes", "continuations", "settings", "title")
+    texts = ("flips", "changes", "continuations", "settings", "title", "columns")
     return {name: value for name, value in score.to_dict().items() if name not in texts}
 
 

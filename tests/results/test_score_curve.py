@@ -91,6 +91,13 @@ def test_more_noise_widens_the_band(modules: tuple[ModuleSpec, ...]) -> None:
     assert widths[1] > 3 * widths[0]
 
 
+def test_errors_that_are_estimates_widen_the_band_but_not_the_loss(modules: tuple[ModuleSpec, ...]) -> None:
+    curve = ScoreCurve.fit(measurements(modules, 80, 0.002), modules)
+    exact, about = (curve.estimate(np.full(len(modules), 0.4), SETTINGS, uncertainty) for uncertainty in (0.0, 0.2))
+    assert exact and about and about.loss == exact.loss
+    assert about.most - about.least > 1.2 * (exact.most - exact.least)
+
+
 def test_almost_equal_plans_are_left_out_together(modules: tuple[ModuleSpec, ...]) -> None:
     distinct = measurements(modules, 40, 0.002)
     copied = [Evidence(each.errors * 1.001, each.loss + 0.1, each.noise, each.settings) for each in distinct]
