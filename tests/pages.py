@@ -64,8 +64,7 @@ def opened(page: str = "", **parameters: str) -> AppTest:
 
 def step(app: AppTest, page: str) -> AppTest:
     """From one page to another in the same session; nothing on it may have raised."""
-    app.switch_page(f"pages/{page}.py")
-    app._run()  # a browser sends none of the widgets of the page that is left, but `run` would
+    app.switch_page(f"pages/{page}.py").run()
     assert not app.exception
     return app
 

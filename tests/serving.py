@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 60
 SETTLED_MILLISECONDS = 300
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 40.0
 """How long to wait for what a page should show: a busy machine may draw a page only after many seconds."""
 expect.set_options(timeout=1000 * PATIENCE_SECONDS)
 DRAWN = "[...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(chart => chart.querySelector('.main-svg'))"
@@ -96,7 +96,7 @@ def visit(browser: Browser, address: str, **context_options: object) -> Iterator
     options = {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"} | context_options
     context = browser.new_context(**options)  # type: ignore[arg-type]
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(1000 * PATIENCE_SECONDS)
     made = Visit(page, address)
     page.on("request", lambda request: made.foreign.append(request.url) if is_foreign(request.url) else None)
     page.on("pageerror", lambda error: made.errors.append(str(error)))
@@ -116,7 +116,7 @@ def title(page: Page, text: str) -> None:
     expect(page.locator("h1")).to_contain_text(text)
 
 
-def settled(page: Page, patience: float = 20_000) -> None:
+def settled(page: Page, patience: float = 1000 * PATIENCE_SECONDS) -> None:
     """Wait until the script has ended, nothing of an earlier run is left over, and the charts are drawn.
 
     patience    milliseconds

@@ -34,6 +34,8 @@ from offcomp.ui.link import FIELDS, OWN, OwnGroup, fault_of, read_options, short
 RUNS, EVERY_RUN = "runs", "all"
 """URL parameter for the compared runs, and its value for the newest runs. `selection` reads it; all pages keep it."""
 WRITTEN, RECENT = "draft_written", "draft_recent"
+PAGE = "draft_page"
+"""Session state key: the page that was drawn last."""
 ECHO_SECONDS = 3.0
 """For how long a value that the app wrote to the URL is recognised as its own."""
 PROBLEMS = "draft_problems"
@@ -45,7 +47,7 @@ MOST_NAMED = 8
 """Maximum number of alternatives listed when a link asks for an unavailable value."""
 
 
-def restore() -> None:
+def restore(page: str) -> None:
     """Apply the new values in the link that opened the page, then set all missing fields to their defaults."""
     state, linked = st.session_state, _linked_values()
     written: dict[str, str] = state.get(WRITTEN, {})
@@ -62,6 +64,9 @@ def restore() -> None:
             except ValueError as error:
                 _complain(f"{field.parameter}={quoted(fresh[field.parameter])}", str(error))
         state.setdefault(field.key, copy(field.default))
+        if state.get(PAGE) != page:  # a widget of this page would start afresh after `st.switch_page`, despite its key
+            state[field.key] = state[field.key]
+    state[PAGE] = page
     if state["grouping"] == OWN and not state["draft_groups"]:
         _complain("custom groups", "the link lists none")
         state["grouping"] = "kind"

@@ -71,7 +71,7 @@ def page(name: str, question: str = "") -> Iterator[None]:
     st.set_page_config(page_title=f"{name} - offcomp", page_icon=str(ICON), layout="wide", initial_sidebar_state=SIDEBAR_PIXELS)
     style(STYLE + POPOVERS.format(_scheme()))
     _sweep()
-    draft.restore()
+    draft.restore(name)
     with st.sidebar:
         st.markdown("### offcomp")
         st.caption("Shrink a language model and see what breaks.")

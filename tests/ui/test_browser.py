@@ -183,7 +183,7 @@ def test_a_run_is_cancelled_from_the_lab_and_can_be_run_again(app: Visit) -> Non
     choose_kinds(page, "FFN in")
     choose_methods(page, "Autoencoder")
     page.get_by_role("button", name="Run Autoencoder").click()
-    expect(page.get_by_text("Autoencoder: compress ffn_in")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Autoencoder: compress ffn_in")).to_be_visible(timeout=RUN_MILLISECONDS)
     expect(page.get_by_role("button", name="Running")).to_be_disabled()
     asked = time.monotonic()
     page.get_by_role("button", name="Cancel").click()

@@ -22,7 +22,7 @@ RUN_MILLISECONDS = 180_000
 
 def test_from_a_cell_to_the_changed_predictions(app: Visit) -> None:
     page = app.page
-    app.open("/model")
+    app.open("/model?ratio=4")
     settled(page)
     cell(page, layer=3, kind="Query")
     expect(page.get_by_text("encoder.layer.3.attention.self.query.weight").first).to_be_visible(timeout=RUN_MILLISECONDS)
@@ -32,6 +32,7 @@ def test_from_a_cell_to_the_changed_predictions(app: Visit) -> None:
     page.get_by_role("button", name="Compress it").click()
     title(page, "What if")
     expect(page).to_have_url(re.compile(r"modules=query\.3"))
+    expect(page.get_by_role("slider", name="Compression ratio")).to_have_attribute("aria-valuetext", "4x")
     choose_methods(page, "SVD")
     page.get_by_role("button", name="Run SVD").click()
     ended(page)

@@ -91,6 +91,18 @@ def test_the_draft_goes_along_to_every_page() -> None:
     assert app.select_slider(key="ratio").value == 4.0
 
 
+def test_the_draft_goes_along_from_one_page_of_the_lab_to_another_by_link_and_by_button() -> None:
+    app = opened("inspect", model="offcomp-bert", ratio="8", methods="svd")
+    for page in ("groups", "inspect"):
+        step(app, page)
+        assert (app.selectbox(key="model").value, app.select_slider(key="ratio").value) == ("offcomp-bert", 8.0)
+        assert link_of(app) == {"model": "offcomp-bert", "methods": "svd", "ratio": "8"}
+    app.button(key="inspect_compress").click().run()
+    assert not app.exception and app.title[0].value == "What if these weights were smaller?"
+    assert (app.selectbox(key="model").value, app.select_slider(key="ratio").value) == ("offcomp-bert", 8.0)
+    assert (link_of(app)["model"], link_of(app)["ratio"]) == ("offcomp-bert", "8")
+
+
 @pytest.mark.parametrize("page", ["model", "inspect", "groups", "compress"])
 def test_every_page_of_the_lab_says_the_plan_in_one_sentence(page: str) -> None:
     app = opened(page, ratio="5", methods="svd,svd,codebook,svd", together="module")
