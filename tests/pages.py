@@ -88,7 +88,7 @@ def strip(app: AppTest) -> dict[str, dict[str, str]]:
     """The strip of the Lab: row -> method, or "Original" -> what its cell says, such as "0.621 exact"."""
     (table,) = [table.value for table in app.table if STRIP in table.value.columns]
     cells = table.set_index(STRIP).rename(columns=lambda heading: re.sub(r", [\d.]+x$", "", heading))
-    return {row: {method: _unmarked(text) for method, text in line.items()} for row, line in cells.iterrows()}
+    return {str(row): {str(method): _unmarked(text) for method, text in line.items()} for row, line in cells.iterrows()}
 
 
 def _unmarked(text: str) -> str:
