@@ -177,7 +177,8 @@ def _score_row(task: Task, answers: Sequence[Answer]) -> Row:
     metric = METRICS[task.kind.metric]
     originals = [answer.scores[task.name].original for answer in answers if task.name in answer.scores]
     original = metric.number(originals[0]) if originals else ""
-    name = f"{task.title or task.name}, {within_sentence(metric.title)}"
+    title = task.title or task.name
+    name = title if metric.fidelity else f"{title}, {within_sentence(metric.title)}"
     cells = tuple(_score_cell(answer, task.name, 100 if metric.percent else 1) for answer in answers)
     return Row(name, original, cells, task.name, "{:+.1f} points" if metric.percent else "{:+.3f}")
 
@@ -191,7 +192,7 @@ def _score_cell(answer: Answer, task: str, scale: int) -> Cell:
     metric = METRICS[known.metric]
     text, span = metric.number(known.value), f"{metric.number(known.low)} to {metric.number(known.high)}"
     if known.origin == "estimated":
-        return Cell(f"about {text}", f"estimated, {span}", scale * known.value)
+        return Cell(f"about {text}", f"({span})", scale * known.value)
     return Cell(text, f"{known.origin}, {span}", scale * known.value)
 
 

@@ -47,6 +47,7 @@ STYLE = """
 .stMainBlockContainer [data-testid="stHeading"] h3 {font-size: 1.2rem; padding: .8rem 0 .2rem}
 [data-testid="stMetricValue"] {font-size: 1.25rem}
 [data-testid="stMultiSelectTagsContainer"] [data-tag] * {color: light-dark(#ffffff, #12151c)}
+.st-key-panel [data-testid="stCaptionContainer"] p {font-size: .82rem; line-height: 1.3}
 .st-key-panel {padding: .8rem 1rem .5rem; gap: .3rem}
 .st-key-panel [data-testid="stImage"] img {max-height: 6.5rem; border-radius: 0}
 .st-key-panel [data-testid="stElementToolbar"] {display: none}

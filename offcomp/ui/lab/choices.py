@@ -17,7 +17,7 @@ from offcomp.planning.data.tasks import Task, find_task
 from offcomp.planning.grouping import GROUPINGS, name_groups
 from offcomp.planning.plan import Group, Plan, make_groups
 from offcomp.results.model import rounded_to
-from offcomp.results.scores import within_sentence
+from offcomp.results.scores import sentence_start, within_sentence
 from offcomp.ui import draft
 from offcomp.ui.link import OWN, OwnGroup
 from offcomp.ui.uploads import CALIBRATION
@@ -67,18 +67,12 @@ class Choices:
         return f"{named} ({len(self.specs)} matrices)"
 
     @property
-    def methods_title(self) -> str:
-        """The chosen methods in a few words: "SVD and Autoencoder", "4 methods"."""
-        titles = [method_of_style_key(style_key).title for style_key in self.methods]
-        return (listing(titles) if len(titles) <= NAMED_METHODS else f"{len(titles)} methods") or "no method"
-
-    @property
     def summary(self) -> str:
         """The draft in one sentence."""
         together = f"{len(self.own)} custom groups" if self.grouping == OWN else within_sentence(GROUPINGS[self.grouping][0])
         tasks = [task.title or task.name for task in map(_as_task, self.tasks)]
         scored = f"scored on {listing([within_sentence(task) for task in tasks])}" if tasks else "not scored"
-        return f"{self.methods_title} on {self.modules_title}; {together}; {scored}."
+        return sentence_start(f"{self.modules_title}; {together}; {scored}.")
 
     def plan(self, style_key: str) -> Plan:
         """Return the plan of one method. Raises InputError if the modules cannot be grouped this way."""

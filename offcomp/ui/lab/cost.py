@@ -78,10 +78,8 @@ def cost_of(choices: Choices, plans: Mapping[str, Plan], predictions: Mapping[st
 
 
 def show_cost(lab: Lab) -> None:
-    """Show time and memory, warn if memory is short, and offer a cheaper alternative if memory is short or runs are slow."""
-    feasible = [answer.style_key for answer in lab.answers if answer.reachable]
-    plans = {style_key: lab.plans[style_key] for style_key in feasible}
-    cost, free = cost_of(lab.choices, plans, lab.predictions, lab.runs), free_memory()
+    """Show time and memory, and warn if memory is short."""
+    cost, free = _cost(lab), free_memory()
     if text := cost_text(cost):
         st.caption(plain(text), help=HELP)
     if not cost.fits(free):
@@ -89,8 +87,19 @@ def show_cost(lab: Lab) -> None:
             f"The run needs about {gigabytes(cost.memory)} of memory, but only {gigabytes(free or 0)} is free. It may fail."
         )
         st.warning(plain(shortage), icon=":material/memory:")
+
+
+def offer_cheaper(lab: Lab) -> None:
+    """Offer a cheaper alternative if memory is short or the runs are slow."""
+    cost, free = _cost(lab), free_memory()
     if cost.seconds > LONG_SECONDS or not cost.fits(free):
         _offer(lab.choices, cost, free, lab.runs)
+
+
+def _cost(lab: Lab) -> Cost:
+    """The cost of running the plans that can be carried out."""
+    plans = {answer.style_key: answer.plan for answer in lab.answers if answer.reachable}
+    return cost_of(lab.choices, plans, lab.predictions, lab.runs)
 
 
 def cost_text(cost: Cost) -> str:

@@ -42,14 +42,15 @@ def show_panel() -> tuple[Choices, DeltaGenerator]:
                 _part("Methods", _choose_methods)
                 _part("Tasks", lambda: _choose_tasks(info))
                 _part("Budget", lambda: choose_budget(info))
-            slider, cost = st.columns([5, 4], vertical_alignment="bottom", gap="medium")
+            slider, text = st.columns([4, 5], vertical_alignment="center", gap="medium")
             with slider:
                 choose_size(info)
             choices = read_choices(info)
-            st.caption(plain(choices.summary))
+            summary = text.container(gap="xxsmall")
+            summary.caption(plain(choices.summary))
         names = {spec.name for spec in choices.specs}
         picture.image(plan_map_svg(info, names, palette()), width="stretch", alt=plan_map_alt(info, names))
-    return choices, cost
+    return choices, summary
 
 
 def _part(title: str, show: Callable[[], object]) -> None:

@@ -19,6 +19,7 @@ from offcomp.results.what_if import Answer, Cell, differences, pin_title, pinned
 from offcomp.ui import draft
 from offcomp.ui.escape import noted_table, plain
 from offcomp.ui.lab.answers import Lab
+from offcomp.ui.lab.cost import offer_cheaper
 
 PIN = "lab_pin"
 """Session state key: the title, model and values of the pinned answers."""
@@ -35,6 +36,7 @@ def show_strip(lab: Lab) -> None:
         st.warning(plain(sentence), icon=":material/block:")
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="strip_actions"):
         st.button("Pin", key="lab_pin_button", icon=":material/keep:", on_click=_pin, args=(lab,))
+        offer_cheaper(lab)
         if pinned:
             st.caption(plain(f"Differences in brackets are from the pin: {pin['title']}."), width="content")
             st.button("Unpin", key="lab_unpin", type="tertiary", on_click=st.session_state.pop, args=(PIN, None))
