@@ -155,6 +155,12 @@ def test_a_pin_shows_what_the_next_ratio_changes() -> None:
 
 
 @pytest.mark.usefixtures("home")
+def test_a_bundled_measurement_of_one_matrix_has_an_error_and_no_cosine_distance() -> None:
+    shown = strip(opened("compress", modules="query.3", ratio="4"))
+    assert (shown["Relative error"]["SVD"], shown["Cosine distance"]["SVD"]) == ("0.682 exact", "run to measure")
+
+
+@pytest.mark.usefixtures("home")
 def test_a_pin_of_one_model_is_not_compared_with_another() -> None:
     app = opened("compress", methods="svd")
     app.button(key="lab_pin_button").click().run()
