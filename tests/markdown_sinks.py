@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 SINKS: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("markdown", "caption", "info", "warning", "error", "success", "title", "header", "subheader"), (0,)),
@@ -106,5 +107,5 @@ def twice_in(file: Path) -> list[str]:
     ]
 
 
-def _escapes(node: ast.AST) -> bool:
+def _escapes(node: ast.AST) -> TypeGuard[ast.Call]:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ESCAPING

@@ -102,7 +102,9 @@ class Answer:
     def cosine(self) -> float | None:
         """Mean cosine distance over the rows of all chosen weights, if it was measured."""
         source = self.done or (self.measured.run if self.measured else None)
-        return overall_cosine(result_of(source).groups) if source else None
+        groups = result_of(source).groups if source else ()
+        recorded = groups and all({"cosine_distance", "num_rows"} <= group.model_fields_set for group in groups)
+        return overall_cosine(groups) if recorded else None  # the rows of a bundled table of measurements record only errors
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def test_a_run_stays_on_the_page_and_its_results_land_there(path: str) -> None:
     assert shown["Stored parameters"]["Original"] == "1,769,472"
     assert shown["Stored parameters"]["SVD"] == "585,984 3.02x smaller"
     assert shown["Stored MB"]["SVD"] == "2.34 3.02x smaller"
-    assert re.fullmatch(r"\d+ of 361 \d+ now wrong, \d+ now right", shown["Changed predictions"]["SVD"])
+    assert re.fullmatch(r"\d+ of 360 \d+ now wrong, \d+ now right", shown["Changed predictions"]["SVD"])
     assert "SVD has the lower reconstruction error" in texts(app)
     links = {link.proto.label: link.proto.query_string for link in app.get("page_link")}
     runs = {run.id for run in bundled_runs()}
@@ -152,6 +152,12 @@ def test_a_pin_shows_what_the_next_ratio_changes() -> None:
     app.select_slider(key="ratio").set_value(6.0).run()
     app.button(key="lab_unpin").click().run()
     assert "(+" not in str(strip(app)) and "Differences in brackets" not in texts(app)
+
+
+@pytest.mark.usefixtures("home")
+def test_a_bundled_measurement_of_one_matrix_has_an_error_and_no_cosine_distance() -> None:
+    shown = strip(opened("compress", modules="query.3", ratio="4"))
+    assert (shown["Relative error"]["SVD"], shown["Cosine distance"]["SVD"]) == ("0.682 exact", "run to measure")
 
 
 @pytest.mark.usefixtures("home")
