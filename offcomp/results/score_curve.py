@@ -39,6 +39,8 @@ SPREAD = 0.3
 """Assumed relative spread of losses at the same error, which keeps large losses from dominating the fit."""
 BEYOND = 1.05
 """Estimates extend beyond the largest measured error by up to this factor."""
+BEYOND_OF_A_MODULE = 1.15
+"""The same for the largest measured error of a single module."""
 SMALLEST = 1e-3
 """Smallest error on the grid of `LossCurve`."""
 GRID = 120
@@ -223,7 +225,8 @@ class ScoreCurve:
         uncertainty     relative standard deviation of the errors themselves, if they are estimates
         """
         error = self.curve.effective(errors)
-        if error > BEYOND * self.curve.errors.max() or np.any(errors > BEYOND * self.curve.largest_errors(settings)):
+        largest = self.curve.largest_errors(settings)
+        if error > BEYOND * self.curve.errors.max() or np.any(errors > BEYOND_OF_A_MODULE * largest):
             return None
         loss, noise = self.curve.expected(error, settings), self.curve.expected_noise(error, settings)
         because_of_error = self.curve.expected(error * (1 + uncertainty), settings) - loss
