@@ -180,19 +180,23 @@ def is_stray(file: Path, home: Path, usual: set[str]) -> bool:
 
 def workers(home: Path) -> list[psutil.Process]:
     """The processes that work on runs in this home, or wait for their turn: workers, and forks of residents."""
-    there = _processes(home)
-    return [process for process, line in there if WORKER in line or process not in residents(home)]
+    return _split(home)[0]
 
 
 def residents(home: Path) -> list[psutil.Process]:
     """The resident processes of this home, without their forks."""
-    there = [process for process, line in _processes(home) if RESIDENT in line]
-    pids = {process.pid for process in there}
-    found = []
-    for process in there:
+    return _split(home)[1]
+
+
+def _split(home: Path) -> tuple[list[psutil.Process], list[psutil.Process]]:
+    """The workers and the residents of this home, from one look at all processes."""
+    there = _processes(home)
+    pids = {process.pid for process, line in there if RESIDENT in line}
+    found: tuple[list[psutil.Process], list[psutil.Process]] = ([], [])
+    for process, line in there:
         with suppress(psutil.Error):
-            if process.ppid() not in pids:
-                found.append(process)
+            is_resident = RESIDENT in line and process.ppid() not in pids
+            found[is_resident].append(process)
     return found
 
 
