@@ -10,11 +10,13 @@ import streamlit as st
 
 from offcomp.errors import OffcompError
 from offcomp.methods import method_of_style_key
+from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.cost import Estimate, duration, estimate, free_memory, gigabytes, roughly
 from offcomp.planning.plan import Plan
 from offcomp.planning.sizes import Prediction, predict, resolved
 from offcomp.results.runs import result_of, stage_times
 from offcomp.runs.inputs import inputs_of, run_id
+from offcomp.runs.resident import is_held
 from offcomp.runs.store import Run
 from offcomp.ui import draft
 from offcomp.ui.escape import plain
@@ -23,6 +25,7 @@ from offcomp.ui.lab.choices import Choices
 
 LONG_SECONDS = 60
 WORTH_IT = 0.7
+LOAD, LOADED_SECONDS = "load the model", 0.5
 """A cheaper alternative that is still slow is offered only if it takes at most this fraction of the current time."""
 HELP = (
     "Rough estimate for two CPU cores: loading the model, compressing it, and scoring it before and after, one run at a "
@@ -70,11 +73,21 @@ def cost_of(choices: Choices, plans: Mapping[str, Plan], predictions: Mapping[st
     names = {style_key: run_id(resolved(plan, info), inputs_of(plan, info.reads)) for style_key, plan in plans.items()}
     existing = {style_key: kept[name] for style_key, name in names.items() if name in kept}
     estimates = {
-        style_key: estimate(plan, info, predictions[style_key], stage_times(resolved(plan, info), info.fingerprint, runs))
+        style_key: estimate(plan, info, predictions[style_key], _known_times(plan, info, runs))
         for style_key, plan in plans.items()
         if style_key not in existing
     }
     return Cost(estimates, existing)
+
+
+def _known_times(plan: Plan, info: ModelInfo, runs: Sequence[Run]) -> dict[str, float]:
+    """Times of the stages in earlier runs. Loading takes no time while a worker holds the model."""
+    known = dict(stage_times(resolved(plan, info), info.fingerprint, runs))
+    if is_held(info):
+        return known | {LOAD: 0.0}
+    if known.get(LOAD, LOADED_SECONDS) < LOADED_SECONDS:  # that run found the model loaded
+        del known[LOAD]
+    return known
 
 
 def show_cost(lab: Lab) -> None:
