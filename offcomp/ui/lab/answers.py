@@ -23,6 +23,7 @@ from offcomp.results.error_curve import error_curve_table, svd_error
 from offcomp.results.known_errors import Measured
 from offcomp.results.known_scores import Errors, errors_of, known_scores
 from offcomp.results.proposals import Proposal, propose
+from offcomp.results.restored import in_dtype
 from offcomp.results.targets import parse_target
 from offcomp.results.what_if import Answer
 from offcomp.runs.inputs import inputs_of, run_id
@@ -166,7 +167,8 @@ def _answer(lab: Lab, answer: Answer, runs: Mapping[str, Run]) -> Answer:
         run=runs.get(run_id(complete, inputs_of(plan, info.reads))),
     )
     if answer.exact is None and answer.measured is None:
-        estimated = known_errors.estimated(complete, answer.ratio, lab.measured, lab.curve)
+        measured = in_dtype(lab.measured, complete.groups[0].dtype, info)
+        estimated = known_errors.estimated(complete, answer.ratio, measured, lab.curve)
         answer = replace(answer, estimated=estimated)
     errors = _errors(answer, complete, spectra)
     return replace(answer, scores=known_scores(complete, info, errors, lab.measured, plan.resolved_tasks))
