@@ -87,7 +87,7 @@ def test_the_draft_goes_along_to_every_page() -> None:
     assert link_of(app) == {"modules": "value.0-2", "ratio": "4"}
     step(app, "inspect")
     assert link_of(app) == {"modules": "value.0-2", "ratio": "4"}
-    assert "SVD and Autoencoder on value (3 matrices)" in texts(app)
+    assert "Value (3 matrices)" in texts(app)
     assert app.select_slider(key="ratio").value == 4.0
 
 
@@ -110,7 +110,7 @@ def test_every_page_of_the_lab_says_the_plan_in_one_sentence(page: str) -> None:
     app.select_slider(key="ratio").set_value(8.0).run()
     summaries = [caption.value for caption in app.caption if "(12 matrices)" in caption.value]
     assert summaries == [
-        "SVD and Autoencoder, codebook on query and key (12 matrices); each module alone; scored on sentiment."
+        "Query and key (12 matrices); each module alone; scored on similarity and embeddings of prose (fidelity)."
     ]
 
 
@@ -125,7 +125,7 @@ def test_own_groups_are_the_plan() -> None:
     app = opened(
         "compress", groups="key.0-1~columns;value.0-1~rows", together="own", modules="key.0-1,value.0-1", methods="svd"
     )
-    assert "SVD on key and value (4 matrices); 2 custom groups; scored on sentiment." in texts(app)
+    assert "Key and value (4 matrices); 2 custom groups; scored on" in texts(app)
     assert open_part(app, "groups").selectbox(key="grouping").value == link.OWN
     assert not app.error
 

@@ -26,7 +26,7 @@ __all__ = ["home"]  # a fixture
 @pytest.fixture
 def app(home: Path) -> AppTest:
     """The app with an empty home, at its Start page."""
-    return opened()
+    return opened(tasks="sentiment")
 
 
 def matrices() -> bytes:
