@@ -24,15 +24,22 @@ class EstimateCheck:
     mean_errors: Mapping[str, tuple[str, str, float]]
 
     def __str__(self) -> str:
+        return self._sentence(", ".join(f"{_error_text(*row)} ({model})" for model, row in self.mean_errors.items()))
+
+    def about(self, model: str) -> str:
+        """The check as a sentence, with the mean error on one model, or on all if that model was not part of it."""
+        return self._sentence(_error_text(*self.mean_errors[model])) if model in self.mean_errors else str(self)
+
+    def _sentence(self, errors: str) -> str:
         share = 100 * self.within / self.plans
-        errors = ", ".join(
-            f"{METRICS[metric].margin(error)}{' points' * METRICS[metric].percent} on {task} ({model})"
-            for model, (task, metric, error) in self.mean_errors.items()
-        )
         return (
             f"In a check on {self.plans} other plans, {share:.0f} % of the measured scores lay within the 90 % band; "
             f"mean error {errors}."
         )
+
+
+def _error_text(task: str, metric: str, error: float) -> str:
+    return f"{METRICS[metric].margin(error)}{' points' * METRICS[metric].percent} on {task}"
 
 
 def accuracy_of_estimates() -> EstimateCheck | None:

@@ -89,7 +89,7 @@ def _show_bases(lab: Lab) -> None:
     estimates = [score for answer in lab.answers for score in answer.scores.values() if score.origin == ESTIMATED]
     if estimates:
         check = accuracy_of_estimates()
-        st.caption(plain(" ".join([estimates[0].basis, str(check or "")])))
+        st.caption(plain(" ".join([estimates[0].basis, check.about(lab.choices.info.model) if check else ""])))
 
 
 def _pin(lab: Lab) -> None:
