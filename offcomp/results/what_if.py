@@ -28,7 +28,8 @@ FROM_SPECTRA = (
     "the square root of the fraction of the energy that the truncation discards."
 )
 NO_MEASUREMENT = "No measurement with these options is close enough to base an estimate on. Start a run to measure the error."
-ERROR, COSINE, PARAMETERS, MEGABYTES = "Relative error", "Cosine distance", "Stored parameters", "Stored MB"
+ERROR, COSINE, PARAMETERS = "Relative error", "Cosine distance", "Stored parameters"
+MEGABYTES, WHOLE = "Stored MB", "Whole model, MB"
 SAME = 5e-5
 """Differences from the pinned value below this fraction are not shown."""
 
@@ -109,11 +110,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Cell:
-    """One value of the strip: its text, a note below it, and the number behind it (None if there is none)."""
+    """One value of the strip: its text, a note on it, the number behind it (None if there is none), and if it is estimated."""
 
     text: str
     note: str = ""
     value: float | None = None
+    estimated: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,12 +134,13 @@ def rows(answers: Sequence[Answer]) -> list[Row]:
     """The strip: errors, sizes, then one row per task and one for changed predictions."""
     if not answers:
         return []
-    chosen = answers[0].prediction.model.chosen
+    chosen, whole = answers[0].prediction.model.chosen, answers[0].prediction.model.whole
     table = [
         Row(ERROR, "0", tuple(map(_error_cell, answers)), "error"),
         Row(COSINE, "0", tuple(map(_cosine_cell, answers)), "cosine"),
         Row(PARAMETERS, f"{chosen.parameters_before:,}", tuple(map(_parameters_cell, answers)), "parameters", "{:+,.0f}"),
         Row(MEGABYTES, f"{chosen.bytes_before / 1e6:.2f}", tuple(map(_bytes_cell, answers)), "bytes", "{:+.2f}"),
+        Row(WHOLE, f"{whole.bytes_before / 1e6:.2f}", tuple(map(_whole_cell, answers)), "whole", "{:+.2f}"),
     ]
     table += [_score_row(task, answers) for task in answers[0].plan.resolved_tasks]
     if any(_flips(answer) for answer in answers):
@@ -151,7 +154,7 @@ def _error_cell(answer: Answer) -> Cell:
         return Cell("", source)
     estimate = source == "estimated"
     text = f"about {value:.2f}" if estimate and value >= 0.1 else f"about {value:.2g}" if estimate else f"{value:.3f}"
-    return Cell(text, f"{source}, worse than storing zeros" if value > 1 else source, value)
+    return Cell(text, f"{source}, worse than storing zeros" if value > 1 else source, value, estimated=estimate)
 
 
 def _cosine_cell(answer: Answer) -> Cell:
@@ -175,6 +178,13 @@ def _bytes_cell(answer: Answer) -> Cell:
     return Cell(f"{sizes.bytes_after / 1e6:.2f}", f"{sizes.ratio('bytes'):.2f}x smaller", sizes.bytes_after / 1e6)
 
 
+def _whole_cell(answer: Answer) -> Cell:
+    if not answer.reachable:
+        return Cell("")
+    sizes = answer.prediction.model.whole
+    return Cell(f"{sizes.bytes_after / 1e6:.2f}", f"{sizes.ratio('bytes'):.2f}x smaller", sizes.bytes_after / 1e6)
+
+
 def _score_row(task: Task, answers: Sequence[Answer]) -> Row:
     metric = METRICS[task.kind.metric]
     originals = [answer.scores[task.name].original for answer in answers if task.name in answer.scores]
@@ -194,7 +204,7 @@ def _score_cell(answer: Answer, task: str, scale: int) -> Cell:
     metric = METRICS[known.metric]
     text, span = metric.number(known.value), f"{metric.number(known.low)} to {metric.number(known.high)}"
     if known.origin == "estimated":
-        return Cell(f"about {text}", f"({span})", scale * known.value)
+        return Cell(f"about {text}", f"({span})", scale * known.value, estimated=True)
     return Cell(text, f"{known.origin}, {span}", scale * known.value)
 
 

@@ -203,7 +203,7 @@ def test_a_pin_shows_what_the_next_ratio_changes(app: Visit) -> None:
     app.open("/compress?methods=svd")
     settled(page)
     before = shown_strip(page)["Relative error"]["SVD, 3.02x"]
-    page.get_by_role("button", name="Pin", exact=True).click()
+    page.get_by_role("button", name="Pin this answer").click()
     expect(page.get_by_text("Differences in brackets are from the pin: SVD at 3.02x.")).to_be_visible()
     set_slider(page, "4x")
     settled(page)

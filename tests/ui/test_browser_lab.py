@@ -88,7 +88,7 @@ def test_the_results_of_a_run_have_no_serious_fault_and_fit_a_phone(
             fits(page, PHONE["width"])
             run_fits(page)
             page.set_viewport_size(WIDE)  # type: ignore[arg-type]
-        page.get_by_role("button", name="Pin", exact=True).click()
+        page.get_by_role("button", name="Pin this answer").click()
         set_slider(page, "4x")
         settled(page)
         expect(page.get_by_text("Differences in brackets")).to_be_visible()

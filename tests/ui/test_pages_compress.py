@@ -245,7 +245,7 @@ def test_a_long_run_comes_with_a_shorter_way_that_changes_the_draft(app: AppTest
     step(app, "compress")
     assert seconds(cost(app)) > 60
     (button,) = [button for button in app.button if button.key == "cheaper"]
-    assert re.fullmatch(r"Autoencoder, quick settings: about \d+ s", button.label)
+    assert re.fullmatch(r"Cheaper: Autoencoder, quick settings, about \d+ s", button.label)
     button.click().run()
     assert not app.exception
     open_part(app, "methods")
@@ -263,7 +263,7 @@ def test_short_memory_is_a_warning_with_a_way_out(app: AppTest, monkeypatch: pyt
         "The run needs about 0.7 GB of memory, but only 0.7 GB is free. It may fail."
     ]
     button = app.button(key="cheaper")
-    assert button.label.startswith("Each module alone: about ") and button.label.endswith("0.7 GB")
+    assert button.label.startswith("Cheaper: Each module alone, about ") and button.label.endswith("0.7 GB")
     button.click().run()
     assert open_part(app, "groups").selectbox(key="grouping").value == "module"
     assert not app.warning

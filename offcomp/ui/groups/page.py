@@ -41,6 +41,7 @@ THREE_DECIMALS = dict.fromkeys(
 def show_groups(lab: Lab) -> None:
     """Draw everything below the plan."""
     info = lab.choices.info
+    st.caption("Explore here; your plan changes only if you use the groups below.")
     show(info, *choose(info))
 
 

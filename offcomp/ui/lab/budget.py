@@ -52,7 +52,11 @@ def choose_size(info: ModelInfo) -> None:
         _choose_target_value(parse_target(st.session_state["target"]), info)
     else:
         st.select_slider(
-            "Compression ratio", RATIOS, key="ratio", format_func=lambda value: f"{value:g}x", persist_state="session"
+            "Compression ratio of the chosen weights",
+            RATIOS,
+            key="ratio",
+            format_func=lambda value: f"{value:g}x",
+            persist_state="session",
         )
 
 

@@ -158,7 +158,7 @@ def _offer(choices: Choices, cost: Cost, free: int | None, runs: Sequence[Run]) 
         seconds = f"about {duration(new.seconds)}" if new.estimates else "no wait"
         memory = "" if cost.fits(free) else f", {gigabytes(new.memory)}"
         if st.button(
-            plain(f"{alternative.label}: {seconds}{memory}"),
+            plain(f"Cheaper: {alternative.label}, {seconds}{memory}"),
             key="cheaper",
             icon=":material/speed:",
             help=plain(alternative.description),

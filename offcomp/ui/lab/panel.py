@@ -75,7 +75,7 @@ def choose_model() -> str:
         on_change=draft.forget_modules,
         placeholder="A model, a folder or a hub id",
         label_visibility="collapsed",
-        width=240,
+        width=285,
     )
     return str(chosen or MODELS[0].name)
 

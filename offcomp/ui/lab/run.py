@@ -28,7 +28,7 @@ def run_button(lab: Lab) -> bool:
         label = f"Run {listing(titles)}" if len(titles) <= NAMED_METHODS else f"Run {len(titles)} methods"
     else:
         label = _nothing_to_run(lab)
-    icon = ":material/play_arrow:" if wanted else None
+    icon = ":material/play_arrow:" if wanted else ":material/check:" if _all_done(lab) else None
     clicked = st.button(
         plain(label), type="primary", disabled=not wanted, key="run", icon=icon, shortcut=SHORTCUT if wanted else None
     )
@@ -42,6 +42,10 @@ def run_button(lab: Lab) -> bool:
 def to_run(lab: Lab) -> list[Answer]:
     """The answers whose runs are neither finished nor in progress, and whose methods can reach the size."""
     return [answer for answer in lab.answers if answer.reachable and not (answer.run and (answer.done or not answer.run.ended))]
+
+
+def _all_done(lab: Lab) -> bool:
+    return bool(lab.answers) and all(answer.done for answer in lab.answers)
 
 
 def _nothing_to_run(lab: Lab) -> str:

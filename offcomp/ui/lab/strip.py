@@ -35,7 +35,7 @@ def show_strip(lab: Lab) -> None:
     for sentence in _refusals(lab):
         st.warning(plain(sentence), icon=":material/block:")
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="strip_actions"):
-        st.button("Pin", key="lab_pin_button", icon=":material/keep:", on_click=_pin, args=(lab,))
+        st.button("Pin this answer", key="lab_pin_button", icon=":material/keep:", on_click=_pin, args=(lab,))
         offer_cheaper(lab)
         if pinned:
             st.caption(plain(f"Differences in brackets are from the pin: {pin['title']}."), width="content")
@@ -47,23 +47,36 @@ def show_strip(lab: Lab) -> None:
 
 
 def strip_sentence(lab: Lab) -> str:
-    """Summarise the strip in one sentence: the comparison of the finished runs, or else what SVD keeps."""
+    """Summarise the strip in one sentence: the comparison of the finished runs, or else what is known before them."""
     done = [answer.done for answer in lab.answers if answer.done]
     if done and len(done) == len(lab.answers):
         return comparison(done)
+    return _target_sentence(lab) if lab.choices.target else _ratio_sentence(lab)
+
+
+def _ratio_sentence(lab: Lab) -> str:
+    """Say which method has the lowest error at the ratio, or what SVD keeps of the weights."""
     chosen, ratio = lab.choices.modules_title, lab.ratio
-    if lab.choices.target:
-        return _target_sentence(lab)
     dense = [group.name for prediction in lab.predictions.values() for group in prediction.groups if group.form == "dense"]
     if dense and not lab.choices.allocate:
         named = shortly(list(dict.fromkeys(dense)))
         return f"At {ratio:.3g}x, nothing is saved for {named}: dense storage already fits the budget."
+    if (ranked := _by_error(lab))[1:]:
+        (best, low), (worst, high) = ranked[0], ranked[-1]
+        return f"At {ratio:.3g}x, {best} has the lowest error: {low}, against {high} for {worst}."
     if lab.exact is None:
         return f"{chosen} at {ratio:.3g}x: run the methods to see how well the model performs."
     if not next(answer for answer in lab.answers if answer.style_key == "svd").reachable:
         return f"{chosen} at {ratio:.3g}x: SVD cannot reach this size."
     kept = 1 - svd_error(lab.exact, lab.predictions["svd"]) ** 2
     return f"At {ratio:.3g}x, SVD keeps {100 * kept:.3g} % of the energy (squared norm) of {chosen}."
+
+
+def _by_error(lab: Lab) -> list[tuple[str, str]]:
+    """The methods whose error is known or estimated, with the error as text, the lowest first."""
+    cells = next((row.cells for row in rows(lab.answers) if row.key == "error"), ())
+    found = [(cell.value, answer.title, cell.text) for cell, answer in zip(cells, lab.answers, strict=True)]
+    return [(title, text) for value, title, text in sorted(each for each in found if each[0] is not None)]
 
 
 def _target_sentence(lab: Lab) -> str:
@@ -106,7 +119,7 @@ def _cells(answers: Sequence[Answer], pinned: Mapping[str, Mapping[str, float]])
     lines = []
     for row in rows(answers):
         changes = differences(row, keys, pinned)
-        cells = [(cell.text, _note(cell, change)) for cell, change in zip(row.cells, changes, strict=True)]
+        cells = [_cell(cell, change) for cell, change in zip(row.cells, changes, strict=True)]
         lines.append([("", row.name), ("", row.original), *cells])
     return lines
 
@@ -115,8 +128,10 @@ def _heading(answer: Answer) -> str:
     return f"{answer.title}, {answer.ratio:.2f}x" if answer.reachable else answer.title
 
 
-def _note(cell: Cell, change: str) -> str:
-    return " ".join(filter(None, [f"({change})" if change else "", cell.note]))
+def _cell(cell: Cell, change: str) -> tuple[str, str]:
+    """A cell's value, unless it is estimated, and everything else, which is not in bold."""
+    known, estimated = ("", cell.text) if cell.estimated else (cell.text, "")
+    return known, " ".join(filter(None, [estimated, f"({change})" if change else "", cell.note]))
 
 
 def _refusals(lab: Lab) -> list[str]:
