@@ -188,6 +188,7 @@ def _whole_cell(answer: Answer) -> Cell:
 def _score_row(task: Task, answers: Sequence[Answer]) -> Row:
     metric = METRICS[task.kind.metric]
     originals = [answer.scores[task.name].original for answer in answers if task.name in answer.scores]
+    originals = originals or ([metric.perfect] if metric.fidelity else [])
     original = metric.number(originals[0]) if originals else ""
     title = task.title or task.name
     name = title if metric.fidelity else f"{title}, {within_sentence(metric.title)}"

@@ -63,7 +63,8 @@ def _ratio_sentence(lab: Lab) -> str:
         return f"At {ratio:.3g}x, nothing is saved for {named}: dense storage already fits the budget."
     if (ranked := _by_error(lab))[1:]:
         (best, low), (worst, high) = ranked[0], ranked[-1]
-        return f"At {ratio:.3g}x, {best} has the lowest error: {low}, against {high} for {worst}."
+        degree = "lowest" if ranked[2:] else "lower"
+        return f"At {ratio:.3g}x, {best} has the {degree} error: {low}, against {high} for {worst}."
     if lab.exact is None:
         return f"{chosen} at {ratio:.3g}x: run the methods to see how well the model performs."
     if not next(answer for answer in lab.answers if answer.style_key == "svd").reachable:
