@@ -14,7 +14,7 @@ import torch
 from offcomp.cli.text import format_table
 from offcomp.numerics.eigenvectors import eigenvectors, leading_eigenvectors
 
-SIDES = (128, 512, 768, 1536, 3072)
+SIDES = (128, 512, 768, 1024, 1536, 3072)
 
 
 def best(action: Callable[[], object], repeats: int) -> float:

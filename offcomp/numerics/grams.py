@@ -25,9 +25,8 @@ from offcomp.numerics.training import one_thread_if
 
 COLUMN_BLOCKS = 6  # with 6, computing the upper triangle takes 7/12 of the work of the full square
 NARROWEST_BLOCK = 128  # columns; the products of narrower blocks take longer than they save
-SMALL_SIDE = (
-    512  # matrices up to this size are decomposed on one thread, since a second one does not help, and may wait for a core
-)
+SMALL_SIDE = 1024
+"""Matrices up to this size are decomposed on one thread, since a second one hardly helps, and may wait for a core."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -19,7 +19,7 @@ def largest_mask(matrix: Float[Tensor, "rows cols"], count: int) -> Bool[Tensor,
     least = float(ordered[len(ordered) - count])
     mask = magnitudes > least
     equal = (magnitudes == least).nonzero()[:, 0]
-    mask[equal[: count - int(mask.sum())]] = True
+    mask[equal[: count - int(mask.count_nonzero())]] = True
     return mask.reshape(matrix.shape)
 
 
