@@ -117,15 +117,14 @@ def bring_examples(info: ModelInfo) -> tuple[Task, ...]:
     The table belongs to the draft and persists across pages.
     """
     table: Path | None = st.session_state.get(TABLE)
-    with st.expander("Your own examples", expanded=table is not None):
-        file = _upload(EXAMPLES, "A table", TABLES, _use_table, TABLE_HELP)
-        if table is None:
-            return ()
-        if file is None:  # an uploader loses its file when the user leaves the page
-            with st.container(horizontal=True, vertical_alignment="center"):
-                st.markdown(f"**{plain(table.name)}**", width="stretch")
-                st.button("Remove", key="upload_remove", icon=":material/close:", on_click=st.session_state.pop, args=(TABLE,))
-        return own_tasks(info, table)
+    file = _upload(EXAMPLES, "Your own examples", TABLES, _use_table, TABLE_HELP)
+    if table is None:
+        return ()
+    if file is None:  # an uploader loses its file when the user leaves the page
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"**{plain(table.name)}**", width="stretch")
+            st.button("Remove", key="upload_remove", icon=":material/close:", on_click=st.session_state.pop, args=(TABLE,))
+    return own_tasks(info, table)
 
 
 def bring_calibration_text() -> None:

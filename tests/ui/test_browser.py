@@ -219,7 +219,7 @@ def test_a_pin_shows_what_the_next_ratio_changes(app: Visit) -> None:
 def test_choices_survive_a_look_at_another_page(app: Visit) -> None:
     page = app.page
     app.open("/compress?modules=value.0-5")
-    expect(page.get_by_text("on value (6 matrices)")).to_be_visible()
+    expect(page.get_by_text("Value (6 matrices)")).to_be_visible()
     settled(page)
     set_slider(page, "5x")
     expect(page.get_by_text("at 5x").first).to_be_visible(timeout=60_000)
@@ -241,7 +241,7 @@ def test_a_group_without_known_spectrum_gets_its_exact_error_in_the_background(a
     choose_kinds(page, "query")
     with open_part(page, "Weights") as weights:
         weights.locator('[class*="st-key-row_"]').filter(has_text="query").get_by_role("button", name="5").click()
-    expect(page.get_by_text("on query (5 matrices)")).to_be_visible()
+    expect(page.get_by_text("Query (5 matrices)")).to_be_visible()
     expect(page.get_by_test_id("stTable")).to_contain_text("exact", timeout=60_000)
 
 

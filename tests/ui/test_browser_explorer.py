@@ -93,7 +93,7 @@ def test_suggested_groups_are_run(app: Visit) -> None:
 def test_a_link_opens_the_same_page_in_another_browser(browser: Browser, app: Visit, address: str) -> None:
     page = app.page
     app.open("/compress?modules=value.0-2&ratio=5&methods=svd&together=module")
-    expect(page.get_by_text("SVD on value (3 matrices); each module alone;")).to_be_visible()
+    expect(page.get_by_text("Value (3 matrices); each module alone;")).to_be_visible()
     settled(page)
     shown = shown_strip(page)
     link = page.url.removeprefix(address)
@@ -101,7 +101,7 @@ def test_a_link_opens_the_same_page_in_another_browser(browser: Browser, app: Vi
     with visit(browser, address) as other:
         other.open(link)
         settled(other.page)
-        expect(other.page.get_by_text("SVD on value (3 matrices); each module alone;")).to_be_visible()
+        expect(other.page.get_by_text("Value (3 matrices); each module alone;")).to_be_visible()
         assert shown_strip(other.page) == shown
 
 
@@ -128,7 +128,7 @@ def test_uploaded_matrices_are_inspected_and_a_bad_file_changes_nothing(app: Vis
     app.open("/model?ratio=5")
     upload(page, "Bring your own", "upload_matrices", "broken.npz", b"no archive")
     expect(page.get_by_role("alert").filter(has_text="broken.npz")).to_be_visible()
-    expect(page.get_by_text("on query and key (12 matrices)")).to_be_visible()
+    expect(page.get_by_text("Query and key (12 matrices)")).to_be_visible()
     content = io.BytesIO()
     np.savez(content, left=np.random.default_rng(0).normal(size=(90, 60)).astype(np.float32))
     upload(page, "Bring your own", "upload_matrices", "mine.npz", content.getvalue())
@@ -141,7 +141,7 @@ def test_uploaded_matrices_are_inspected_and_a_bad_file_changes_nothing(app: Vis
 
 def test_an_uploaded_table_is_scored_and_a_bad_one_is_a_sentence(app: Visit, home: Path) -> None:
     page = app.page
-    app.open("/compress?modules=value.3&methods=svd&ratio=4")
+    app.open("/compress?modules=value.3&methods=svd&ratio=4&tasks=sentiment")
     rows = [
         f"The {word} number {n} was {verdict}.,{verdict}"
         for n in range(40)

@@ -75,7 +75,7 @@ def test_the_results_of_a_run_have_no_serious_fault_and_fit_a_phone(
 ) -> None:
     with visit(browser, address, color_scheme=scheme, viewport=WIDE) as app:
         page = app.page
-        app.open(f"/model?modules=value.0-5&methods=svd&seed={seed}")
+        app.open(f"/model?modules=value.0-5&methods=svd&seed={seed}&tasks=sentiment")
         settled(page)
         page.get_by_role("button", name="Run SVD").click()
         ended(page)
