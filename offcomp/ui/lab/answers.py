@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from offcomp.errors import InputError
+from offcomp.errors import InputError, PlanError
 from offcomp.files import home_folder
 from offcomp.methods import SVD, make_method
 from offcomp.models.catalogue import ModelInfo
@@ -148,9 +148,12 @@ def _proposed(
 ) -> Proposal | str:
     """Propose a plan that meets a target; if there is none, say why. Cached for what is `known`: the spectra and the runs."""
     try:
-        return propose(plan, parse_target(target), info, home_folder(), _measured, allocate=allocate)
+        proposal = propose(plan, parse_target(target), info, home_folder(), _measured, allocate=allocate)
+        validate(proposal.plan, info)
     except InputError as error:
-        return str(error)
+        fault = error.faults[0] if isinstance(error, PlanError) else str(error)
+        return fault.rstrip(".")
+    return proposal
 
 
 def _answer(lab: Lab, answer: Answer, runs: Mapping[str, Run]) -> Answer:

@@ -19,8 +19,11 @@ from offcomp.results.what_if import Answer, Cell, differences, pin_title, pinned
 from offcomp.ui import draft
 from offcomp.ui.escape import noted_table, plain
 from offcomp.ui.lab.answers import Lab
+from offcomp.ui.lab.choices import listing
 from offcomp.ui.lab.cost import offer_cheaper
 
+WHOLE_MODEL = "the whole model"
+"""How a fault begins that concerns the chosen weights rather than a method."""
 PIN = "lab_pin"
 """Session state key: the title, model and values of the pinned answers."""
 
@@ -136,8 +139,12 @@ def _cell(cell: Cell, change: str) -> tuple[str, str]:
 
 
 def _refusals(lab: Lab) -> list[str]:
-    """Explain for each method that cannot reach the size why it cannot, for its first group."""
-    return [_refusal(answer, lab.choices.unit) for answer in lab.answers if not answer.reachable and answer.plan.groups]
+    """Explain for each method that cannot reach the size why it cannot; of those that miss the model's size, only the first."""
+    refused = [answer for answer in lab.answers if not answer.reachable and answer.plan.groups]
+    alike = [answer.title for answer in refused[1:] if answer.fault.startswith(WHOLE_MODEL)]
+    shown = [answer for answer in refused if answer.title not in alike]
+    likewise = [f"{listing(alike)} cannot meet the target either."] if alike else []
+    return [*(_refusal(answer, lab.choices.unit) for answer in shown), *likewise]
 
 
 def _refusal(answer: Answer, unit: str) -> str:
