@@ -234,6 +234,8 @@ def _read(pipe: int, seconds: float) -> dict[str, Any]:
     while select.select([pipe], [], [], max(deadline - time.monotonic(), 0.0))[0]:
         part = os.read(pipe, 1 << 16)
         content += part
+        if not part and not content and time.monotonic() >= deadline:
+            break
         if not part and not content:
             raise RunError("the worker ended without an answer, which happens if memory runs out; ask again")
         if not part or len(content) > LARGEST_ANSWER:

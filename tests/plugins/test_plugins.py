@@ -214,11 +214,11 @@ def test_a_plugin_may_bring_a_look(found: Any, tmp_path: Path) -> None:
 APP = """
 import tests.conftest
 from pathlib import Path
-from tests.pages import opened, texts
+from tests.pages import open_part, opened, texts
 from offcomp.runs.store import RunStore
-app = opened("compress", methods="svd,rowmean")
+app = open_part(opened("compress", methods="svd,rowmean"), "methods")
 kinds = ("button", "selectbox", "expander", "button_group")
-shown = [texts(app), *(str(element) for kind in kinds for element in app.get(kind))]
+shown = [texts(app), str(list(app.table[0].value.columns)), *(str(element) for kind in kinds for element in app.get(kind))]
 for page in ("runs", "compare"):
     app = opened(page, runs=",".join(run.id for run in RunStore().all()))
     shown.append(texts(app) + "".join(str(element) for element in app.get("plotly_chart")))
@@ -235,7 +235,7 @@ def pages(*path: Path, home: Path) -> str:
 
 def test_the_pages_offer_it_and_show_its_run(made: Made, toy: Path) -> None:
     shown = pages(toy, home=made.home)
-    for text in ("**Row means** at", "Row means options", "Run SVD and Row means", "option_rowmean_centre"):
+    for text in ("Row means, ", "Row means options", "Run SVD and Row means", "option_rowmean_centre"):
         assert text in shown, text
     assert "The method" not in shown
 
