@@ -129,7 +129,7 @@ def measured_of(runs: Iterable[Run], fingerprint: str) -> list[Measured]:
     """Every finished run on these weights that compressed something, one per plan; the user's own runs take precedence."""
     fitting = [run for run in (*runs, *bundled_runs()) if _fits(run, fingerprint)]
     single_runs = [Measured(run, overall_error(result_of(run).groups)) for run in fitting]
-    sweeps = [m for m in _of_documents(_stamps()) if _fits(m.run, fingerprint)]
+    sweeps = [m for m in _of_documents(_stamps(), fingerprint) if _fits(m.run, fingerprint)]
     measurements: dict[str, Measured] = {}
     for m in (*single_runs, *sweeps):
         measurements.setdefault(m.key, m)
@@ -145,11 +145,11 @@ def _stamps() -> tuple[tuple[str, int], ...]:
     return tuple((file.name, file.stat().st_mtime_ns) for file in sorted(FOLDER.glob("*.json")))
 
 
-@lru_cache(maxsize=1)
-def _of_documents(stamps: tuple[tuple[str, int], ...]) -> tuple[Measured, ...]:
-    """All rows of the bundled sweeps as runs, cached until the files change."""
-    documents = read_measurements().values() if stamps else ()
-    return tuple(m for document in documents for part in ROWS for m in _of_rows(document, part))
+@lru_cache(maxsize=2)
+def _of_documents(stamps: tuple[tuple[str, int], ...], fingerprint: str) -> tuple[Measured, ...]:
+    """The rows of the bundled sweeps of one model as runs, cached until the files change."""
+    documents = [document for document in read_measurements().values() if document["fingerprint"] == fingerprint]
+    return tuple(m for document in documents for part in ROWS for m in _of_rows(document, part)) if stamps else ()
 
 
 def _of_rows(document: Document, part: str) -> list[Measured]:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offcomp.models.catalogue import ModuleSpec
+from offcomp.numerics.least_squares import isotonic_regression, non_negative_least_squares
 
 Vector = NDArray[np.float64]
 COVERAGE = 0.9
@@ -134,8 +135,6 @@ class LossCurve:
 @lru_cache(maxsize=256)
 def _levels(curve: LossCurve, settings: str) -> tuple[Vector, Vector]:
     """A grid of effective errors, and the expected loss at each."""
-    from scipy.optimize import isotonic_regression
-
     grid = np.geomspace(SMALLEST, BEYOND * curve.errors.max(), GRID)
     rates = curve.losses / curve.errors**2
     typical = SPREAD * np.median(np.abs(rates)) + 1e-12
@@ -146,7 +145,7 @@ def _levels(curve: LossCurve, settings: str) -> tuple[Vector, Vector]:
     centred = kernel * (distances - centre[:, None])
     slopes = (centred * (rates - mean[:, None])).sum(1) / ((centred * distances).sum(1) + RIDGE)
     losses = (mean - slopes * centre) * grid**2
-    return np.append(0.0, grid), isotonic_regression(np.append(0.0, np.maximum(losses, 0.0))).x
+    return np.append(0.0, grid), isotonic_regression(np.append(0.0, np.maximum(losses, 0.0)))
 
 
 def _kernel(curve: LossCurve, grid: Vector, settings: str) -> Vector:
@@ -162,8 +161,6 @@ def module_weights(evidence: Sequence[Evidence], modules: Sequence[ModuleSpec], 
     A module's weight is its number of parameters times a sum of four factors: a common one, one of its kind, one of its layer,
     and its own. With infinite `shrinkage`, only the common factor remains.
     """
-    from scipy.optimize import nnls
-
     sizes = np.array([spec.num_parameters for spec in modules], dtype=np.float64)
     sizes /= sizes.sum()
     if shrinkage == inf:
@@ -176,7 +173,8 @@ def module_weights(evidence: Sequence[Evidence], modules: Sequence[ModuleSpec], 
     scale = float(np.median(losses / (squared @ sizes))) + SMALLEST
     rows = (squared * sizes) @ factors * precision[:, None]
     penalty = np.diag(shrinkage / scale * penalties)
-    found, _ = nnls(np.vstack([rows, penalty]), np.append(losses * precision, np.zeros(len(penalties))), maxiter=5000)
+    target = np.append(losses * precision, np.zeros(len(penalties)))
+    found = non_negative_least_squares(np.vstack([rows, penalty]), target)
     weights = sizes * (factors @ found + SMALLEST * scale)
     return weights / weights.sum()
 
