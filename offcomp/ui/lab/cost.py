@@ -25,6 +25,8 @@ from offcomp.ui.lab.choices import Choices
 
 LONG_SECONDS = 60
 WORTH_IT = 0.7
+KEPT = ("done", "queued", "running")
+"""Runs of these statuses are not started again."""
 LOAD, LOADED_SECONDS = "load the model", 0.5
 """A cheaper alternative that is still slow is offered only if it takes at most this fraction of the current time."""
 HELP = (
@@ -69,9 +71,20 @@ class Cheaper:
 def cost_of(choices: Choices, plans: Mapping[str, Plan], predictions: Mapping[str, Prediction], runs: Sequence[Run]) -> Cost:
     """Estimate the cost of running these plans, excluding those that already have a run."""
     info = choices.info
-    kept = {run.id: run for run in runs if run.status in ("done", "queued", "running")}
+    kept = {run.id: run for run in runs if run.status in KEPT}
     names = {style_key: run_id(resolved(plan, info), inputs_of(plan, info.reads)) for style_key, plan in plans.items()}
     existing = {style_key: kept[name] for style_key, name in names.items() if name in kept}
+    return _estimated(info, plans, predictions, runs, existing)
+
+
+def _estimated(
+    info: ModelInfo,
+    plans: Mapping[str, Plan],
+    predictions: Mapping[str, Prediction],
+    runs: Sequence[Run],
+    existing: Mapping[str, Run],
+) -> Cost:
+    """Estimate the cost of the plans that have no run yet."""
     estimates = {
         style_key: estimate(plan, info, predictions[style_key], _known_times(plan, info, runs))
         for style_key, plan in plans.items()
@@ -111,8 +124,10 @@ def offer_cheaper(lab: Lab) -> None:
 
 def _cost(lab: Lab) -> Cost:
     """The cost of running the plans that can be carried out."""
-    plans = {answer.style_key: answer.plan for answer in lab.answers if answer.reachable}
-    return cost_of(lab.choices, plans, lab.predictions, lab.runs)
+    reachable = [answer for answer in lab.answers if answer.reachable]
+    existing = {answer.style_key: answer.run for answer in reachable if answer.run and answer.run.status in KEPT}
+    plans = {answer.style_key: answer.plan for answer in reachable}
+    return _estimated(lab.choices.info, plans, lab.predictions, lab.runs, existing)
 
 
 def cost_text(cost: Cost) -> str:
