@@ -31,7 +31,7 @@ NO_MEASUREMENT = "No measurement with these options is close enough to base an e
 ERROR, COSINE, PARAMETERS = "Relative error", "Cosine distance", "Stored parameters"
 MEGABYTES, WHOLE = "Stored MB", "Whole model, MB"
 SAME = 5e-5
-"""Differences from the pinned value below this fraction are not shown."""
+"""Relative differences from the pinned value that are smaller than this are not shown."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Cell:
-    """One value of the strip: its text, a note on it, the number behind it (None if there is none), and if it is estimated."""
+    """One value of the strip: its text, a note on it, the number behind it (None if unknown), and whether it is estimated."""
 
     text: str
     note: str = ""
@@ -224,7 +224,7 @@ def _flip_cell(answer: Answer) -> Cell:
 
 
 def differences(row: Row, keys: Sequence[str], pinned: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """For each cell, its difference from the pinned value of the same method, as text; empty if unknown or none.
+    """For each cell, its difference from the pinned value of the same method, as text; empty if unknown or zero.
 
     keys      the style key of each cell
     pinned    style key -> row key -> value
@@ -250,7 +250,7 @@ def _values(table: Sequence[Row], number: int) -> dict[str, float]:
 
 
 def pin_title(answers: Sequence[Answer]) -> str:
-    """What is pinned, in brief: "SVD and Autoencoder, query+key at 3x"."""
+    """What is pinned, in brief: "SVD and Autoencoder at 3.02x and 3.05x"."""
     titles = " and ".join(answer.title for answer in answers)
     ratios = " and ".join(dict.fromkeys(f"{answer.ratio:.3g}x" for answer in answers))
     return sentence_start(f"{titles} at {ratios}")
