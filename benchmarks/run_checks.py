@@ -35,6 +35,8 @@ MODEL = "offcomp-gpt"
 KINDS, LAYERS = ("query", "key", "value"), range(4)
 METHODS = ("svd", "kronecker")
 RATIO = 2.0
+TAKEN = re.compile("^(Running|Already run)$")
+"""Labels of the button Run once the plans have been submitted."""
 AT_REST = "[data-testid=stApp][data-test-script-state=notRunning]"
 WORKER, RESIDENT = "offcomp.runs.worker", "offcomp.runs.resident_process"
 OWN_TIME = ("seconds",)
@@ -69,13 +71,14 @@ def link(seed: int) -> str:
 def submit_by_click(page: Page, address: str, seed: int, patience: float) -> None:
     """Submit the plans of `plans` with the button on Compress.
 
-    Raises AssertionError, with the messages on the page, if the page Runs does not open within `patience` milliseconds.
+    Raises AssertionError, with the messages on the page, if the button does not say within `patience` milliseconds that the plans
+    are running or have been run.
     """
     page.goto(address + link(seed))
     expect(page.locator(AT_REST)).to_be_visible(timeout=patience)
     page.get_by_role("button", name="Run SVD").click(timeout=patience)
     try:
-        expect(page.locator("h1")).to_contain_text("What is running", timeout=patience)
+        expect(page.get_by_role("button", name=TAKEN)).to_be_visible(timeout=patience)
     except AssertionError:
         said = " | ".join(page.get_by_test_id("stAlert").all_inner_texts())
         raise AssertionError(f"a click on Run had no effect; messages on the page: {said or 'none'}") from None
