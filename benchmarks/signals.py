@@ -283,6 +283,7 @@ def next_start(scene: Scene) -> list[str]:
     """Start everything once more, make a run, and stop; returns the files that are left over."""
     scene.stack.close()
     scene.server = None
+    forget(scene, plans(0))
     click(scene, 0)
     wait_for_rest(scene.home, SETTLE_SECONDS)
     status, out, said = offcomp(scene.home, "run", "--json", "-", text=plans(0)[0].to_json())
