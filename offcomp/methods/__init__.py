@@ -22,6 +22,7 @@ from offcomp.methods.pruning.method import Pruning
 from offcomp.methods.quantization.method import Quantization
 from offcomp.methods.residual.method import ResidualAutoencoder
 from offcomp.methods.svd.method import SVD
+from offcomp.methods.trellis.method import TrellisAutoencoder
 from offcomp.methods.tucker.method import Tucker
 
 METHODS: tuple[type[Method], ...] = (
@@ -29,6 +30,7 @@ METHODS: tuple[type[Method], ...] = (
     Autoencoder,
     ResidualAutoencoder,
     CodebookAutoencoder,
+    TrellisAutoencoder,
     Kronecker,
     Tucker,
     Pruning,

@@ -37,7 +37,20 @@ class Codes:
         return ((self.count * self.bits + 7) // 8,)
 
 
-Shapes = Mapping[str, Shape | Codes]
+@dataclass(frozen=True)
+class CodedBytes:
+    """`count` integers in an entropy code of `num_bytes` bytes, stored as a uint8 tensor."""
+
+    count: int
+    num_bytes: int
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the stored tensor."""
+        return (self.num_bytes,)
+
+
+Shapes = Mapping[str, Shape | Codes | CodedBytes]
 
 BYTES_PER_ELEMENT = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
 STORAGE_DTYPES = ("float32", "bfloat16", "float16", "int8")
@@ -99,7 +112,7 @@ def storage_layout(shapes: Shapes, dtype: str) -> dict[str, tuple[Shape, str]]:
     """Name -> (shape, dtype) of every tensor that is actually written to disk."""
     layout: dict[str, tuple[Shape, str]] = {}
     for name, shape in shapes.items():
-        if isinstance(shape, Codes):
+        if isinstance(shape, Codes | CodedBytes):
             layout[name] = (shape.shape, "uint8")
         elif dtype != "int8":
             layout[name] = (shape, dtype)
@@ -123,7 +136,7 @@ def stored_size(shapes: Shapes, dtype: str) -> Size:
 
 def code_counts(shapes: Shapes) -> dict[str, int]:
     """The number of integers in each packed tensor."""
-    return {name: shape.count for name, shape in shapes.items() if isinstance(shape, Codes)}
+    return {name: shape.count for name, shape in shapes.items() if isinstance(shape, Codes | CodedBytes)}
 
 
 def budget_for_ratio(original: Size, ratio: float | int, unit: str, dtype: str, multiple: int = 1) -> Budget:

@@ -37,17 +37,23 @@ def damped_order_and_factor(
     Blocks of `step` adjacent inputs are sorted by total second moment, largest first. `damping` times the mean of the diagonal
     is added to the diagonal, so that U always exists. A zero moment is treated as the identity. U is computed on the CPU.
     """
-    size = len(moment)
     strength = moment.diagonal().reshape(-1, step).sum(1)
     steps = strength.argsort(descending=True, stable=True)
     order = (steps[:, None] * step + torch.arange(step, device=steps.device)).reshape(-1)
-    level = strength.sum() / size
+    return order.cpu(), damped_factor(moment, order, damping)
+
+
+def damped_factor(
+    moment: Float64[Tensor, "inputs inputs"], order: Integer[Tensor, " inputs"], damping: float
+) -> Float64[Tensor, "inputs inputs"]:
+    """The factor U, on the CPU, of a moment that is damped as in `damped_order_and_factor`, for inputs in this order."""
+    level = moment.diagonal().mean()
     moment = moment[order][:, order]
     if level > 0:
         moment.div_(level).diagonal().add_(damping)
     else:
         moment.zero_().diagonal().add_(1 + damping)
-    return order.cpu(), _inverse_factor(moment.cpu().numpy())
+    return _inverse_factor(moment.cpu().numpy())
 
 
 def _inverse_factor(matrix: NDArray[np.float64]) -> Float64[Tensor, "inputs inputs"]:

@@ -1,0 +1,183 @@
+"""The entropy code of trellis integers: asymmetric numeral systems (Duda 2013, by the library `constriction`).
+
+Every integer is coded with a static table that is chosen by its context and its quantizer. The context is the expected size of
+the entry, in steps, on a logarithmic scale: the sum of a row exponent and a column exponent. A table lists the code length of
+each magnitude |k| in sixteenths of a bit, one byte each; the sign is one more bit.
+
+The decoder learns the quantizer of an entry only from the integers before it, so the integers are coded column by column, and
+those of a column are sorted by table. The decoder can therefore decode many integers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from constriction import stream
+from numpy.typing import NDArray
+
+from offcomp.methods.trellis.machine import Machine
+
+NUM_CONTEXTS = 32
+CONTEXT_OFFSET = 11
+"""Context of an entry whose expected size is one step."""
+EXPONENTS_PER_OCTAVE = 6
+"""Resolution of row and column exponents; two exponents of a sum make one context."""
+EXPONENT_RANGE = 120
+LENGTHS_PER_BIT = 16
+NEVER = 255
+
+Integers = NDArray[np.int64]
+
+
+def exponents(sizes: NDArray[np.floating]) -> Integers:
+    """Sizes in steps as integers on a logarithmic scale; zero becomes the smallest exponent."""
+    with np.errstate(divide="ignore"):
+        logarithms = np.log2(sizes.astype(np.float64)) * EXPONENTS_PER_OCTAVE
+    return np.rint(np.clip(logarithms, -EXPONENT_RANGE, EXPONENT_RANGE)).astype(np.int64)
+
+
+def contexts_of(row_exponents: Integers, column_exponents: Integers) -> NDArray[np.uint8]:
+    """The context of every entry (rows, cols)."""
+    total = row_exponents[:, None] + column_exponents[None, :]
+    return np.clip((total + 1) // 2 + CONTEXT_OFFSET, 0, NUM_CONTEXTS - 1).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Code lengths of magnitudes for each context and quantizer.
+
+    lengths     for each table (2 · context + quantizer), the code length of 0, 1, 2, ... in sixteenths of a bit (uint8);
+                empty for a table that is never used
+    """
+
+    lengths: tuple[NDArray[np.uint8], ...]
+
+    @staticmethod
+    def of_counts(counts: NDArray[np.floating]) -> Tables:
+        """The tables that suit counts of magnitudes (2 · contexts, magnitudes)."""
+        return Tables(tuple(_lengths(row) for row in counts))
+
+    @staticmethod
+    def from_bytes(content: NDArray[np.uint8]) -> Tables:
+        """The inverse of `to_bytes`."""
+        first, count = (int(number) for number in content[:2])
+        sizes = content[2 : 2 + 2 * count].copy().view("<u2").astype(np.int64)
+        ends = 2 + 2 * count + np.cumsum(sizes)
+        lengths = [np.zeros(0, np.uint8)] * (2 * NUM_CONTEXTS)
+        lengths[first : first + count] = [content[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+        return Tables(tuple(lengths))
+
+    def to_bytes(self) -> NDArray[np.uint8]:
+        """The first table that is used and the number of tables up to the last one, their sizes, and all lengths."""
+        used = [number for number, table in enumerate(self.lengths) if len(table)] or [0]
+        tables = self.lengths[used[0] : used[-1] + 1]
+        sizes = np.array([len(table) for table in tables], "<u2").view(np.uint8)
+        return np.concatenate([np.array([used[0], len(tables)], np.uint8), sizes, *tables])
+
+    def bits(self, num_magnitudes: int) -> NDArray[np.float32]:
+        """Code lengths with the sign, in bits (2 · contexts, magnitudes); `NEVER` for magnitudes that have no code."""
+        found = np.full((2 * NUM_CONTEXTS, num_magnitudes), NEVER, np.float32)
+        for row, table in zip(found, self.lengths, strict=True):
+            row[: len(table)] = table / LENGTHS_PER_BIT + (np.arange(len(table)) > 0)
+        return found
+
+    def models(self) -> list[stream.model.Categorical | None]:
+        """A distribution over -K .. K, shifted to start at 0, for each table."""
+        return [_categorical(_two_sided(_probabilities(table))) if len(table) else None for table in self.lengths]
+
+
+def _lengths(counts: NDArray[np.floating]) -> NDArray[np.uint8]:
+    used = np.flatnonzero(counts)
+    if not len(used):
+        return np.zeros(0, np.uint8)
+    counts = counts[: max(used[-1] + 1, 2)]  # a distribution has at least two values
+    with np.errstate(divide="ignore"):
+        lengths = -np.log2(counts / counts.sum()) * LENGTHS_PER_BIT
+    return np.rint(np.minimum(lengths, NEVER)).astype(np.uint8)
+
+
+def _two_sided(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Probabilities of -K .. K from those of the magnitudes 0 .. K."""
+    positive = probabilities[1:] / 2
+    return np.concatenate([positive[::-1], probabilities[:1], positive]).astype(np.float64)
+
+
+def encode_blocks(
+    symbols: Sequence[NDArray[np.int16]], rows_of_tables: Sequence[NDArray[np.integer]], tables: Tables
+) -> NDArray[np.uint32]:
+    """Encode the integers of several (rows, cols) blocks, given the number of the table of each entry."""
+    coder, models = stream.stack.AnsCoder(), tables.models()
+    for block, numbers in zip(reversed(symbols), reversed(rows_of_tables), strict=True):
+        for column in range(block.shape[1] - 1, -1, -1):
+            order = np.argsort(numbers[:, column], kind="stable")
+            ordered = block[order, column].astype(np.int32)
+            for number, chosen in reversed(list(_runs(numbers[order, column]))):
+                coder.encode_reverse(ordered[chosen] + len(tables.lengths[number]) - 1, models[number])
+    return np.asarray(coder.get_compressed(), np.uint32)
+
+
+def decode_blocks(
+    code: NDArray[np.uint32], contexts: Sequence[NDArray[np.uint8]], tables: Tables, automaton: Machine
+) -> list[tuple[NDArray[np.int16], NDArray[np.uint8]]]:
+    """Decode the integers of each block, and the quantizer of each entry, from the contexts (rows, cols) of the blocks."""
+    coder, models, successors = stream.stack.AnsCoder(np.ascontiguousarray(code)), tables.models(), automaton.successors.numpy()
+    found = []
+    for block in contexts:
+        by_column = 2 * np.ascontiguousarray(block.T).astype(np.int16)
+        symbols, quantizers = np.empty(by_column.shape, np.int16), np.empty(by_column.shape, np.uint8)
+        states = np.zeros(len(block), np.int64)
+        for column in range(len(by_column)):
+            quantizers[column] = states & 1
+            numbers = by_column[column] + quantizers[column]
+            order = np.argsort(numbers, kind="stable")
+            parts = [
+                coder.decode(models[number], chosen.stop - chosen.start) - (len(tables.lengths[number]) - 1)
+                for number, chosen in _runs(numbers[order])
+            ]
+            symbols[column, order] = np.concatenate(parts)
+            states = successors[states, symbols[column] & 1]
+        found.append((symbols.T, quantizers.T))
+    return found
+
+
+def _runs(ordered: NDArray[np.integer]) -> Iterator[tuple[int, slice]]:
+    """Each value of a sorted array and where it stands."""
+    ends = [*(np.flatnonzero(np.diff(ordered)) + 1).tolist(), len(ordered)]
+    start = 0
+    for end in ends:
+        yield int(ordered[start]), slice(start, end)
+        start = end
+
+
+def encode_integers(values: Integers) -> list[NDArray[Any]]:
+    """Sections for small integers: the smallest and the number of them, a table of code lengths, and the code."""
+    smallest = int(values.min()) if len(values) else 0
+    counts = np.bincount(values - smallest) if len(values) else np.zeros(1)
+    lengths, coder = _lengths(counts.astype(np.float64)), stream.stack.AnsCoder()
+    if len(lengths) > 1:
+        coder.encode_reverse((values - smallest).astype(np.int32), _categorical(_probabilities(lengths)))
+    return [np.array([smallest, len(values)], np.int32), lengths, np.asarray(coder.get_compressed(), np.uint32)]
+
+
+def decode_integers(head: NDArray[np.int32], lengths: NDArray[np.uint8], code: NDArray[np.uint32]) -> Integers:
+    """The inverse of `encode_integers`."""
+    smallest, number = (int(value) for value in head)
+    if len(lengths) <= 1:
+        return np.full(number, smallest, np.int64)
+    return (
+        stream.stack.AnsCoder(np.ascontiguousarray(code)).decode(_categorical(_probabilities(lengths)), number).astype(np.int64)
+        + smallest
+    )
+
+
+def _probabilities(lengths: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Probabilities, up to a factor, of integers with these code lengths."""
+    return np.exp2(-lengths.astype(np.float64) / LENGTHS_PER_BIT)
+
+
+def _categorical(probabilities: NDArray[np.float64]) -> stream.model.Categorical:
+    """The library's distribution. `perfect=False` is part of the format: the decoder must round probabilities alike."""
+    return stream.model.Categorical(probabilities, perfect=False)

@@ -1,0 +1,43 @@
+"""Choose the integers of a matrix, and decode them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from offcomp.errors import BudgetTooSmall
+from offcomp.methods.base import CompressedMatrix, Hints
+from offcomp.methods.trellis.feedback import code_with_feedback
+from offcomp.methods.trellis.latents import decode_bytes
+from offcomp.methods.trellis.method import TrellisAutoencoder
+from offcomp.methods.trellis.plain import code_of
+from offcomp.numerics.accounting import Budget
+from offcomp.numerics.progress import Report
+
+
+def fit(
+    method: TrellisAutoencoder, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
+) -> CompressedMatrix:
+    """Fill the bytes of `size` with a code. The search has no randomness, so the seed is not used.
+
+    Raises BudgetTooSmall if not even zeros fit.
+    """
+    rows, cols = matrix.shape
+    stream = method.stream(rows, cols, size)
+    exact = matrix.float().cpu().contiguous()
+    if method.feedback and hints is not None and not all(hints.embeddings):
+        content = code_with_feedback(method, exact, stream.num_bytes, hints, report)
+    else:
+        content = code_of(method, exact, stream.num_bytes, report)
+    if content is None:
+        raise BudgetTooSmall(f"a ({rows}, {cols}) matrix cannot be coded in {stream.num_bytes} bytes; lower the ratio")
+    padded = np.pad(content, (0, stream.num_bytes - len(content)))
+    return CompressedMatrix({"stream": torch.from_numpy(padded)}, decoded_trellis, size, codes={"stream": stream.count})
+
+
+def decoded_trellis(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Decoder: read the integers, follow the state machine along each row, and scale."""
+    return decode_bytes(tensors["stream"].cpu().numpy())
