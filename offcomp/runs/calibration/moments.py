@@ -21,7 +21,7 @@ from offcomp.models.weights import stored_view
 from offcomp.numerics.grams import add_upper_gram, mirrored
 from offcomp.runs.calibration.batches import TokenBatch
 from offcomp.runs.calibration.blocks import BlockInputs
-from offcomp.runs.calibration.forward import entry_point, modules_of, run
+from offcomp.runs.calibration.forward import entry_point, modules_of, run, without_cache
 from offcomp.runs.calibration.watching import Watch
 
 SHORTEST = 0.1
@@ -136,6 +136,7 @@ def shared_inputs(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: To
         for spec in specs:
             for module in modules_of(model, spec):
                 stack.callback(module.register_forward_pre_hook(hook(spec)).remove)
+        stack.enter_context(without_cache(model))
         run(entry_point(model, specs), batch)
     return first
 
