@@ -86,19 +86,22 @@ def test_statistics_are_bit_for_bit_those_of_full_passes(
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
-@pytest.mark.parametrize(
-    "order",
-    [
-        pytest.param(("ffn_out.0", "query.1", "ffn_in.0", "ffn_out.1", "query.0", "ffn_in.1"), id="back and forth"),
-        pytest.param(("ffn_out.1", "ffn_in.1", "query.1"), id="backwards in a block"),
-    ],
-)
-def test_a_weight_that_changes_in_an_earlier_block_or_later_in_the_block_is_seen(
-    tiny: Tiny, name: str, order: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("changed", ["value.1", "ffn_out.1", "ffn_out.0", "word_embeddings"])
+def test_a_weight_that_changes_in_the_block_or_before_it_is_seen(tiny: Tiny, name: str, changed: str) -> None:
     loaded = tiny(name)
-    specs = [spec_of(loaded, each) for each in order]
-    assert_equal(one_after_another(loaded, specs, PLENTY), one_after_another(loaded, specs, NO_BYTES))
+    specs = [spec_of(loaded, each) for each in ("attention_output.1", "ffn_out.1", changed)]
+
+    def found(cache_bytes: int) -> list[Tensor]:
+        with GroupHints(Calibration(loaded, TEXTS, cache_bytes=cache_bytes), specs, "columns") as hints:
+            hints.use_compressed_predecessors(keep_original=True)
+            moments = [hints.statistics(index).cross_moment for index in (0, 1)]
+            hints.calibration.substitute(specs[2], 0.5 * read(loaded.model, specs[2]))
+            moments += [hints.statistics(index).cross_moment for index in (0, 1)]
+            return [each for each in moments if each is not None]
+
+    moments = found(PLENTY)
+    assert_equal(moments, found(NO_BYTES))
+    assert torch.equal(moments[0], moments[2]) == torch.equal(moments[1], moments[3]) == (changed == "ffn_out.1")
 
 
 def test_each_block_takes_one_full_pass(tiny: Tiny, full_passes: list[Module]) -> None:
@@ -152,6 +155,22 @@ def test_blocks_that_are_used_more_than_once_take_full_passes(tiny: Tiny, full_p
         for _ in range(2):
             calibration.moments([spec], 0)
         assert len(full_passes) == 2 * num_parts(loaded)
+
+
+def test_a_weight_that_two_blocks_share_takes_full_passes_and_changes_both(tiny: Tiny) -> None:
+    live = copy.deepcopy(tiny("bert").model)
+    layers = live.base_model.encoder.layer
+    layers[1].attention.self.query = layers[0].attention.self.query
+    loaded = loaded_from(live, tiny("bert").tokenizer)
+    shared, other = spec_of(loaded, "query.0"), spec_of(loaded, "ffn_in.0")
+    assert shared.tied
+    assert_equal(one_after_another(loaded, [shared] * 2, PLENTY), one_after_another(loaded, [shared] * 2, NO_BYTES))
+    calibration = Calibration(loaded, TEXTS, cache_bytes=PLENTY)
+    calibration.moments([other], 0)
+    inputs = calibration._models.substituted
+    assert inputs.path == "bert.encoder.layer.0"
+    calibration.substitute(shared, torch.zeros(shared.shape))
+    assert inputs.path is None
 
 
 def test_inputs_are_captured_only_if_they_fit_in_the_cache(tiny: Tiny, full_passes: list[Module]) -> None:

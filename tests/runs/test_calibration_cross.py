@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.live import loaded_from
 from offcomp.models.loading import LoadedModel
 from offcomp.models.weights import read, replace
 from offcomp.runs.calibration import Calibration, GroupHints
@@ -143,8 +144,9 @@ def test_the_original_must_be_kept_before_weights_are_replaced(tiny: Tiny) -> No
 
 
 def test_the_kept_copy_has_no_gradients_and_the_original_weights(tiny: Tiny) -> None:
-    loaded = tiny("bert")
-    before = {path: parameter.clone() for path, parameter in loaded.model.named_parameters()}
+    live = copy.deepcopy(tiny("bert").model).train().requires_grad_(True)
+    loaded = loaded_from(live, tiny("bert").tokenizer)
+    before = {path: parameter.detach().clone() for path, parameter in live.named_parameters()}
     spec = spec_of(loaded, "query.0")
     with calibrate(loaded, TEXTS, [spec], "rows") as hints:
         hints.use_compressed_predecessors(keep_original=True)
@@ -153,6 +155,7 @@ def test_the_kept_copy_has_no_gradients_and_the_original_weights(tiny: Tiny) -> 
         assert kept is not None and not kept.model.training
         for path, parameter in kept.model.named_parameters():
             assert torch.equal(parameter, before[path]) and not parameter.requires_grad
+    assert live.training and all(parameter.requires_grad for parameter in live.parameters())
 
 
 def test_inputs_of_different_tokens_are_refused(tiny: Tiny) -> None:
