@@ -62,7 +62,7 @@ class SyntheticHints:
     def release(self) -> None:
         """Nothing is kept."""
 
-    def use_compressed_predecessors(self) -> None:
+    def use_compressed_predecessors(self, *, keep_original: bool = False) -> None:
         """No group comes before this one."""
 
     def substitute(self, index: int, reconstruction: Tensor) -> None:

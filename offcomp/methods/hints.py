@@ -36,6 +36,14 @@ class Statistics(Protocol):
     def sensitivity(self) -> Tensor | None:
         """Mean absolute gradient: (rows, cols)."""
 
+    @property
+    def cross_moment(self) -> Tensor | None:
+        """Second moment between the inputs in the original model and those with all substitutions: (cols, cols)."""
+
+    @property
+    def input_means(self) -> tuple[Tensor, Tensor] | None:
+        """Mean inputs in the original model and with all substitutions: (cols,) each."""
+
 
 @dataclass(frozen=True)
 class ModuleStatistics:
@@ -48,6 +56,10 @@ class ModuleStatistics:
     fisher              (rows, cols): mean over samples of the squared gradient of the log-likelihood with respect to W
     sensitivity         (rows, cols): mean over samples of the absolute gradient with respect to W
     num_tokens          number of tokens over which the statistics are averaged
+    cross_moment        (cols, cols): mean over tokens of x x'ᵀ, where x is the input of W in the original model and x' that in
+                        the model with all substitutions so far, whose second moment is the column moment, with the same
+                        weights; None for an embedding, and if the original model is not kept
+    input_means         (cols,) each: means of x and of x', with the same weights; None whenever the cross moment is
     """
 
     num_tokens: int
@@ -56,6 +68,8 @@ class ModuleStatistics:
     column_magnitude: Tensor | None = None
     fisher: Tensor | None = None
     sensitivity: Tensor | None = None
+    cross_moment: Tensor | None = None
+    input_means: tuple[Tensor, Tensor] | None = None
 
 
 class Hints(Protocol):
@@ -78,8 +92,12 @@ class Hints(Protocol):
     def release(self) -> None:
         """Drop cached statistics that the caller no longer needs."""
 
-    def use_compressed_predecessors(self) -> None:
-        """Measure all subsequent statistics on the model with the previously compressed groups in place."""
+    def use_compressed_predecessors(self, *, keep_original: bool = False) -> None:
+        """Measure all subsequent statistics on the model with the previously compressed groups in place.
+
+        Call this before substituting. With `keep_original`, a copy of the original model is kept for the statistics
+        `cross_moment` and `input_means`. They are None without it, and for a model too large to stay in memory.
+        """
 
     def substitute(self, index: int, reconstruction: Tensor) -> None:
         """Replace a member with its reconstruction, oriented as in the stacked matrix, for all later statistics."""

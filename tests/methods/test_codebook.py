@@ -80,7 +80,7 @@ class MadeHints:
     def release(self) -> None:
         """Nothing is kept."""
 
-    def use_compressed_predecessors(self) -> None:
+    def use_compressed_predecessors(self, *, keep_original: bool = False) -> None:
         self.followed = True
 
     def substitute(self, index: int, reconstruction: Tensor) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 from offcomp.models.loading import load
 from offcomp.models.weights import read
 from offcomp.runs.calibration import Calibration, GroupHints
-from offcomp.runs.calibration import moments as moments_module
 from offcomp.runs.calibration.batches import token_batches
+from offcomp.runs.calibration.forward import run
 from offcomp.runs.calibration.moments import InputMoments, output_errors, sum_magnitudes, sum_moments
 from tests import tiny_models
 from tests.calibration_texts import PLENTY, TEXTS, calibrate, spec_of
@@ -146,9 +146,8 @@ def test_a_batch_says_the_same_in_parts(
         return moments, output_errors(loaded.model, error, batches, weighting)[spec]
 
     (whole, whole_error), parts = found(), []
-    monkeypatch.setattr("offcomp.runs.calibration.moments.TOKENS_AT_ONCE", 16)
-    run = moments_module.run
-    monkeypatch.setattr("offcomp.runs.calibration.moments.run", lambda *pass_: (parts.append(pass_), run(*pass_)))
+    monkeypatch.setattr("offcomp.runs.calibration.forward.TOKENS_AT_ONCE", 16)
+    monkeypatch.setattr("offcomp.runs.calibration.blocks.run", lambda *pass_: (parts.append(pass_), run(*pass_)))
     split, split_error = found()
     assert len(parts) == 6
     assert split.num_tokens == whole.num_tokens

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.runs.calibration.batches import TokenBatch
-from offcomp.runs.calibration.moments import is_embedding, modules_of
+from offcomp.runs.calibration.forward import is_embedding, modules_of
 
 TOKENS_AT_ONCE = 64
 """Maximum number of tokens per backward pass, to limit activation memory; a longer text is processed on its own."""

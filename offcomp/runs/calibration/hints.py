@@ -10,6 +10,7 @@ from torch import Tensor
 
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.planning.grouping import is_transposed
+from offcomp.runs.calibration.cross import CrossMoments
 from offcomp.runs.calibration.moments import InputMoments
 from offcomp.runs.calibration.passes import FLOAT32_BYTES, Calibration, Changes
 from offcomp.runs.result import CalibrationResult
@@ -48,8 +49,16 @@ class GroupHints:
         """Drop the cached statistics."""
         self.calibration.forget()
 
-    def use_compressed_predecessors(self) -> None:
-        """From now on, compute statistics with previously compressed groups replaced by their reconstructions."""
+    def use_compressed_predecessors(self, *, keep_original: bool = False) -> None:
+        """From now on, compute statistics with previously compressed groups replaced by their reconstructions.
+
+        With `keep_original`, a copy of the original model is kept for the cross statistics. If the model is offloaded between
+        passes (`Calibration.offloaded`), no copy is made and the cross statistics are None.
+
+        Raises InputError if `keep_original` is set after weights have been replaced without it.
+        """
+        if keep_original:
+            self.calibration.keep_original()
         self.has_substitutes = True
         self.calibration.change(self._before)
 
@@ -94,8 +103,18 @@ class GroupHints:
         )
 
     def moments(self, spec: ModuleSpec) -> InputMoments:
-        """Input moments of one member."""
-        return self.calibration.moments(self._likely_next(spec), self.cache_bytes)
+        """Input moments of one member; see `cross_moments` if the original model is kept."""
+        cross = self.cross_moments(spec)
+        return cross.inputs if cross else self.calibration.moments(self._likely_next(spec), self.cache_bytes)
+
+    def cross_moments(self, spec: ModuleSpec) -> CrossMoments | None:
+        """Moments of a member's inputs in the original model and with all substitutions; None if there is no original kept.
+
+        Also None for an embedding.
+        """
+        if not self.calibration.has_original or spec in self.calibration.embeddings:
+            return None
+        return self.calibration.cross_moments(self._likely_next(spec), self.cache_bytes)
 
     def magnitude(self, spec: ModuleSpec) -> Tensor:
         """Mean absolute inputs of one member that is not an embedding."""
@@ -135,8 +154,26 @@ class MemberStatistics:
 
     @property
     def column_moment(self) -> Tensor | None:
-        """Second moment of the inputs (cols, cols), in float64; None for an embedding."""
+        """Second moment of the inputs (cols, cols), in float64; None for an embedding.
+
+        If the original model is kept, tokens are weighted by its outputs, as in `cross_moment`.
+        """
         return None if self._is_embedding else self._hints.moments(self._spec).second
+
+    @property
+    def cross_moment(self) -> Tensor | None:
+        """Mean of x x'ᵀ (cols, cols), in float64, of the inputs x in the original model and x' with all substitutions.
+
+        None for an embedding, and unless the original model is kept, which it cannot be if it is offloaded between passes.
+        """
+        cross = self._hints.cross_moments(self._spec)
+        return cross.cross if cross else None
+
+    @property
+    def input_means(self) -> tuple[Tensor, Tensor] | None:
+        """Means of x and of x' (cols,), in float64; None whenever `cross_moment` is."""
+        cross = self._hints.cross_moments(self._spec)
+        return cross.means if cross else None
 
     @property
     def row_moment(self) -> Tensor | None:

@@ -7,9 +7,9 @@ wide layer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,10 @@ from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.weights import stored_view
 from offcomp.numerics.grams import add_upper_gram, mirrored
 from offcomp.runs.calibration.batches import TokenBatch
+from offcomp.runs.calibration.blocks import BlockInputs
+from offcomp.runs.calibration.forward import entry_point, modules_of, run, without_cache
+from offcomp.runs.calibration.watching import Watch
 
-TOKENS_AT_ONCE = 256  # maximum per forward pass, so that activations stay small compared with the model
 SHORTEST = 0.1
 """Lower bound on output norms, as a fraction of the median norm; see `token_weights`."""
 
@@ -37,90 +39,6 @@ class InputMoments:
     num_tokens: int
     second: Tensor
     weight: float
-
-
-class Watcher(Protocol):
-    """A callback that is invoked for each use of a module in a forward pass."""
-
-    def __call__(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
-        """`inputs` has shape (tokens, cols), or (tokens,) for token ids; `output` has shape (tokens, rows or hidden size)."""
-
-
-def modules_of(model: PreTrainedModel, spec: ModuleSpec) -> list[nn.Module]:
-    """The modules that use a weight: a single module or several tied embeddings, excluding a head tied to an embedding."""
-    tied = [model.get_submodule(path.rpartition(".")[0]) for path in (spec.path, *spec.tied)]
-    alike = [module for module in tied if is_embedding(module) == is_embedding(tied[0])]
-    return list(dict.fromkeys(alike))
-
-
-class _AllSeen(Exception):
-    """Raised to end a forward pass after the last watched module."""
-
-
-class Watch:
-    """Runs forward passes, calling `watcher` with the counted tokens at each use of a watched module.
-
-    The first pass counts the uses; later passes stop after the last use, which halves the time on average if a single module is
-    watched.
-    """
-
-    _batch: TokenBatch  # of the current pass
-    _with_others: bool
-
-    def __init__(self, model: PreTrainedModel, specs: Sequence[ModuleSpec], watcher: Watcher) -> None:
-        self.model = model
-        self.specs = specs
-        self.watcher = watcher
-        self._seen = 0
-        self._uses: int | None = None
-
-    def run(self, batches: Sequence[TokenBatch]) -> None:
-        """Run forward passes over all batches, without gradients.
-
-        Values that do not belong to a text, such as position embeddings, are the same in every part of a batch and are counted
-        once. They are recognised by their shape, so no part may consist of a single text.
-        """
-        entry = entry_point(self.model, self.specs)
-        with ExitStack() as stack:
-            for spec in self.specs:
-                for module in modules_of(self.model, spec):
-                    stack.callback(module.register_forward_hook(self._hook(spec)).remove)
-            for batch in batches:
-                for number, part in enumerate(batch.parts(TOKENS_AT_ONCE, at_least=2)):
-                    self._batch, self._with_others, self._seen = part, number == 0, 0
-                    with suppress(_AllSeen):
-                        run(entry, part)
-                    self._uses = self._seen
-
-    def _hook(self, spec: ModuleSpec) -> Any:
-        def see(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            batch = self._batch
-            own = output[..., spec.start : spec.start + spec.rows] if spec.fused else output
-            if self._with_others or len(output) in (len(batch.counted), batch.counted.numel()):
-                self.watcher(spec, batch.select(arguments[0], is_embedding(module)), batch.select(own))
-            self._seen += 1
-            if self._seen == self._uses:
-                raise _AllSeen
-
-        return see
-
-
-def is_embedding(module: nn.Module) -> bool:
-    """Whether a module takes token ids as input, rather than vectors."""
-    return isinstance(module, nn.Embedding)
-
-
-def entry_point(model: PreTrainedModel, specs: Sequence[ModuleSpec]) -> nn.Module:
-    """The part of the model to run to reach these modules: without the head, unless it contains one of them."""
-    base = model.base_model
-    inside = {id(module) for module in base.modules()}
-    return model if any(id(module) not in inside for spec in specs for module in modules_of(model, spec)) else base
-
-
-def run(entry: nn.Module, batch: TokenBatch) -> None:
-    """Run a forward pass through a model or a part of it."""
-    with torch.no_grad():
-        entry(**batch.inputs)
 
 
 class MomentSums:
@@ -181,18 +99,24 @@ def _reached(spec: ModuleSpec, tokens: Mapping[ModuleSpec, int]) -> int:
 
 
 def sum_moments(
-    model: PreTrainedModel, specs: Sequence[ModuleSpec], batches: Sequence[TokenBatch], weighting: str
+    model: PreTrainedModel,
+    specs: Sequence[ModuleSpec],
+    batches: Sequence[TokenBatch],
+    weighting: str,
+    inputs: BlockInputs | None = None,
 ) -> MomentSums:
-    """Sum the second moments of the inputs of each module over all batches, in one pass over the text."""
+    """Sum the second moments of the inputs of each module over all batches, in one pass over the text; see `Watch`."""
     sums = MomentSums(weighting)
-    Watch(model, specs, sums).run(batches)
+    Watch(model, specs, sums, inputs).run(batches)
     return sums
 
 
-def sum_magnitudes(model: PreTrainedModel, specs: Sequence[ModuleSpec], batches: Sequence[TokenBatch]) -> MagnitudeSums:
-    """Sum the absolute inputs of each module, none of them an embedding, over all batches, in one pass over the text."""
+def sum_magnitudes(
+    model: PreTrainedModel, specs: Sequence[ModuleSpec], batches: Sequence[TokenBatch], inputs: BlockInputs | None = None
+) -> MagnitudeSums:
+    """Sum the absolute inputs of each module, none of them an embedding, in one pass over the text; see `Watch`."""
     sums = MagnitudeSums()
-    Watch(model, specs, sums).run(batches)
+    Watch(model, specs, sums, inputs).run(batches)
     return sums
 
 
@@ -212,6 +136,7 @@ def shared_inputs(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: To
         for spec in specs:
             for module in modules_of(model, spec):
                 stack.callback(module.register_forward_pre_hook(hook(spec)).remove)
+        stack.enter_context(without_cache(model))
         run(entry_point(model, specs), batch)
     return first
 

@@ -20,13 +20,14 @@ from offcomp.models.weights import replace, stored_view, substituted
 from offcomp.planning.data.calibration_text import digest
 from offcomp.planning.data.row_counts import RowCounts, Truncation
 from offcomp.runs.calibration.batches import token_batches
+from offcomp.runs.calibration.blocks import ModelPair
+from offcomp.runs.calibration.cross import CrossMoments, sum_cross_moments
+from offcomp.runs.calibration.forward import is_embedding, modules_of
 from offcomp.runs.calibration.gradients import sum_gradients
 from offcomp.runs.calibration.likelihood import Likelihood
 from offcomp.runs.calibration.moments import (
     InputMoments,
     errors_from_moments,
-    is_embedding,
-    modules_of,
     output_errors,
     shared_inputs,
     sum_magnitudes,
@@ -55,7 +56,7 @@ class Calibration:
         weighting: "output" weights each token by 1 / ‖output of the module‖², since the normalisation that follows
             equalises the tokens; "equal" is the plain mean used in the papers.
         rows: row counts of the source that the texts were read from, for the run's record.
-        cache_bytes: budget for cached statistics in bytes, raised to half the size of a group's matrix if that is larger.
+        cache_bytes: budget in bytes for cached statistics (at least half a group's matrix), and as much for inputs of a block.
         ahead: the modules of all groups. Each pass over the text gathers statistics for as many modules as fit in the cache,
             where they are kept across groups. If `ahead` is empty, statistics are dropped once a group no longer needs them.
 
@@ -77,7 +78,6 @@ class Calibration:
     ) -> None:
         self.cache_bytes = cache_bytes
         self._ahead = tuple(ahead)
-        self._is_changed = False
         self.rows = rows
         self.loaded = loaded
         self.weighting = weighting
@@ -93,9 +93,10 @@ class Calibration:
             raise InputError("the calibration text has no tokens; provide at least one text that contains a word")
         self._kept: dict[tuple[ModuleSpec, str], Any] = {}
         self._offloaded: ExitStack | None = None
-        self._users = 0
+        self._is_changed, self._users = False, 0
         self._changes: list[Changes] = []
         self._originals = ExitStack()
+        self._models = ModelPair(loaded.model, cache_bytes)
 
     @property
     def cut(self) -> Truncation | None:
@@ -110,10 +111,12 @@ class Calibration:
         with ExitStack() as stack:
             stack.enter_context(offloaded(self.loaded))
             self._offloaded = stack
+            self._models.reset(limit=0)
             try:
                 yield
             finally:
                 self._offloaded = None
+                self._models.reset(self.cache_bytes)
 
     @contextmanager
     def model_loaded(self) -> Iterator[None]:
@@ -130,8 +133,33 @@ class Calibration:
             if self._offloaded and not self._users:
                 self._offloaded.enter_context(offloaded(self.loaded))
 
+    def keep_original(self) -> None:
+        """Keep a copy of the original model until `restore`, for `cross_moments`, unless it is too large and thus offloaded.
+
+        Raises InputError if weights have been replaced already.
+        """
+        if self.has_original or self._offloaded:
+            return
+        if self._is_changed:
+            raise InputError("weights have been replaced already; keep the original model before the first replacement")
+        self._models.keep_original()
+
+    @property
+    def has_original(self) -> bool:
+        """Whether a copy of the original model is kept."""
+        return self._models.original is not None
+
     def change(self, matrices: Changes) -> None:
         """Replace matrices of the model until `restore` is called. Replacements are reapplied whenever the model is loaded."""
+        self._models.substituted.drop()
+        self._apply(matrices)
+
+    def substitute(self, spec: ModuleSpec, matrix: Tensor) -> None:
+        """Replace the matrix of a single module; see `change`."""
+        self._models.substituted.drop_unless_inside(spec)
+        self._apply(lambda: [{spec: matrix}])
+
+    def _apply(self, matrices: Changes) -> None:
         self._kept.clear()
         self._is_changed = True
         if self._offloaded:
@@ -139,12 +167,9 @@ class Calibration:
         if self._users or not self._offloaded:
             self._write(matrices)
 
-    def substitute(self, spec: ModuleSpec, matrix: Tensor) -> None:
-        """Replace the matrix of a single module; see `change`."""
-        self.change(lambda: [{spec: matrix}])
-
     def restore(self) -> None:
-        """Restore the model's original matrices, bit for bit."""
+        """Restore the model's original matrices, bit for bit, and drop the copy of the original model."""
+        self._models.drop_original()
         if not self._is_changed:
             return
         self._kept.clear()
@@ -166,15 +191,23 @@ class Calibration:
         """Input moments of the first module. The same pass gathers the moments of as many later modules as fit in the cache."""
 
         def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], InputMoments]:
-            return sum_moments(self.loaded.model, owners, self.batches, self.weighting).means
+            return sum_moments(self.loaded.model, owners, self.batches, self.weighting, self._models.substituted).means
 
         return self._first([self._owner(spec) for spec in self._alike(specs)], "inputs", cache_bytes, gather)
+
+    def cross_moments(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> CrossMoments:
+        """Moments of the first module's inputs in both models; see `moments`. Not for embeddings, nor without the original."""
+
+        def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], CrossMoments]:
+            return sum_cross_moments(self._models, owners, self.batches, self.weighting).means
+
+        return self._first([self._owner(spec) for spec in specs], "cross", cache_bytes, gather)
 
     def magnitude(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> Tensor:
         """Mean absolute inputs (cols,) of the first module, which must not be an embedding; see `moments`."""
 
         def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], Tensor]:
-            return sum_magnitudes(self.loaded.model, owners, self.batches).means
+            return sum_magnitudes(self.loaded.model, owners, self.batches, self._models.substituted).means
 
         return self._first([self._shared.get(spec, spec) for spec in self._alike(specs)], "magnitude", cache_bytes, gather)
 
@@ -232,9 +265,9 @@ class Calibration:
         self.forget()  # free memory for the reconstructions
         moments = {} if held_out else self._cached_moments(reconstructions)
         rest = {spec: matrix for spec, matrix in reconstructions.items() if spec not in moments}
-        model = self.loaded.model
+        model, batches = self.loaded.model, self.held_out if held_out else self.batches
         with self.model_loaded():
-            errors = output_errors(model, rest, self.held_out if held_out else self.batches, self.weighting) if rest else {}
+            errors = output_errors(model, rest, batches, self.weighting) if rest else {}
             return errors | {
                 spec: errors_from_moments(stored_view(model, spec), reconstructions[spec], found)
                 for spec, found in moments.items()
@@ -246,7 +279,8 @@ class Calibration:
         return {spec: self._kept[key] for spec, key in keys.items() if key in self._kept}
 
     def forget(self) -> None:
-        """Drop cached statistics to free memory, unless they are kept across groups (`ahead`)."""
+        """Drop captured inputs, and cached statistics unless they are kept across groups (`ahead`), to free memory."""
+        self._models.reset()
         if not self._ahead:
             self._kept.clear()
 
@@ -262,5 +296,5 @@ class Calibration:
 
 def _num_bytes(spec: ModuleSpec, name: str) -> int:
     """Approximate size of a statistic in bytes."""
-    sizes = {"inputs": 8 * spec.cols**2, "magnitude": 8 * spec.cols, "row_moment": 8 * spec.rows**2}
+    sizes = {"inputs": 8 * spec.cols**2, "cross": 16 * spec.cols**2, "magnitude": 8 * spec.cols, "row_moment": 8 * spec.rows**2}
     return sizes.get(name, FLOAT32_BYTES * spec.num_parameters)

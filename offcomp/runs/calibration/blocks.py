@@ -1,0 +1,180 @@
+"""Passes over a text that start at the block (transformer layer) whose modules are watched, from its captured inputs.
+
+A method that compresses the members of a group one after another needs the inputs of each with the earlier ones replaced.
+Everything before the block that contains a member is the same for all members of that block, so it is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from offcomp.models.catalogue import ModuleSpec
+from offcomp.runs.calibration.batches import TokenBatch
+from offcomp.runs.calibration.forward import entry_point, run
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""The positional and keyword arguments of a call."""
+RunPart = Callable[[TokenBatch], None]
+"""A function that runs a forward pass over the next part of the text."""
+PLAIN = (bool, int, float, str, type(None))
+
+
+def block_of(model: PreTrainedModel, specs: Sequence[ModuleSpec]) -> str | None:
+    """Path of the innermost item of an `nn.ModuleList` that contains all uses of these modules; None if there is none."""
+    paths = [path.split(".") for spec in specs for path in (spec.path, *spec.tied)]
+    for length in range(len(paths[0]) - 2, 1, -1):  # without the names of the module itself and of its parameter
+        block = paths[0][:length]
+        is_item = isinstance(model.get_submodule(".".join(block[:-1])), nn.ModuleList)
+        if is_item and all(path[:length] == block for path in paths):
+            return ".".join(block)
+    return None
+
+
+class BlockInputs:
+    """The inputs of one block for every part of a text, captured during a full pass, from which later passes start.
+
+    Only the inputs of the latest block are kept. They are valid as long as no weight outside the block changes; whoever changes
+    one calls `drop`. Nothing is kept, so that every pass is a full one, if
+
+    - the inputs take up more than `limit` bytes,
+    - the block is not used exactly once per pass, as with shared layers, or
+    - its arguments include anything but tensors and plain values, such as a cache of keys and values that grows with each use.
+    """
+
+    def __init__(self, model: PreTrainedModel, limit: int = 0) -> None:
+        self.model = model
+        self.limit = limit
+        self.path: str | None = None  # of the block whose inputs are kept
+        self._calls: list[Call] = []
+
+    def drop(self) -> None:
+        """Discard the captured inputs."""
+        self.path, self._calls = None, []
+
+    def drop_unless_inside(self, spec: ModuleSpec) -> None:
+        """Discard the captured inputs if they may depend on this module, because it is outside the block."""
+        if self.path is None or not all(path.startswith(f"{self.path}.") for path in (spec.path, *spec.tied)):
+            self.drop()
+
+    @contextmanager
+    def passes(self, specs: Sequence[ModuleSpec]) -> Iterator[RunPart]:
+        """Yields a function that runs the parts of the text, in order, far enough to reach these modules.
+
+        The pass starts at their block if its inputs are known; otherwise, they are captured.
+        """
+        block = block_of(self.model, specs) if self.limit else None
+        if block is not None and block == self.path:
+            yield self._from_block(self.model.get_submodule(block))
+            return
+        entry = entry_point(self.model, specs)
+        if block is None:
+            yield lambda part: run(entry, part)
+            return
+        self.drop()
+        capture = _Capture(self.limit)
+        handle = self.model.get_submodule(block).register_forward_pre_hook(capture, with_kwargs=True)
+
+        def run_part(part: TokenBatch) -> None:
+            capture.start_part()
+            run(entry, part)
+
+        try:
+            yield run_part
+        finally:
+            handle.remove()
+        capture.start_part()  # checks the last part
+        if capture.is_valid:
+            self.path, self._calls = block, capture.calls
+
+    def _from_block(self, block: nn.Module) -> RunPart:
+        calls = iter(self._calls)
+
+        def run_part(_: TokenBatch) -> None:
+            arguments, named = _copied(next(calls))  # the block may modify its inputs in place
+            with torch.no_grad():
+                block(*arguments, **named)
+
+        return run_part
+
+
+class ModelPair:
+    """The model of a calibration, whose weights are substituted, and a copy of the original if it is kept.
+
+    The captured inputs of their blocks take up `limit` bytes together.
+    """
+
+    def __init__(self, model: PreTrainedModel, limit: int) -> None:
+        self.substituted = BlockInputs(model, limit)
+        self.original: BlockInputs | None = None
+        self._limit = limit
+
+    def keep_original(self) -> None:
+        """Copy the model, whose weights must be the original ones."""
+        self.original = BlockInputs(deepcopy(self.substituted.model).eval().requires_grad_(False))
+        self.reset()
+
+    def drop_original(self) -> None:
+        """Discard the copy, and all captured inputs."""
+        self.original = None
+        self.reset()
+
+    def reset(self, limit: int | None = None) -> None:
+        """Discard all captured inputs, and change the limit if one is given."""
+        self._limit = self._limit if limit is None else limit
+        models = [self.substituted, *([self.original] if self.original else [])]
+        for inputs in models:
+            inputs.drop()
+            inputs.limit = self._limit // len(models)
+
+
+class _Capture:
+    """A forward pre-hook that copies the arguments of a block, once per part of the text."""
+
+    def __init__(self, limit: int) -> None:
+        self.calls: list[Call] = []
+        self.is_valid = True
+        self._num_parts = 0
+        self._bytes_left = limit
+
+    def start_part(self) -> None:
+        """Check that each part so far has called the block exactly once."""
+        self.is_valid = self.is_valid and len(self.calls) == self._num_parts
+        self._num_parts += 1
+
+    def __call__(self, block: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """Copy the arguments of a call, or discard those of all calls if these cannot be kept."""
+        values = list(_values((arguments, named)))
+        self._bytes_left -= sum(value.nbytes for value in values if isinstance(value, Tensor))
+        is_plain = all(isinstance(value, (Tensor, *PLAIN)) for value in values)
+        self.is_valid = self.is_valid and is_plain and self._bytes_left >= 0
+        if self.is_valid:
+            self.calls.append(_copied((arguments, named)))
+        else:
+            self.calls = []
+
+
+def _values(nested: Any) -> Iterator[Any]:
+    """The values in nested tuples, lists and dictionaries."""
+    if type(nested) in (tuple, list):
+        for each in nested:
+            yield from _values(each)
+    elif type(nested) is dict:
+        yield from _values(list(nested.values()))
+    else:
+        yield nested
+
+
+def _copied(nested: Any) -> Any:
+    """Nested tuples, lists and dictionaries with a copy of every tensor."""
+    if type(nested) in (tuple, list):
+        return type(nested)(map(_copied, nested))
+    if type(nested) is dict:
+        return {name: _copied(value) for name, value in nested.items()}
+    return nested.clone() if isinstance(nested, Tensor) else nested

@@ -1,0 +1,61 @@
+"""Forward passes through a model, or through the part of it that reaches the modules of interest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from offcomp.models.catalogue import ModuleSpec
+from offcomp.runs.calibration.batches import TokenBatch
+
+TOKENS_AT_ONCE = 256  # maximum per forward pass, so that activations stay small compared with the model
+
+
+def parts_of(batches: Sequence[TokenBatch]) -> Iterator[tuple[TokenBatch, bool]]:
+    """The parts of all batches, one per forward pass, each with whether it is the first of its batch."""
+    for batch in batches:
+        for number, part in enumerate(batch.parts(TOKENS_AT_ONCE, at_least=2)):
+            yield part, number == 0
+
+
+def modules_of(model: PreTrainedModel, spec: ModuleSpec) -> list[nn.Module]:
+    """The modules that use a weight: a single module or several tied embeddings, excluding a head tied to an embedding."""
+    tied = [model.get_submodule(path.rpartition(".")[0]) for path in (spec.path, *spec.tied)]
+    alike = [module for module in tied if is_embedding(module) == is_embedding(tied[0])]
+    return list(dict.fromkeys(alike))
+
+
+def is_embedding(module: nn.Module) -> bool:
+    """Whether a module takes token ids as input, rather than vectors."""
+    return isinstance(module, nn.Embedding)
+
+
+def entry_point(model: PreTrainedModel, specs: Sequence[ModuleSpec]) -> nn.Module:
+    """The part of the model to run to reach these modules: without the head, unless it contains one of them."""
+    base = model.base_model
+    inside = {id(module) for module in base.modules()}
+    return model if any(id(module) not in inside for spec in specs for module in modules_of(model, spec)) else base
+
+
+def run(entry: nn.Module, batch: TokenBatch) -> None:
+    """Run a forward pass through a model or a part of it."""
+    with torch.no_grad():
+        entry(**batch.inputs)
+
+
+@contextmanager
+def without_cache(model: PreTrainedModel) -> Iterator[None]:
+    """Run a decoder without a cache of keys and values inside the block, since no text is continued."""
+    configs = {id(part.config): part.config for part in model.modules() if isinstance(part, PreTrainedModel)}
+    caching = [config for config in configs.values() if getattr(config, "use_cache", False)]
+    try:
+        for config in caching:
+            config.use_cache = False
+        yield
+    finally:
+        for config in caching:
+            config.use_cache = True

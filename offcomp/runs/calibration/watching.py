@@ -1,0 +1,88 @@
+"""Watch the inputs and outputs of selected modules during forward passes over a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from offcomp.models.catalogue import ModuleSpec
+from offcomp.runs.calibration.batches import TokenBatch
+from offcomp.runs.calibration.blocks import BlockInputs, RunPart
+from offcomp.runs.calibration.forward import is_embedding, modules_of, parts_of, without_cache
+
+
+class Watcher(Protocol):
+    """A callback that is invoked for each use of a module in a forward pass."""
+
+    def __call__(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
+        """`inputs` has shape (tokens, cols), or (tokens,) for token ids; `output` has shape (tokens, rows or hidden size)."""
+
+
+class _AllSeen(Exception):
+    """Raised to end a forward pass after the last watched module."""
+
+
+class Watch:
+    """Runs forward passes, calling `watcher` with the counted tokens at each use of a watched module.
+
+    The first pass counts the uses; later passes stop after the last use, which halves the time on average if a single module is
+    watched. If `inputs` of the same model are given, passes start at the block that contains all watched modules.
+    """
+
+    _run_part: RunPart
+    _batch: TokenBatch  # of the current pass
+    _with_others: bool
+
+    def __init__(
+        self, model: PreTrainedModel, specs: Sequence[ModuleSpec], watcher: Watcher, inputs: BlockInputs | None = None
+    ) -> None:
+        self.model = model
+        self.specs = specs
+        self.watcher = watcher
+        self.inputs = inputs or BlockInputs(model)
+        self._seen = 0
+        self._uses: int | None = None
+
+    def run(self, batches: Sequence[TokenBatch]) -> None:
+        """Run forward passes over all batches, without gradients.
+
+        Values that do not belong to a text, such as position embeddings, are the same in every part of a batch and are counted
+        once. They are recognised by their shape, so no part may consist of a single text.
+        """
+        with self.watching():
+            for part, is_first in parts_of(batches):
+                self.step(part, is_first)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch the modules inside the block, which calls `step` for each part of the text in turn."""
+        with ExitStack() as stack:
+            for spec in self.specs:
+                for module in modules_of(self.model, spec):
+                    stack.callback(module.register_forward_hook(self._hook(spec)).remove)
+            stack.enter_context(without_cache(self.model))
+            self._run_part = stack.enter_context(self.inputs.passes(self.specs))
+            yield
+
+    def step(self, part: TokenBatch, is_first: bool) -> None:
+        """Run a forward pass over the next part of the text; `is_first` is whether it is the first of its batch."""
+        self._batch, self._with_others, self._seen = part, is_first, 0
+        with suppress(_AllSeen):
+            self._run_part(part)
+        self._uses = self._seen
+
+    def _hook(self, spec: ModuleSpec) -> Any:
+        def see(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            batch = self._batch
+            own = output[..., spec.start : spec.start + spec.rows] if spec.fused else output
+            if self._with_others or len(output) in (len(batch.counted), batch.counted.numel()):
+                self.watcher(spec, batch.select(arguments[0], is_embedding(module)), batch.select(own))
+            self._seen += 1
+            if self._seen == self._uses:
+                raise _AllSeen
+
+        return see
