@@ -71,8 +71,8 @@ def link(seed: int) -> str:
 def submit_by_click(page: Page, address: str, seed: int, patience: float) -> None:
     """Submit the plans of `plans` with the button on Compress.
 
-    Raises AssertionError, with the messages on the page, if the button does not say within `patience` milliseconds that the plans
-    are running or have been run.
+    Raises AssertionError, with the messages on the page, if the button does not say within `patience` milliseconds that the
+    plans are running or have been run.
     """
     page.goto(address + link(seed))
     expect(page.locator(AT_REST)).to_be_visible(timeout=patience)

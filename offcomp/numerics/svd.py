@@ -24,6 +24,10 @@ from offcomp.numerics.chunks import float64_chunks
 from offcomp.numerics.eigenvectors import leading_eigenvectors
 from offcomp.numerics.grams import gram
 from offcomp.numerics.metrics import Metric
+from offcomp.numerics.training import one_thread_if
+
+SMALL_MATRIX = 1 << 17
+"""Up to this number of entries, the products of a decomposition are faster on one thread than on two."""
 
 
 def singular_values(
@@ -47,7 +51,13 @@ def low_rank_factors(
     row of B is positive, which makes the factors unique. Singular values are computed as the norms of the columns of W V, which
     remain accurate even where the eigenvalues are dominated by rounding errors.
     """
-    tall, outer, inner = _upright(matrix, row_metric, column_metric)
+    with one_thread_if(matrix.numel() <= SMALL_MATRIX):
+        return _factors(matrix, rank, *_upright(matrix, row_metric, column_metric))
+
+
+def _factors(
+    matrix: Tensor, rank: int, tall: Tensor, outer: Metric | None, inner: Metric | None
+) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank cols"]]:
     basis = leading_eigenvectors(_weighted_gram(tall, outer, inner), rank)
     if outer is inner is None:
         product, right = _product(tall, basis), basis

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
-from math import log10, log2
+from math import log2, log10
 from typing import Any
 
 import numpy as np

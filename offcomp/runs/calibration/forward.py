@@ -12,7 +12,9 @@ from transformers import PreTrainedModel
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.runs.calibration.batches import TokenBatch
 
-TOKENS_AT_ONCE = 256  # maximum per forward pass, so that activations stay small compared with the model
+TOKENS_AT_ONCE = 512  # maximum per forward pass, so that activations stay small compared with the model
+NARROW = 256
+"""Up to this hidden size, a forward pass is faster on one thread than on two (`benchmarks.calibrated_speed`)."""
 
 
 def parts_of(batches: Sequence[TokenBatch]) -> Iterator[tuple[TokenBatch, bool]]:
@@ -20,6 +22,11 @@ def parts_of(batches: Sequence[TokenBatch]) -> Iterator[tuple[TokenBatch, bool]]
     for batch in batches:
         for number, part in enumerate(batch.parts(TOKENS_AT_ONCE, at_least=2)):
             yield part, number == 0
+
+
+def is_narrow(model: PreTrainedModel) -> bool:
+    """Whether the hidden size of a model is known and at most NARROW."""
+    return 0 < getattr(model.config, "hidden_size", 0) <= NARROW
 
 
 def modules_of(model: PreTrainedModel, spec: ModuleSpec) -> list[nn.Module]:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from offcomp.models.catalogue import ModuleSpec
+from offcomp.numerics.training import one_thread_if
 from offcomp.runs.calibration.batches import TokenBatch
 from offcomp.runs.calibration.blocks import BlockInputs, RunPart
-from offcomp.runs.calibration.forward import is_embedding, modules_of, parts_of, without_cache
+from offcomp.runs.calibration.forward import is_embedding, is_narrow, modules_of, parts_of, without_cache
 
 
 class Watcher(Protocol):
@@ -65,6 +66,7 @@ class Watch:
                 for module in modules_of(self.model, spec):
                     stack.callback(module.register_forward_hook(self._hook(spec)).remove)
             stack.enter_context(without_cache(self.model))
+            stack.enter_context(one_thread_if(is_narrow(self.model)))
             self._run_part = stack.enter_context(self.inputs.passes(self.specs))
             yield
 
