@@ -41,6 +41,7 @@ from offcomp.planning.data.tasks import Task, find_task
 
 OUT = Path(__file__).parents[1] / "assets" / "measurements" / "quality-minilm-l6.json"
 ROWS = (
+    *(f"trellis, {how}, {total}x" for total in (8, 12, 16, 20, 24, 30) for how in ("calibrated", "data-free")),
     "codebook, calibrated, 16.4x",
     "codebook, data-free, 16.4x",
     "codebook, calibrated, 20x",

@@ -41,7 +41,8 @@ MODEL = "minilm-l6"
 LINEAR = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")
 RESAMPLES = 2000
 CODEBOOK = {"preset": "codebook"}
-FEEDBACK = CODEBOOK | {"feedback": True}
+TRELLIS = {"preset": "trellis"}
+FEEDBACK = {"feedback": True}
 MAX_TOKENS = 64
 
 
@@ -101,19 +102,20 @@ def parts(info: ModelInfo) -> dict[str, tuple[tuple[str, ...], str]]:
 
 
 def coded(info: ModelInfo, steps: dict[str, float], options: dict[str, Any]) -> tuple[Group, ...]:
-    """One codebook group per part, at the ratio in `steps` (times fewer bytes). The linear part uses `options`."""
+    """One group of codes per part, at the ratio in `steps` (times fewer bytes). FEEDBACK is used for the linear part alone."""
+    without = {name: value for name, value in options.items() if name not in FEEDBACK}
     return tuple(
         Group(
             name=name,
             modules=parts(info)[name][0],
             stack=parts(info)[name][1],
             method="autoencoder",
-            options=options if name == "linear" else CODEBOOK,
+            options=options if name == "linear" else without,
             ratio=ratio,
             unit="bytes",
             dtype="float16",
         )
-        for name, ratio in (steps | SMALL_PARTS).items()
+        for name, ratio in (SMALL_PARTS | steps).items()
     )
 
 
@@ -135,6 +137,16 @@ SPLITS = {
     20.0: {"embeddings": 30.9, "linear": 15.7},
 }
 """Whole-model ratio -> ratio of each part. Word embeddings tolerate coarse codes better than linear weights do."""
+TRELLIS_BITS = {
+    8: {"embeddings": 2.95, "linear": 5.11},
+    12: {"embeddings": 1.9, "linear": 3.4},
+    16: {"embeddings": 1.21, "linear": 2.68},
+    20: {"embeddings": 0.77, "linear": 2.33},
+    24: {"embeddings": 0.6, "linear": 2.0},
+    30: {"embeddings": 0.5, "linear": 1.56},
+}
+"""Whole-model ratio -> bits per weight of word embeddings and of linear weights."""
+TRELLIS_SMALL = {"positions": 2.5, "pooler": 0.9}
 EVERYTHING = ("embeddings", "linear", "positions", "pooler")
 
 
@@ -153,7 +165,12 @@ def cases(info: ModelInfo, with_text: bool) -> Iterator[Case]:
     for total, steps in SPLITS.items():
         yield Case(f"codebook, data-free, {total:g}x", "codebook", coded(info, steps, CODEBOOK))
         if with_text:
-            yield Case(f"codebook, calibrated, {total:g}x", "codebook", coded(info, steps, FEEDBACK))
+            yield Case(f"codebook, calibrated, {total:g}x", "codebook", coded(info, steps, CODEBOOK | FEEDBACK))
+    for total, bits in TRELLIS_BITS.items():
+        ratios = {name: 32 / each for name, each in (TRELLIS_SMALL | bits).items()}
+        yield Case(f"trellis, data-free, {total:g}x", "trellis", coded(info, ratios, TRELLIS))
+        if with_text:
+            yield Case(f"trellis, calibrated, {total:g}x", "trellis", coded(info, ratios, TRELLIS | FEEDBACK))
     for ratio in (2.0, 3.0, 5.0):
         for preset in ("plain", "direction"):
             yield Case(f"query and key at {ratio:g}x parameters, {preset} SVD", "direction", _query_key(info, preset, ratio))

@@ -51,6 +51,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"codeword_length": 4, "stages": 2, "rank": 2, "outliers": 0.01, "iterations": 3},
         {"codeword_length": 3, "feedback": True, "outliers": 0.0, "iterations": 3},
     ],
+    "trellis": [
+        {},
+        {"state_bits": 5, "rotation": "on"},
+        {"feedback": True, "outliers": 4.0},
+        {"feedback": True, "state_bits": 2, "column_steps": False, "toward_original": False},
+    ],
     "kronecker": [{}, {"left_rows": 7, "left_cols": 3}],
     "tucker": [{}, {"slabs": 5, "slab_rank": 2, "iterations": 1}, {"slabs": 1, "iterations": 0}],
     "pruning": [{}, {"positions": "mask"}, {"positions": "indices"}],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -67,6 +67,39 @@ class SyntheticHints:
 
     def substitute(self, index: int, reconstruction: Tensor) -> None:
         assert reconstruction.shape[0] == self.heights[index]
+
+
+@dataclass
+class GivenHints:
+    """Hints with given moments, which record what was substituted."""
+
+    heights: tuple[int, ...]
+    transposed: tuple[bool, ...]
+    moments: list[Tensor | None]
+    order: tuple[int, ...] = ()
+    substituted: list[tuple[int, Tensor]] = field(default_factory=list)
+    followed: bool = False
+    kept: bool = False
+    cross: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.order = self.order or tuple(range(len(self.heights)))
+
+    @property
+    def embeddings(self) -> tuple[bool, ...]:
+        return tuple(moment is None for moment in self.moments)
+
+    def statistics(self, index: int) -> ModuleStatistics:
+        return copied(ModuleStatistics(1, column_moment=self.moments[index], cross_moment=self.cross if self.kept else None))
+
+    def release(self) -> None:
+        """Nothing is kept."""
+
+    def use_compressed_predecessors(self, *, keep_original: bool = False) -> None:
+        self.followed, self.kept = True, keep_original
+
+    def substitute(self, index: int, reconstruction: Tensor) -> None:
+        self.substituted.append((index, reconstruction.clone()))
 
 
 def synthetic_hints(rows: int, cols: int, tokens: int | None = None) -> SyntheticHints:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -25,9 +24,8 @@ from offcomp.methods.codebook.codebook import (
     scale_range,
 )
 from offcomp.methods.codebook.gptq import damped_order_and_factor, round_with_feedback
-from offcomp.methods.hints import ModuleStatistics
 from offcomp.numerics.accounting import Budget, stored_size
-from tests.synthetic_hints import copied
+from tests.synthetic_hints import GivenHints
 
 
 def gaussian(rows: int, cols: int, seed: int = 0) -> Tensor:
@@ -54,37 +52,6 @@ def at_size(method: Method, matrix: Tensor, size: int, **how: Any) -> Compressed
 
 def error(matrix: Tensor, fitted: CompressedMatrix) -> float:
     return ((matrix - fitted.reconstruct()).norm() / matrix.norm()).item()
-
-
-@dataclass
-class MadeHints:
-    """Hints with given moments, which record what was settled."""
-
-    heights: tuple[int, ...]
-    transposed: tuple[bool, ...]
-    moments: list[Tensor | None]
-    order: tuple[int, ...] = ()
-    settled: list[tuple[int, Tensor]] = field(default_factory=list)
-    followed: bool = False
-
-    def __post_init__(self) -> None:
-        self.order = self.order or tuple(range(len(self.heights)))
-
-    @property
-    def embeddings(self) -> tuple[bool, ...]:
-        return tuple(moment is None for moment in self.moments)
-
-    def statistics(self, index: int) -> ModuleStatistics:
-        return copied(ModuleStatistics(1, column_moment=self.moments[index]))
-
-    def release(self) -> None:
-        """Nothing is kept."""
-
-    def use_compressed_predecessors(self, *, keep_original: bool = False) -> None:
-        self.followed = True
-
-    def substitute(self, index: int, reconstruction: Tensor) -> None:
-        self.settled.append((index, reconstruction.clone()))
 
 
 # Codewords
@@ -308,7 +275,7 @@ def test_feedback_lowers_the_output_error_of_each_member(transposed: bool, lengt
     members = [gaussian(48, 40, 5), gaussian(48, 40, 6)]
     stacked = torch.cat([member.T if transposed else member for member in members])
     moment = (inputs.T @ inputs).double() / len(inputs)
-    hints = MadeHints((len(stacked) // 2,) * 2, (transposed,) * 2, [moment, moment], order=(1, 0))
+    hints = GivenHints((len(stacked) // 2,) * 2, (transposed,) * 2, [moment, moment], order=(1, 0))
     plain = at_size(codebook(codeword_length=length), stacked, 5)
     fed = at_size(codebook(codeword_length=length, feedback=True, damping=0.05), stacked, 5, hints=hints)
     for index, member in enumerate(members):
@@ -317,36 +284,36 @@ def test_feedback_lowers_the_output_error_of_each_member(transposed: bool, lengt
         before, after = ((inputs @ (member - part).T).norm().item() for part in parts)
         assert after < 0.8 * before
     assert hints.followed
-    assert [index for index, _ in hints.settled] == [1]  # nobody comes after the last
-    for index, settled in hints.settled:
+    assert [index for index, _ in hints.substituted] == [1]  # nobody comes after the last
+    for index, settled in hints.substituted:
         assert torch.allclose(settled, fed.reconstruct().split(len(stacked) // 2)[index], atol=1e-4)
 
 
 def test_feedback_with_white_inputs_costs_next_to_nothing() -> None:
     matrix = gaussian(64, 32)
-    hints = MadeHints((64,), (False,), [torch.eye(32, dtype=torch.float64)])
+    hints = GivenHints((64,), (False,), [torch.eye(32, dtype=torch.float64)])
     plain, fed = codebook(codeword_length=4), codebook(codeword_length=4, feedback=True)
     assert error(matrix, at_size(fed, matrix, 6, hints=hints)) < 1.03 * error(matrix, at_size(plain, matrix, 6))
 
 
 def test_a_member_without_a_moment_keeps_its_codes() -> None:
     matrix = gaussian(60, 32)
-    hints = MadeHints((60,), (False,), [None])
+    hints = GivenHints((60,), (False,), [None])
     plain = at_size(codebook(codeword_length=4), matrix, 5)
     fed = at_size(codebook(codeword_length=4, feedback=True), matrix, 5, hints=hints)
     assert torch.equal(plain.reconstruct(), fed.reconstruct())
-    assert not hints.followed and not hints.settled
+    assert not hints.followed and not hints.substituted
 
 
 @pytest.mark.parametrize(("order", "seen"), [((0, 1), [0]), ((1, 0), [])])
 def test_a_member_without_a_moment_is_seen_by_those_after_it(order: tuple[int, int], seen: list[int]) -> None:
     matrix, moment = gaussian(60, 32), torch.eye(32, dtype=torch.float64)
-    hints = MadeHints((20, 40), (False, False), [None, moment], order=order)
+    hints = GivenHints((20, 40), (False, False), [None, moment], order=order)
     plain = at_size(codebook(codeword_length=4), matrix, 5).reconstruct()[:20]
     fed = at_size(codebook(codeword_length=4, feedback=True), matrix, 5, hints=hints).reconstruct()[:20]
     assert torch.equal(plain, fed)
-    assert [index for index, _ in hints.settled] == seen
-    assert all(torch.allclose(settled, fed, atol=1e-6) for _, settled in hints.settled)
+    assert [index for index, _ in hints.substituted] == seen
+    assert all(torch.allclose(settled, fed, atol=1e-6) for _, settled in hints.substituted)
 
 
 def test_a_book_reads_back_what_it_wrote() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import cache
 from itertools import product
 from math import log2, log10
 from typing import Any
@@ -14,17 +16,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
-from offcomp.errors import BudgetTooSmall
+from offcomp.errors import BudgetTooSmall, InputError, StorageError
 from offcomp.methods import make_method
 from offcomp.methods.base import CompressedMatrix, Method
 from offcomp.methods.trellis.correcting_search import correcting_search
 from offcomp.methods.trellis.entropy import Tables, decode_integers, encode_integers
+from offcomp.methods.trellis.fit import decoded_trellis
 from offcomp.methods.trellis.latents import Block, Latents, count_magnitudes, decode_bytes, decoded_block
 from offcomp.methods.trellis.machine import PARITY_CHECKS, grid_values, machine, quantizers_along, shortest_path
 from offcomp.methods.trellis.plain import Plain
 from offcomp.methods.trellis.rate import TOLERANCE, fill
 from offcomp.methods.trellis.symbols import PRICE_PER_BIT, SymbolModel
 from offcomp.numerics.accounting import Budget
+from tests.synthetic_hints import GivenHints
 
 GAP = {3: 0.85, 6: 0.6}
 """Bits of the state -> largest distance to the Gaussian bound, in dB, at 1 to 2 bits per weight."""
@@ -202,6 +206,29 @@ def test_zeros_and_single_values_are_coded() -> None:
     assert torch.allclose(at_bits(trellis(), matrix, 1.0).reconstruct(), matrix, atol=1e-3)
 
 
+def test_values_that_are_not_finite_are_refused() -> None:
+    matrix = gaussian(100, 50)
+    matrix[3, 4] = torch.nan
+    with pytest.raises(InputError, match="not finite"):
+        at_bits(trellis(), matrix, 2.0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(place=st.integers(0, 400), value=st.integers(0, 255), cut=st.integers(0, 3000))
+def test_damaged_bytes_decode_to_something_or_are_refused(place: int, value: int, cut: int) -> None:
+    stream = damageable().tensors["stream"].clone()
+    stream[place] = value
+    with suppress(StorageError):
+        assert decoded_trellis({"stream": stream[: len(stream) - cut]}).dtype == torch.float32
+
+
+@cache
+def damageable() -> CompressedMatrix:
+    matrix = gaussian(120, 100)
+    matrix[5, 6] = 90.0
+    return at_bits(trellis(), matrix, 2.0)
+
+
 def test_a_budget_below_the_smallest_rate_is_refused() -> None:
     with pytest.raises(BudgetTooSmall, match="lower the ratio by a factor of"):
         at_bits(trellis(), gaussian(100, 50), 0.1)
@@ -221,3 +248,66 @@ def test_the_step_is_found_at_which_a_code_fills_the_limit(limit: float) -> None
     length = 100 * max(0.0, 12 - 0.9 * log2(found[0])) + 20
     assert length <= limit
     assert length >= (1 - TOLERANCE) * limit or limit < 100
+
+
+def correlated_inputs(tokens: int, width: int, seed: int = 0) -> Tensor:
+    """Inputs (tokens, width) in which few directions hold most of the energy."""
+    return gaussian(tokens, width, seed) @ (gaussian(width, width, seed + 1) * torch.logspace(0, -1.5, width)).T
+
+
+def second_moment(inputs: Tensor, others: Tensor | None = None) -> Tensor:
+    return inputs.double().T @ (inputs if others is None else others).double() / len(inputs)
+
+
+@pytest.mark.parametrize("column_steps", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_feedback_lowers_the_output_error_of_each_member(transposed: bool, column_steps: bool) -> None:
+    inputs = correlated_inputs(3000, 80)
+    members = [gaussian(96, 80, 5), gaussian(96, 80, 6)]
+    stacked = torch.cat([member.T if transposed else member for member in members])
+    moment, height = second_moment(inputs), len(stacked) // 2
+    hints = GivenHints((height,) * 2, (transposed,) * 2, [moment, moment], order=(1, 0))
+    fed = at_bits(trellis(feedback=True, column_steps=column_steps), stacked, 2.0, hints=hints)
+    for plain_part, part, member in zip(
+        at_bits(trellis(), stacked, 2.0).reconstruct().split(height), fed.reconstruct().split(height), members, strict=True
+    ):
+        before, after = ((inputs @ (member - (each.T if transposed else each)).T).norm().item() for each in (plain_part, part))
+        assert after < 0.7 * before
+    assert hints.followed
+    assert [index for index, _ in hints.substituted] == [1]  # no member follows the last one
+    assert torch.allclose(hints.substituted[0][1], fed.reconstruct().split(height)[1], atol=1e-5)
+    assert unused(fed) <= max(0.004 * fed.stored.num_bytes, 40)
+
+
+def test_feedback_with_white_inputs_costs_little() -> None:
+    matrix = gaussian(200, 100)
+    hints = GivenHints((200,), (False,), [torch.eye(100, dtype=torch.float64)])
+    fed = at_bits(trellis(feedback=True), matrix, 2.0, hints=hints)
+    assert error(matrix, fed) < 1.03 * error(matrix, at_bits(trellis(), matrix, 2.0))
+
+
+def test_the_outputs_of_the_original_are_the_target() -> None:
+    inputs, matrix = correlated_inputs(3000, 80), gaussian(96, 80, 5)
+    changed = inputs @ (0.8 * torch.eye(80) + 0.02 * gaussian(80, 80, 7))
+    outputs, errors = inputs @ matrix.T, {}
+    for toward_original in (False, True):
+        hints = GivenHints((96,), (False,), [second_moment(changed)], cross=second_moment(inputs, changed))
+        fed = at_bits(trellis(feedback=True, toward_original=toward_original), matrix, 3.0, hints=hints)
+        assert hints.kept is toward_original
+        errors[toward_original] = (outputs - changed @ fed.reconstruct().T).norm().item()
+    assert errors[True] < 0.5 * errors[False]
+
+
+def test_embeddings_among_other_members_are_coded_without_feedback_and_seen_by_those_after_them() -> None:
+    matrix, moment = gaussian(120, 60), torch.eye(60, dtype=torch.float64)
+    hints = GivenHints((50, 70), (False, False), [None, moment])
+    fed = at_bits(trellis(feedback=True), matrix, 2.0, hints=hints)
+    assert [index for index, _ in hints.substituted] == [0]
+    assert torch.allclose(hints.substituted[0][1], fed.reconstruct()[:50], atol=1e-6)
+    assert error(matrix, fed) < 0.35
+
+
+def test_a_group_of_embeddings_alone_is_coded_as_without_text() -> None:
+    matrix = gaussian(120, 60)
+    fed = at_bits(trellis(feedback=True), matrix, 2.0, hints=GivenHints((120,), (False,), [None]))
+    assert torch.equal(fed.tensors["stream"], at_bits(trellis(), matrix, 2.0).tensors["stream"])

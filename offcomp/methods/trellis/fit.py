@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offcomp.errors import BudgetTooSmall
+from offcomp.errors import BudgetTooSmall, InputError, StorageError
 from offcomp.methods.base import CompressedMatrix, Hints
 from offcomp.methods.trellis.feedback import code_with_feedback
 from offcomp.methods.trellis.latents import decode_bytes
@@ -16,6 +16,7 @@ from offcomp.methods.trellis.method import TrellisAutoencoder
 from offcomp.methods.trellis.plain import code_of
 from offcomp.numerics.accounting import Budget
 from offcomp.numerics.progress import Report
+from offcomp.numerics.storage import num_not_finite
 
 
 def fit(
@@ -23,11 +24,13 @@ def fit(
 ) -> CompressedMatrix:
     """Fill the bytes of `size` with a code. The search has no randomness, so the seed is not used.
 
-    Raises BudgetTooSmall if not even zeros fit.
+    Raises BudgetTooSmall if not even zeros fit, and InputError if a value is not finite.
     """
     rows, cols = matrix.shape
     stream = method.stream(rows, cols, size)
     exact = matrix.float().cpu().contiguous()
+    if num_not_finite(exact):
+        raise InputError("the matrix contains values that are not finite and cannot be coded; check the weights")
     if method.feedback and hints is not None and not all(hints.embeddings):
         content = code_with_feedback(method, exact, stream.num_bytes, hints, report)
     else:
@@ -39,5 +42,11 @@ def fit(
 
 
 def decoded_trellis(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decoder: read the integers, follow the state machine along each row, and scale."""
-    return decode_bytes(tensors["stream"].cpu().numpy())
+    """Decoder: read the integers, follow the state machine along each row, and scale.
+
+    Raises StorageError if the bytes are damaged in a way that shows.
+    """
+    try:
+        return decode_bytes(tensors["stream"].cpu().numpy())
+    except (ValueError, IndexError, KeyError, AssertionError, TypeError) as error:
+        raise StorageError(f"the coded integers are damaged ({error}); copy the file again or compress anew") from None

@@ -38,6 +38,8 @@ from offcomp.numerics.positions import decode_positions, encode_positions
 STEPS_PER_OCTAVE = 16
 NUM_VALUES = 12
 """Number of magnitudes whose value is stored for each quantizer; larger magnitudes decode to the grid."""
+MOST_ENTRIES_PER_BYTE = 64
+"""At the lowest rate of the method, an eighth of a bit per entry."""
 SECTIONS = ("i4", "f4", *("i4", "u1", "u4") * 3, "f2", "u1", "u4", "f4", "u1", "u1", "u1")
 """Types of the sections: layout, steps, three lists of exponents, values, tables, codes, three for outliers, and the basis."""
 
@@ -151,6 +153,7 @@ def decode_bytes(content: NDArray[np.uint8]) -> Float[Tensor, "rows cols"]:
     values, tables, codes, exact, low, high = rest[9:]
     num_states, num_blocks, num_outliers = layout[:3].tolist()
     shapes = layout[3:].reshape(num_blocks, 3).tolist()
+    check_plausible(shapes, content.size, len(rows), len(columns))
     ends = np.cumsum([[height, width] for height, width, _ in shapes], 0)
     blocks = [
         Block(np.zeros((0, 0), np.int16), rows[bottom - height : bottom], columns[right - width : right], float(step),
@@ -171,6 +174,16 @@ def decode_bytes(content: NDArray[np.uint8]) -> Float[Tensor, "rows cols"]:
         matrix = matrix.contiguous()
         matrix.view(-1)[positions] = torch.from_numpy(exact)
     return matrix
+
+
+def check_plausible(shapes: Sequence[Sequence[int]], num_bytes: int, num_rows: int, num_columns: int) -> None:
+    """Raise ValueError if blocks of these shapes cannot have been coded in so many bytes, with so many exponents."""
+    heights, widths = ([shape[side] for shape in shapes] for side in (0, 1))
+    entries = sum(height * width for height, width in zip(heights, widths, strict=True))
+    if min(heights + widths) < 1 or sum(heights) != num_rows or sum(widths) != num_columns:
+        raise ValueError("the shapes of the blocks do not match their exponents")
+    if entries > MOST_ENTRIES_PER_BYTE * num_bytes:
+        raise ValueError(f"{entries} entries in {num_bytes} bytes")
 
 
 def decoded_block(

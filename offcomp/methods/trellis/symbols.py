@@ -30,6 +30,7 @@ LAPLACIAN_SHARE = 0.2
 EVIDENCE = 8.0
 """Number of entries on the grid that are added to the entries of an integer when its value is estimated."""
 ROUNDS = 4
+MOST_MAGNITUDES = 1 << 14
 ROWS_AT_ONCE = 1536
 
 
@@ -62,7 +63,7 @@ class SymbolModel:
 
     def prices(self, largest: float) -> Prices:
         """Prices and values of all magnitudes that targets up to `largest` (in steps) may need."""
-        number = int(largest / 2) + 3
+        number = min(int(largest / 2) + 3, MOST_MAGNITUDES)
         counts = expected_shares(number)
         known = self.counts[:, :number]
         counts[:, : known.shape[1]] += known
