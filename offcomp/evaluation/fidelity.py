@@ -92,7 +92,7 @@ def similarities(original: NDArray[np.float32], compressed: NDArray[np.float32])
 def divergences(original: NDArray[Any], compressed: NDArray[Any]) -> Vector:
     """KL(original ‖ compressed) of each row (examples,) of two arrays of log-probabilities (examples, outcomes), in nats.
 
-    No term is negative, because q - p is added to p log(p / q), which adds nothing to the sum. Equal rows give exactly 0.
+    Each term p log(p / q) has q - p added, which makes it non-negative and does not change the sum. Equal rows give exactly 0.
     """
     before, after = original.astype(np.float64), compressed.astype(np.float64)
     p, q = np.exp(before), np.exp(after)

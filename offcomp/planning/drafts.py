@@ -1,8 +1,8 @@
 """The first draft for a model: what to compress, and which tasks show clearly what it costs. No torch.
 
-A first draft should have an answer. Labels alone rarely give one: on 360 labelled sentences, a few changed predictions are
-within noise. So every draft includes the fidelity of the model's own outputs, whose intervals are narrow enough to tell the
-compressed model from the original and two methods from each other (`python -m benchmarks.first_drafts` measures it).
+A first draft should lead to a clear answer. Labels alone rarely do: on 360 labelled sentences, a few changed predictions are
+within noise. Every draft therefore includes the fidelity of the model's own outputs, whose intervals are narrow enough to tell
+the compressed model from the original and two methods from each other (`python -m benchmarks.first_drafts` measures this).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ ATTENTION = ("query", "key")
 METHODS = ("svd", "autoencoder")
 RATIO = 3.0
 LABELLED = {"embedding-fidelity": "similarity", "head-fidelity": "sentiment-head"}
-"""A task with labels that is shown beside a fidelity task."""
+"""Fidelity task -> the labelled task shown beside it."""
 FIDELITY = ("causal-fidelity", "masked-fidelity", "head-fidelity", "embedding-fidelity")
-"""The fidelity tasks, those of a model's own head first."""
+"""The fidelity tasks, starting with those of a model's own head."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class Draft:
 def first_draft(info: ModelInfo) -> Draft:
     """The draft that a model starts with: its queries and keys, grouped by kind, at 3x with SVD and with an autoencoder.
 
-    A model whose matrices are not recognised, or that is only a set of matrices, starts with all of them, each alone.
+    A model whose matrices are not recognised, or that is only a set of matrices, starts with all of them, each compressed
+    separately.
     """
     known = {spec.kind for spec in info.modules if spec.default}
     kinds = tuple(kind for kind in ATTENTION if kind in known)
@@ -71,7 +72,7 @@ def first_draft(info: ModelInfo) -> Draft:
 
 
 def default_tasks(info: ModelInfo) -> tuple[str, ...]:
-    """The tasks that a model of this class starts with: the fidelity of what it is for, and a quick task with labels.
+    """The tasks that a model of this class starts with: the fidelity of its main output, and a quick labelled task.
 
     A model with a head that predicts tokens or classes is judged by that head, and any other model by its sentence embeddings.
     Empty if the model does not read text.
@@ -85,5 +86,5 @@ def default_tasks(info: ModelInfo) -> tuple[str, ...]:
 
 
 def _fits(task: str, supported: tuple[str, ...], info: ModelInfo) -> bool:
-    """Whether a task is among the supported ones and nothing in the model's config speaks against it."""
+    """Whether a task is among the supported ones and nothing in the model's config rules it out."""
     return task in supported and task_fault(find_task(task), info) is None

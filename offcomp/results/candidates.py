@@ -1,4 +1,4 @@
-"""Versions of a plan at other sizes, with what is known of each before it runs: sizes, errors and scores. No torch."""
+"""Versions of a plan at other sizes, with what is known about each before it runs: sizes, errors and scores. No torch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STEPS, REFINEMENTS = 48, 14
 DIGITS = 5
 """Significant digits of a ratio that a search finds."""
 FLOOR = 0.1
-"""Water-filling keeps at least this share of each group if the total permits, since few smaller ones have been scored."""
+"""Water-filling keeps at least this share of each group if the total permits, since few smaller groups have been scored."""
 CURVE_RATIOS = tuple(np.geomspace(1.0, 50.0, 25).round(3).tolist())
 
 
@@ -107,7 +107,7 @@ class Family:
         return fitted_scores(self.plan, self.info, self.measured, task) is not None
 
     def weights(self, task: Task | None) -> np.ndarray:
-        """How much the squared error of each group counts: as much as the task depends on its modules, or equally."""
+        """Weight of each group's squared error: how much the task depends on its modules, or else the same for all."""
         fitted = fitted_scores(self.plan, self.info, self.measured, task) if task else None
         if fitted is None:
             return allocation.weights_for(self.curves, "frobenius")
@@ -116,7 +116,7 @@ class Family:
         return np.array(shares) / [max(curve.energy, 1e-30) for curve in self.curves]
 
     def with_total(self, total: float, weights: np.ndarray) -> Candidate | None:
-        """The smallest weighted error with all groups together at most this large, in the unit; None if that is impossible."""
+        """The smallest weighted error of groups with at most this total size, in the unit; None if that is impossible."""
         for curves in ([with_floor(curve, FLOOR) for curve in self.curves], self.curves):
             with suppress(BudgetTooSmall):  # without the floors, it may still be possible
                 found = waterfill(curves, int(total), weights)
@@ -131,7 +131,7 @@ class Family:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A plan of a family, and what is known of it."""
+    """A plan of a family, and what is known about it."""
 
     family: Family
     plan: Plan
@@ -200,7 +200,7 @@ Acceptable = Callable[[Candidate], bool]
 def smallest(
     candidates: Callable[[float], Candidate | None], positions: Sequence[float], acceptable: Acceptable
 ) -> Candidate | None:
-    """The smallest acceptable candidate; `positions` (ratios or totals) lead from the smallest candidate to the largest.
+    """The smallest acceptable candidate; `positions` (ratios or totals) are ordered from the smallest candidate to the largest.
 
     The positions are tried in order, and then those between the first acceptable one and the one before it.
     """

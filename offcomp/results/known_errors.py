@@ -43,7 +43,7 @@ ESTIMATED = "estimated"
 BEYOND = 1.5
 """Estimates extend beyond the range of measured ratios by up to this factor."""
 NO_ERROR = 1e-3
-"""SVD errors below this are too small to divide by: the quotient would say nothing about other compression ratios."""
+"""SVD errors below this are too small to divide by: the quotient would not carry over to other compression ratios."""
 PLAIN_SVD = ("svd", json.dumps(default_options("svd"), sort_keys=True))
 """SVD with its default options, as (method, options)."""
 POINT_COLUMNS = ("method", "style_key", "origin", "requested_ratio", "ratio", "relative_error", "run", "seed", "about")

@@ -1,8 +1,8 @@
-"""What is known of a plan's scores before it runs: measured by a finished run of exactly this plan, or estimated. No torch.
+"""What is known about a plan's scores before it runs: measured by a finished run of exactly this plan, or estimated. No torch.
 
 A score counts only if it was measured on the same weights and on the same version of the same task. Estimates are described in
-`offcomp.results.score_curve`. Scores of calibrated methods are estimated from runs of the same method with the same options
-alone, because the error of the weights says little about a method that minimises something else.
+`offcomp.results.score_curve`. Scores of calibrated methods are estimated only from runs of the same method with the same
+options, because the error of the weights says little about a method that minimises something else.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from offcomp.runs.store import Run
 LEAST_MEASUREMENTS = 12
 """Fewer measurements than this are not enough for an estimate."""
 ESTIMATED_ERROR = 0.1
-"""Relative standard deviation of errors from `known_errors.estimated`, judged on the bundled sweeps by leaving ratios out."""
+"""Relative standard deviation of errors from `known_errors.estimated`, measured on the bundled sweeps by leaving out ratios."""
 Errors = float | Mapping[str, float]
 """A relative error over all chosen weights, or one for each group, by name."""
 
@@ -213,7 +213,7 @@ def _fitted(question: _Question) -> FittedScores | None:
 def scored(measured: Sequence[Measured], task: Task, calibrated: str = "") -> list[tuple[Measured, Score]]:
     """The measurements that an estimate is based on: those that compressed something and were scored on the task.
 
-    calibrated      the methods and options to which to restrict them; if empty, methods that are not calibrated
+    calibrated      restricts them to runs with these methods and options; if empty, to methods that are not calibrated
     """
     found = []
     for m in measured:
@@ -225,7 +225,7 @@ def scored(measured: Sequence[Measured], task: Task, calibrated: str = "") -> li
 
 
 def evidence_of(m: Measured, score: Score, info: ModelInfo) -> Evidence:
-    """A measurement and its score, as a score curve is fitted to them."""
+    """Convert a measurement and its score to the form that a score curve is fitted to."""
     groups = m.run.plan.groups
     return Evidence(module_errors(groups, info, errors_of(m.run.plan, m)), *_loss_of(score), _settings(groups))
 

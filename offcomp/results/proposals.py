@@ -65,10 +65,10 @@ def propose(
     measured    all measurements on these weights, from `known_errors.measured_of`
     allocate    spend the budget where it hurts least, instead of using the same ratio for every group
 
-    Raises InputError with the nearest value that can be reached if the target cannot, or with what is missing.
+    Raises InputError if the target cannot be reached, naming the nearest value that can, or if something is missing.
     """
     if not plan.groups:
-        raise InputError("the plan has no groups whose size could be chosen; add at least one")
+        raise InputError("the plan has no groups whose size can be chosen; add at least one")
     family = Family(plan, info, home, measured, _unit(plan, target, info))
     task = task_of(target, plan, info) if target.kind == "loss" else next(iter(plan.resolved_tasks), None)
     water_filled = allocate and len(plan.groups) > 1 and family.is_plain_svd and family.spectra is not None
@@ -173,7 +173,7 @@ def _for_loss(family: Family, target: Target, task: Task, weights: np.ndarray | 
 
     candidates = family.at_ratio if weights is None else lambda total: family.with_total(total, weights)
     positions = family.ratios() if weights is None else family.totals()
-    tried = positions if weights is None else [positions[0], positions[-1]]  # losses of SVD only fall with the size
+    tried = positions if weights is None else [positions[0], positions[-1]]  # with SVD, a larger size never increases the loss
     found = smallest(candidates, tried, lambda each: (lost := loss(each)) is not None and lost <= target.value)
     if found is None or not found.saves:
         _need_errors(family)
@@ -198,7 +198,7 @@ def _loss_text(loss: float, target: Target) -> str:
 
 
 def _need_errors(family: Family) -> None:
-    """Raise InputError if no error of the family is known, which no search can do without."""
+    """Raise InputError if no error of the family is known, since every search needs one."""
     if family.spectra is None:
         raise InputError("the singular values of these groups are not known yet; compute them with 'offcomp spectra' first")
     if all(family.at_ratio(ratio).errors is None for ratio in family.ratios()):
@@ -206,7 +206,7 @@ def _need_errors(family: Family) -> None:
         ratio = min(TYPICAL_RATIO, round(family.largest_ratio / 2, 1))
         raise InputError(
             f"this target needs a measured error of {title} on these groups or on others of this model; "
-            f"run this plan once at {max(1.0, ratio):g}x, and repeat the request"
+            f"run this plan once at {max(1.0, ratio):g}x, then try again"
         )
 
 
@@ -250,7 +250,7 @@ def _notes(found: Candidate, target: Target, task: Task | None, *, allocate: boo
         f"and {num_bytes} in bytes."
     )
     if allocate and not weighted:
-        notes.append("Every group has the same ratio, because sizes are allocated only to several groups of plain SVD.")
+        notes.append("Every group has the same ratio, because sizes are only allocated across two or more groups of plain SVD.")
     if weighted:
         by_score = target.kind != "error" and task is not None and found.family.knows_scores(task)
         cost = f"of the score on {task.name}, as estimated from measured scores" if by_score and task else "of the energy"

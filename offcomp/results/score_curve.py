@@ -5,7 +5,7 @@
 e_m is the relative error of module m (0 if it is not compressed), and a_m says how much the task depends on it: a non-negative
 weight, learnt from the measurements and otherwise proportional to the number of parameters. f(ε) / ε² is a local straight line
 in log ε, fitted to measurements at similar errors and drawn towards a constant; f is made monotonic by isotonic regression, and
-f(0) is 0. Measurements with other methods or options count a twentieth.
+f(0) is 0. Measurements with other methods or options get a twentieth of the weight.
 
 The band combines the sampling noise of the measured differences with the errors of the model itself: both are scaled such that
 nine of ten cross-validated residuals lie within. Measurements of almost the same plan are left out together.
@@ -109,9 +109,9 @@ class LossCurve:
         return np.array([each.noise for each in self.evidence])
 
     def largest_errors(self, settings: str) -> Vector:
-        """(modules,) the largest error that was measured of each module, with these settings if they were measured at all.
+        """(modules,) the largest measured error of each module, with these settings if there are measurements with them.
 
-        For modules that were not, that of any module.
+        Modules that were never compressed get the largest error of any module.
         """
         same = [each.errors for each in self.evidence if each.settings == settings]
         largest = np.max(same or [each.errors for each in self.evidence], axis=0)

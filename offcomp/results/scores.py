@@ -1,6 +1,6 @@
 """Naming and formatting of scores, shared by charts, pages and the command line.
 
-A `Score` compares two models; an `OriginalScore` is that of one.
+A `Score` compares two models; an `OriginalScore` describes only the original.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Says what could make a whole model small enough, where the chosen groups and methods cannot. No torch."""
+"""Suggests changes that make a whole model small enough when the chosen groups and methods cannot. No torch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _rest(family: Family) -> int:
 
 
 def _alternatives(family: Family) -> Iterator[tuple[str, Plan]]:
-    """Plans that go further, each with a description: narrower storage, other methods, and more weights."""
+    """Plans that can compress the model further, each with a description: narrower storage, other methods, and more weights."""
     plan, info = family.plan, family.info
     for dtype in NARROWER:
         yield f"these groups stored in {dtype}", plan.replace(groups=tuple(g.replace(dtype=dtype) for g in plan.groups))
@@ -67,6 +67,6 @@ def _alternatives(family: Family) -> Iterator[tuple[str, Plan]]:
 
 
 def _together(first: tuple[Group, ...], second: tuple[Group, ...]) -> tuple[Group, ...]:
-    """Both, with names that are unique."""
+    """The groups of both lists, renamed where necessary so that names are unique."""
     taken = {group.name for group in first}
     return (*first, *(g.replace(name=f"{g.name}-too") if g.name in taken else g for g in second))

@@ -1,4 +1,4 @@
-"""What is known of a plan before and after it is run, side by side for several methods: the table of the Lab's strip.
+"""What is known about a plan before and after it runs, side by side for several methods: the table of the Lab's strip.
 
 Values are exact (SVD's error, sizes), measured by a finished run of this very plan, or estimated. No torch.
 """
@@ -36,7 +36,7 @@ SAME = 5e-5
 
 @dataclass(frozen=True)
 class Answer:
-    """One method's plan, and what is known of it.
+    """One method's plan, and what is known about it.
 
     exact       relative error over all chosen weights from the spectra, before rounding to the storage dtype
     measured    the error measured by a finished run on these weights with the same groups and settings
@@ -83,7 +83,7 @@ class Answer:
 
     @cached_property
     def error(self) -> tuple[float | None, str, str]:
-        """Relative error over all chosen weights, its origin in a few words, and where it comes from in full."""
+        """Relative error over all chosen weights, its origin in a few words, and its origin in full sentences."""
         if not self.reachable:
             return None, "out of reach", ""
         if self.exact is not None and not self.rounded_to:

@@ -1,11 +1,11 @@
-"""How long a run still takes: predicted from estimated durations of its stages, and corrected by what they really take.
+"""Remaining time of a run: predicted from estimated durations of its stages, and corrected by their actual durations.
 
     remaining = remaining seconds of the current stage + pace * estimated seconds of the stages ahead
     pace      = (PRIOR_SECONDS + actual seconds) / (PRIOR_SECONDS + estimated seconds) of the finished stages
 
 A stage that reports its progress is extrapolated from it: fully once a quarter is done, and before that averaged with the
-estimate. The figure shown counts down with the clock. It grows only if the prediction clearly exceeds it, and then a note says
-so. Does not import torch.
+estimate. The displayed time counts down with the clock. It is raised only if the prediction clearly exceeds it, and a note then
+says so. Does not import torch.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from dataclasses import dataclass
 
 PRIOR_SECONDS = 5.0
 TRUSTED_FRACTION = 0.25
-"""Fraction of a stage from which on its duration is extrapolated from its progress alone."""
+"""Once this fraction of a stage is done, its duration is extrapolated from its progress alone."""
 OVERDUE = 0.2
-"""A stage that exceeds its prediction is assumed to need this share of its duration so far in addition."""
+"""A stage that overruns its prediction is assumed to need this fraction of its elapsed time in addition."""
 TOLERANCE, TOLERANCE_SECONDS = 0.1, 1.0
-"""The figure shown is raised only if the prediction is larger by both this share and this many seconds."""
+"""The displayed time is raised only if the prediction exceeds it by both this fraction and this many seconds."""
 SLOWER = "slower than estimated"
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """The state of a run: share of its duration that is done, seconds remaining and elapsed, and a note or None."""
+    """The state of a run: fraction completed, seconds remaining and elapsed, and a note or None."""
 
     fraction: float
     remaining: float
@@ -99,7 +99,7 @@ class Forecast:
         return rest if rest > 0 else OVERDUE * spent
 
     def _counted_down(self, now: float, predicted: float) -> float:
-        """The remaining seconds to show: the prediction, or those shown before less the time since, if nearly equal."""
+        """The remaining seconds to display: the prediction, or the last displayed time counted down if it is close."""
         shown = predicted
         if self._shown:
             counted = max(self._shown[0] - (now - self._shown[1]), 0.0)

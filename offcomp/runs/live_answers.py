@@ -1,4 +1,4 @@
-"""Answer questions on texts that a user types, with the original model and with the compressed model of a finished run.
+"""Answer questions about texts that a user types, with the original model and the compressed model of a finished run.
 
 A question is a JSON object:
 
@@ -48,7 +48,7 @@ from offcomp.runs.store import RunStore
 MOST_TEXTS, LONGEST = 8, 500
 NEW_TOKENS, BEST = 24, 5
 UNLIMITED = 1 << 16
-"""How many tokens a model without a limit reads at once."""
+"""Context length assumed for a model without a limit."""
 NEXT_WORDS, MASKED_WORDS, CLASSES, EMBEDDINGS = "next-words", "masked-words", "classes", "embeddings"
 KINDS = {"causal-lm": NEXT_WORDS, "masked-lm": MASKED_WORDS, "head": CLASSES}
 """Task family that needs a certain kind of model -> the kind of its answers."""
@@ -56,7 +56,7 @@ Answers = list[dict[str, Any]]
 
 
 def write_answer(pipe: int, question: Mapping[str, Any], loaded: LoadedModel | None, model: str, home: Path) -> None:
-    """Write the answer to a question to a pipe, as JSON.
+    """Answer a question, and write the answer to a pipe as JSON.
 
     loaded    the model if it is in memory; its weights may be overwritten
     """
@@ -65,7 +65,7 @@ def write_answer(pipe: int, question: Mapping[str, Any], loaded: LoadedModel | N
     except OffcompError as error:
         found = {"error": str(error), "input": isinstance(error, InputError)}
     except MemoryError:
-        found = {"error": "the machine ran out of memory; ask about fewer texts, or close other programs", "input": False}
+        found = {"error": "the machine ran out of memory; try fewer texts, or close other programs", "input": False}
     except LIBRARY_FAULTS as error:
         found = {"error": f"{model} cannot process these texts ({error}); try other texts", "input": False}
     content = json.dumps(found, allow_nan=False).encode()
@@ -74,7 +74,7 @@ def write_answer(pipe: int, question: Mapping[str, Any], loaded: LoadedModel | N
 
 
 def answer(question: Mapping[str, Any], loaded: LoadedModel, home: Path) -> dict[str, Any]:
-    """Answer a question; see the module. The compressed weights stay in the model. Raises InputError and RunError."""
+    """Answer a question; see the module docstring. The compressed weights stay in the model. Raises InputError and RunError."""
     texts = _checked_texts(question)
     check_unchanged(loaded.info)
     kind = kind_of(loaded)
@@ -109,18 +109,18 @@ def _checked_texts(question: Mapping[str, Any]) -> list[str]:
 
 
 def kind_of(loaded: LoadedModel) -> str:
-    """What a model is asked to do with a text."""
+    """The kind of answers that a model gives."""
     fitting = fitting_families(loaded.info.architecture)
     return next((kind for family, kind in KINDS.items() if family in fitting), EMBEDDINGS)
 
 
 def substitute(loaded: LoadedModel, name: str, home: Path) -> None:
-    """Replace a model's weights by those that a run stored. Raises InputError if there is no such run, and RunError."""
+    """Replace a model's weights with those that a run stored. Raises InputError if there is no such run, and RunError."""
     run = RunStore(home).get(str(name))
     if run.result is None or run.result.model is None or not run.has_weights:
         raise InputError(f"run {run.id} has no stored weights; run its plan again")
     if run.result.model.reads != loaded.info.reads:
-        raise RunError(f"run {run.id} is of another model, or the model's files have changed; run its plan again")
+        raise RunError(f"run {run.id} belongs to another model, or the model's files have changed; run its plan again")
     for group in run.plan.groups:
         saved = SavedGroup(run.group_file(group.name), tuple(members(group, loaded.info)), group.stack)
         replace(loaded.model, saved.reconstructions)
@@ -151,7 +151,7 @@ def continue_texts(loaded: LoadedModel, texts: Sequence[str]) -> Answers:
 
 
 def with_mask(loaded: LoadedModel, text: str) -> str:
-    """The text, with its last word replaced by the mask token unless it contains a mask. `[MASK]` is always understood."""
+    """The text, with its last word replaced by the mask token unless it contains a mask. `[MASK]` always works."""
     mask = tokenizer_of(loaded).mask_token
     if mask is None:
         raise RunError(f"the tokenizer of {loaded.info.model} has no mask token; choose another model")

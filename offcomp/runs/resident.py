@@ -1,18 +1,18 @@
-"""The resident of this process: a process that holds a loaded model, and carries out the runs of that model. No torch here.
+"""The resident of this process: a process that keeps a model loaded, and carries out the runs of that model. No torch here.
 
-Starting Python, importing torch and loading the model take longer than many a run. The resident does so once, and then carries
-out each run in a fork of itself, which starts within milliseconds from exactly the loaded weights; a fork that fails, is
-cancelled or killed leaves the weights of the next as they are. See `resident_process` for the process itself.
+Starting Python, importing torch and loading the model take longer than many runs. The resident does so once and carries out
+each run in a fork of itself, which starts within milliseconds with exactly the loaded weights; a fork that fails, is cancelled
+or is killed does not affect the weights of the next. See `resident_process` for the process itself.
 
 The resident belongs to the process that starts it. A pair of sockets connects the two, so nobody else can reach the resident;
 every message is a JSON object, with file descriptors attached:
 
     {"run": N, "folder": F}      carry out the run in F; with its lock (held) and its log
     {"stop": N}                  end the work on run N; with a pipe, which the resident closes once the work has ended
-    {"ask": Q}                   answer a question on the model (`live_answers`); with a pipe for the answer
+    {"ask": Q}                   answer a question about the model (`live_answers`); with a pipe for the answer
     {"leave": true}              exit once all runs have ended
 
-A message that could be sent is always read: before a resident exits, it refuses new messages and reads those that were sent.
+No message that was sent is lost: before a resident exits, it refuses new messages and reads those that were already sent.
 OFFCOMP_RESIDENT=0 turns residents off, and OFFCOMP_IDLE_SECONDS (default: 300) sets how long an idle one waits for a run.
 """
 
@@ -44,12 +44,12 @@ STOP_SECONDS = 10.0
 ASK_SECONDS = 60.0
 LARGEST_ANSWER = 1_000_000  # bytes
 NVML_CHECK = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-"""Looks for a GPU without initialising CUDA, which a fork could then not use."""
+"""Makes torch look for a GPU without initialising CUDA, since a fork cannot use CUDA once it is initialised."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a resident holds: a model, as named in plans, and the identity of all files that are read from it."""
+    """The model of a resident: its name, as in plans, and the identity of all files that are read from it."""
 
     home: Path
     name: str
@@ -65,7 +65,7 @@ def _working_folder() -> str:
 
 @dataclass(frozen=True)
 class _Key:
-    """Everything that a resident takes over from the process that starts it."""
+    """Everything that a resident inherits from the process that starts it."""
 
     model: Model
     pid: int = field(default_factory=os.getpid)
@@ -87,7 +87,7 @@ def idle_seconds() -> float:
         seconds = -1.0
     if not 0 <= seconds <= LONGEST_IDLE_SECONDS:
         raise InputError(
-            f"{IDLE_VARIABLE} is {value[:40]!r}; set it to the seconds for which an idle worker stays "
+            f"{IDLE_VARIABLE} is {value[:40]!r}; set it to the number of seconds for which an idle worker stays "
             f"(0 to {LONGEST_IDLE_SECONDS:.0f}), or unset it"
         )
     return seconds
@@ -167,7 +167,7 @@ _changing = threading.Lock()
 
 
 def start_run(model: Model, folder: Path, lock: int, log: int) -> ResidentRun:
-    """Have the run in `folder` carried out by the resident of this process for a model, which is started if there is none.
+    """Have the run in `folder` carried out by this process's resident for the model, starting the resident if needed.
 
     Returns at once. The resident keeps the lock until the run has ended. Raises OSError if no resident can be started.
 
@@ -177,20 +177,20 @@ def start_run(model: Model, folder: Path, lock: int, log: int) -> ResidentRun:
     with _changing:
         try:
             return _resident_for(key, log).start_run(folder, lock, log)
-        except (BrokenPipeError, ConnectionError):  # it has just left, or died
+        except (BrokenPipeError, ConnectionError):  # it has just exited or been killed
             _forget()
             return _resident_for(key, log).start_run(folder, lock, log)
 
 
 def warm_up(info: ModelInfo, home: Path | None = None) -> None:
-    """Start to load a model, so that its first run need not wait for it. Returns at once. Raises OSError."""
+    """Start loading a model, so that its first run does not have to wait for it. Returns at once. Raises OSError."""
     if is_available():
         with _changing, closing(os.open(os.devnull, os.O_RDWR)) as nowhere:
             _resident_for(_Key(Model(home or home_folder(), info.model, info.reads)), nowhere)
 
 
 def is_held(info: ModelInfo, home: Path | None = None) -> bool:
-    """Whether this process has a resident that holds a model or is loading it, so that a run need not begin to load it."""
+    """Whether this process has a resident that has loaded this model or is loading it."""
     with _changing:
         return (
             _current is not None
@@ -200,7 +200,7 @@ def is_held(info: ModelInfo, home: Path | None = None) -> bool:
 
 
 def ask(info: ModelInfo, question: Mapping[str, Any], home: Path | None = None, seconds: float = ASK_SECONDS) -> dict[str, Any]:
-    """Have the resident answer a question on a model, and on one of its runs; see `live_answers` for questions and answers.
+    """Have the resident answer a question about a model and one of its runs; see `live_answers` for questions and answers.
 
     Waits for the answer. Raises InputError if the question is not valid, and RunError if there is no answer within `seconds`.
 
@@ -229,7 +229,7 @@ def _send_question(key: _Key, question: Mapping[str, Any], seconds: float, pipe:
 
 
 def _read(pipe: int, seconds: float) -> dict[str, Any]:
-    """Read a JSON object from a pipe until its other end is closed. Raises RunError if there is none within `seconds`."""
+    """Read a JSON object from a pipe until its other end is closed. Raises RunError if none arrives within `seconds`."""
     deadline, content = time.monotonic() + seconds, b""
     while select.select([pipe], [], [], max(deadline - time.monotonic(), 0.0))[0]:
         part = os.read(pipe, 1 << 16)
@@ -237,15 +237,15 @@ def _read(pipe: int, seconds: float) -> dict[str, Any]:
         if not part and not content and time.monotonic() >= deadline:
             break
         if not part and not content:
-            raise RunError("the worker ended without an answer, which happens if memory runs out; ask again")
+            raise RunError("the worker ended without an answer, which happens if memory runs out; try again")
         if not part or len(content) > LARGEST_ANSWER:
             answer: dict[str, Any] = json.loads(content)
             return answer
-    raise RunError(f"there was no answer within {seconds:.0f} s; ask again, about fewer or shorter texts")
+    raise RunError(f"there was no answer within {seconds:.0f} s; try again with fewer or shorter texts")
 
 
 def _resident_for(key: _Key, log: int) -> _Resident:
-    """The resident with this key. One with another key is asked to leave, and replaced. Raises OSError."""
+    """The resident with this key. A resident with another key is told to exit, and is replaced. Raises OSError."""
     global _current  # noqa: PLW0603  # there is one resident per process
     if _current is not None and (_current.key != key or _current.process.poll() is not None):
         _forget()
@@ -255,7 +255,7 @@ def _resident_for(key: _Key, log: int) -> _Resident:
 
 
 def _forget() -> None:
-    """Ask the current resident to leave. One that belongs to a parent of this process is left alone."""
+    """Tell the current resident to exit, unless it belongs to a parent of this process."""
     global _current  # noqa: PLW0603
     if _current is not None and _current.key.pid == os.getpid():
         try:

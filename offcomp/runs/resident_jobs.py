@@ -1,4 +1,4 @@
-"""The jobs of a resident, and what it says of a fork that was killed."""
+"""The jobs of a resident, and how it reports a fork that was killed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CAUSES = {
     ),
     signal.SIGABRT: (
         "The worker was ended by SIGABRT, as when a library cannot allocate memory: choose fewer modules or close other "
-        "programs. The lines above may say more."
+        "programs. The log above may contain details."
     ),
 }
 OTHER_CAUSE = "The worker was ended by {name}; run the plan again."
@@ -27,12 +27,12 @@ OTHER_CAUSE = "The worker was ended by {name}; run the plan again."
 
 @dataclass
 class Job:
-    """A run to carry out, or a question to answer, and the open files that belong to it.
+    """A run to carry out or a question to answer, with its open files.
 
-    lock, log    those of the run
-    pipe         takes the answer to a question
+    lock, log    open files of the run
+    pipe         where the answer to a question is written
     slot         lock of the slot that the run holds, or None
-    pid          of the fork that works on it, or None while it waits
+    pid          process id of the fork that carries out the job, or None while the job waits
     """
 
     number: int = -1
@@ -59,7 +59,7 @@ class Job:
             os.write(self.log, f"{sentence}\n".encode())
 
     def explain_end(self, status: int) -> None:
-        """Say which signal killed the fork, if one did before it wrote a result. `status` is that of `os.waitpid`."""
+        """Log which signal killed the fork, if one did before it wrote a result. `status` comes from `os.waitpid`."""
         code = os.waitstatus_to_exitcode(status)
         if code < 0 and self.question is None and not (self.folder / RESULT).exists():
             name = signal.Signals(-code)

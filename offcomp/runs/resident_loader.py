@@ -24,11 +24,11 @@ class Loader(threading.Thread):
         self.loaded: LoadedModel | None = None
 
     def run(self) -> None:
-        """Load. Errors are left to the runs, which meet them again and report them."""
-        os.nice(NICE)  # on Linux, of this thread alone
+        """Load. Errors are ignored here, since each run will encounter and report them."""
+        os.nice(NICE)  # on Linux, this affects only this thread
         try:
             self._load()
-        except Exception:  # noqa: BLE001  # for example, the model is broken, or memory is short
+        except Exception:  # noqa: BLE001  # for example, the files are damaged or memory is short
             self.loaded = None
 
     def _load(self) -> None:

@@ -1,16 +1,16 @@
 """The resident process: `python -m offcomp.runs.resident_process HOME MODEL IDLE_SECONDS SOCKET`. Its client is `resident`.
 
 The main thread is an event loop that never blocks for long. A second thread imports torch and loads the model; runs that arrive
-meanwhile wait in the resident, which obeys their requests to cancel and shows the progress of the first. Once that thread has
-ended, only threads of libraries that prepare for forks are left, and each run is carried out by a fork:
+meanwhile wait in the resident, which handles requests to cancel them and shows the progress of the first. Once that thread has
+finished, the only other threads belong to fork-safe libraries, and each run is carried out by a fork:
 
 - The fork shares the memory of the model until it writes to it, so every run begins with exactly the weights that were loaded.
-- OpenMP cannot be used in a fork after it started threads in the parent. The resident therefore computes with one thread, and a
-  fork sets the usual number before it computes.
-- The resident holds the lock of a run until the run's fork has ended and its end is explained in the log.
+- OpenMP cannot be used in a fork after it started threads in the parent. The resident therefore computes with one thread, and
+  each fork sets the usual number of threads before it starts work.
+- The resident holds the lock of a run until the run's fork has ended and, if it was killed, the log says why.
 
-The resident exits with the process that started it, after IDLE_SECONDS without a run, or when it is asked to. A large model is
-not kept in memory, and neither is one that cannot be loaded: the forks load it themselves, and report what is wrong.
+The resident exits with the process that started it, after IDLE_SECONDS without a run, or when told to. If a model is too large
+to keep in memory or cannot be loaded, the forks load it themselves and report any errors.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ log = logging.getLogger("offcomp")
 LARGEST_MESSAGE, MOST_FILES = 1 << 16, 4
 RECEIVING = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 LOADING_SECONDS, BUSY_SECONDS, REST_SECONDS = 0.05, 0.1, 1.0
-"""How often the resident looks after its runs: while it loads, while it has runs, and while it has none."""
+"""Polling interval of the event loop while loading, while there are jobs, and while there are none."""
 
 
 class Resident:
@@ -59,7 +59,7 @@ class Resident:
         self._last_busy = time.monotonic()
 
     def serve(self) -> None:
-        """Carry out runs until the process is to exit."""
+        """Carry out jobs until it is time to exit."""
         self._loader.start()
         while True:
             if self._wait_for_message():
@@ -81,7 +81,7 @@ class Resident:
         return bool(select.select([self._messages], [], [], rest)[0])
 
     def _receive(self) -> None:
-        """Read one message. The end of the connection means that the client has gone or needs this resident no longer."""
+        """Read one message. The end of the connection means that the client has exited or no longer needs this resident."""
         try:
             content, files, flags, _ = socket.recv_fds(self._messages, LARGEST_MESSAGE, MOST_FILES, RECEIVING)
         except BlockingIOError:
@@ -106,16 +106,16 @@ class Resident:
             self._leaving = True
 
     def _become_ready(self) -> None:
-        """Prepare to be forked, once the loader has ended."""
+        """Prepare for forks once the loader has finished."""
         self._ready = True
         self._loader.join()
-        nowhere = os.open(os.devnull, os.O_WRONLY)  # so far, output went to the log of the first run
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # until now, output went to the log of the first run
         for output in (sys.stdout, sys.stderr):
             output.flush()
             os.dup2(nowhere, output.fileno())
         os.close(nowhere)
         gc.collect()
-        gc.freeze()  # a fork need not copy what it never collects
+        gc.freeze()  # memory that is never collected stays shared with forks
 
     def _look_after_jobs(self) -> None:
         for job in list(self._jobs):
@@ -135,7 +135,7 @@ class Resident:
             self._look_after_waiting_run(job)
 
     def _look_after_waiting_run(self, job: Job) -> None:
-        """Obey a request to cancel the run, notice if its folder is removed, and show progress if it is the first to wait."""
+        """Handle a request to cancel the run, drop it if its folder is gone, and show progress if it is the first in line."""
         in_place = is_in_place(job.folder, job.lock)
         if (job.placed and not in_place) or not os.fstat(job.lock).st_nlink:
             self._remove(job)
@@ -143,7 +143,7 @@ class Resident:
         job.placed = in_place
         if not in_place:
             return
-        with suppress(OffcompError, OSError):  # leave it to the fork to report it
+        with suppress(OffcompError, OSError):  # the fork will report any error
             job.worker = job.worker or Worker(job.folder, job.lock)
             if job.worker.is_cancelled:
                 job.worker.conclude("cancelled", error="Cancelled.")
@@ -163,7 +163,7 @@ class Resident:
         worker.show_life()
 
     def _fork(self, job: Job) -> None:
-        """Let a fork of this process do a job. The resident keeps the lock and the log of a run until it has ended."""
+        """Carry out a job in a fork of this process. The resident keeps the lock and the log of a run open until it ends."""
         resident = os.getpid()
         try:
             job.pid = os.fork()
@@ -204,7 +204,7 @@ class Resident:
         for output in (1, 2):
             os.dup2(job.log, output)
         with suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text("300")  # if memory runs out, end this process and not the resident
+            Path("/proc/self/oom_score_adj").write_text("300")  # if memory runs out, kill this process rather than the resident
         set_up_log()
         wait_for_folder(job.folder, job.lock)
         try:
@@ -239,7 +239,7 @@ class Resident:
         return not self._jobs and (self._leaving or time.monotonic() - self._last_busy >= self._idle_seconds)
 
     def _refuse_messages(self) -> bool:
-        """Refuse messages from now on, and read those that were sent before. Returns whether none of them brought a job."""
+        """Refuse new messages, and read those already sent. Returns whether there are no jobs afterwards."""
         with suppress(OSError):
             self._messages.shutdown(socket.SHUT_RD)
         self._leaving = False
@@ -249,7 +249,7 @@ class Resident:
 
 
 def main(arguments: list[str]) -> None:
-    """Be a resident."""
+    """Run a resident."""
     home, model, idle_seconds, file = arguments
     Resident(Path(home), model, float(idle_seconds), socket.socket(fileno=int(file))).serve()
 

@@ -108,7 +108,7 @@ def test_a_question_that_is_none_is_refused(folders: dict[str, Path], tmp_path: 
 
 def test_a_run_of_another_model_or_of_none_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     run = make_run("other", folders["bert_base"], tmp_path, 2.0)
-    with pytest.raises(RunError, match="run other is of another model"):
+    with pytest.raises(RunError, match="run other belongs to another model"):
         answer(question(run), load(str(folders["bert"])), tmp_path)
     with pytest.raises(InputError, match="there is no run 'nothing'"):
         answer(question("nothing"), load(str(folders["bert"])), tmp_path)

@@ -1,9 +1,9 @@
-"""The Viterbi search in which every path carries its own errors, and moves later targets to make up for them.
+"""A Viterbi search in which every path carries its own errors and adjusts later targets to compensate for them.
 
 With H⁻¹ = UᵀU, the error (w_i - ŵ_i) of column i moves the target of a later column t by U_it / U_ii times that error
 (`codebook.gptq`), and the error of column t after all corrections costs (target - ŵ)² / U_tt². If steps are proportional to
-U_tt, this is the same price for every column, in squared steps. A search over all columns would have to keep all errors of
-every path, so the best path is kept at the end of every BLOCK columns, and its errors move all columns after the block.
+U_tt, a squared step costs the same in every column. A search over all columns would have to store the errors of every path, so
+only the best path is kept after each block of BLOCK columns, and its errors adjust the targets of all later columns.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _Paths:
 
     totals      (states, rows): cost of the path
     errors      (columns, states, rows): its errors w - ŵ
-    symbols     (columns, states, rows) int16: its last integer at each column; `second` tells by which edge it arrived
+    symbols     (columns, states, rows) int16: the last integer at each column; `second`: whether the path took the second edge
     """
 
     def __init__(self, automaton: Machine, states: Integer[Tensor, " rows"], num_columns: int) -> None:

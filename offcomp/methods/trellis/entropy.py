@@ -1,6 +1,6 @@
 """The entropy code of trellis integers: asymmetric numeral systems (Duda 2013, by the library `constriction`).
 
-Every integer is coded with a static table that is chosen by its context and its quantizer. The context is the expected size of
+Every integer is coded with a static table, selected by its context and quantizer. The context is the expected size of
 the entry, in steps, on a logarithmic scale: the sum of a row exponent and a column exponent. A table lists the code length of
 each magnitude |k| in sixteenths of a bit, one byte each; the sign is one more bit.
 
@@ -24,7 +24,7 @@ NUM_CONTEXTS = 32
 CONTEXT_OFFSET = 11
 """Context of an entry whose expected size is one step."""
 EXPONENTS_PER_OCTAVE = 6
-"""Resolution of row and column exponents; two exponents of a sum make one context."""
+"""Resolution of row and column exponents; a context covers two consecutive values of their sum."""
 EXPONENT_RANGE = 120
 MOST_EXPONENTS = 1 << 24
 LENGTHS_PER_BIT = 16
@@ -58,7 +58,7 @@ class Tables:
 
     @staticmethod
     def of_counts(counts: NDArray[np.floating]) -> Tables:
-        """The tables that suit counts of magnitudes (2 · contexts, magnitudes)."""
+        """The tables for these counts of magnitudes (2 · contexts, magnitudes)."""
         return Tables(tuple(_lengths(row) for row in counts))
 
     @staticmethod
@@ -72,7 +72,7 @@ class Tables:
         return Tables(tuple(lengths))
 
     def to_bytes(self) -> NDArray[np.uint8]:
-        """The first table that is used and the number of tables up to the last one, their sizes, and all lengths."""
+        """The index of the first table in use, the number of tables up to the last one in use, their sizes, and all lengths."""
         used = [number for number, table in enumerate(self.lengths) if len(table)] or [0]
         tables = self.lengths[used[0] : used[-1] + 1]
         sizes = np.array([len(table) for table in tables], "<u2").view(np.uint8)
@@ -109,7 +109,7 @@ def _two_sided(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
 def encode_blocks(
     symbols: Sequence[NDArray[np.int16]], rows_of_tables: Sequence[NDArray[np.integer]], tables: Tables
 ) -> NDArray[np.uint32]:
-    """Encode the integers of several (rows, cols) blocks, given the number of the table of each entry."""
+    """Encode the integers of several (rows, cols) blocks, given the table index of each entry."""
     coder, models = stream.stack.AnsCoder(), tables.models()
     for block, numbers in zip(reversed(symbols), reversed(rows_of_tables), strict=True):
         for column in range(block.shape[1] - 1, -1, -1):
@@ -145,7 +145,7 @@ def decode_blocks(
 
 
 def _runs(ordered: NDArray[np.integer]) -> Iterator[tuple[int, slice]]:
-    """Each value of a sorted array and where it stands."""
+    """Each distinct value of a sorted array, with the slice that contains it."""
     ends = [*(np.flatnonzero(np.diff(ordered)) + 1).tolist(), len(ordered)]
     start = 0
     for end in ends:
@@ -154,7 +154,7 @@ def _runs(ordered: NDArray[np.integer]) -> Iterator[tuple[int, slice]]:
 
 
 def encode_integers(values: Integers) -> list[NDArray[Any]]:
-    """Sections for small integers: the smallest and the number of them, a table of code lengths, and the code."""
+    """Sections that encode small integers: their minimum and count, a table of code lengths, and the code."""
     smallest = int(values.min()) if len(values) else 0
     counts = np.bincount(values - smallest) if len(values) else np.zeros(1)
     lengths, coder = _lengths(counts.astype(np.float64)), stream.stack.AnsCoder()
@@ -177,10 +177,10 @@ def decode_integers(head: NDArray[np.int32], lengths: NDArray[np.uint8], code: N
 
 
 def _probabilities(lengths: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Probabilities, up to a factor, of integers with these code lengths."""
+    """Unnormalised probabilities of integers with these code lengths."""
     return np.exp2(-lengths.astype(np.float64) / LENGTHS_PER_BIT)
 
 
 def _categorical(probabilities: NDArray[np.float64]) -> stream.model.Categorical:
-    """The library's distribution. `perfect=False` is part of the format: the decoder must round probabilities alike."""
+    """The library's distribution. `perfect=False` is part of the format: the decoder must round probabilities the same way."""
     return stream.model.Categorical(probabilities, perfect=False)

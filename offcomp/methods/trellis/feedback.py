@@ -1,15 +1,15 @@
-"""Choose integers with calibration text, one member after the other, towards the outputs of the original model.
+"""Choose integers using calibration text, one member at a time, to match the outputs of the original model.
 
-Let x be an input of a member in the original model, x' its input in the model with the earlier members already coded, and
-H = E x'x'ᵀ, C = E x x'ᵀ. The member is coded to minimise E ‖Wx - Ŵx'‖² with a pull towards W itself:
+Let x be an input of a member in the original model, x' its input in the model with the earlier members already coded,
+H = E x'x'ᵀ and C = E x x'ᵀ. The member is coded to minimise E ‖Wx - Ŵx'‖², regularised towards W:
 
     target           W* = (W C + λI W) (H + λI)⁻¹                  λ = CROSS_DAMPING · mean diagonal of H
     factor           (H / level + damping I)⁻¹ = UᵀU, columns in coding order
-    column steps     Δ_j = f · rms(W*) · U_jj / (geometric mean of U), so that every column costs the same per squared step
-    order            by falling H_jj for the steps, then by the stored exponents of the steps, which the decoder knows
+    column steps     Δ_j = f · rms(W*) · U_jj / (geometric mean of U), so that a squared step costs the same in every column
+    order            decreasing H_jj when computing the steps; then by the stored step exponents, which the decoder knows
 
-and then column by column as in GPTQ, with errors carried by each path (`correcting_search`). All members get the same number of
-bits per entry; what one of them leaves over goes to those that follow, and the last one fills the budget.
+The columns are then coded one by one as in GPTQ, with errors carried by each path (`correcting_search`). All members get the
+same number of bits per entry; what one does not use goes to those that follow, and the last one fills the budget.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ CROSS_DAMPING = 0.3
 LAST_ATTEMPTS = 4
 CHEAP_ATTEMPTS = 6
 WIDER = 1.5
-"""Targets may grow by this factor when they make up for errors; larger ones get the largest integer."""
+"""Factor by which targets may grow when compensating for errors; larger ones get the largest integer."""
 OUTLIER_BITS = 48
-"""About what the value and the position of an outlier take."""
+"""Approximate bits for the value and the position of an outlier."""
 
 
 def code_with_feedback(
     method: TrellisAutoencoder, exact: Float[Tensor, "rows cols"], limit: int, hints: Hints, report: Report
 ) -> NDArray[np.uint8] | None:
-    """The longest code of a stacked matrix that takes up to `limit` bytes; None if there is none."""
+    """The longest code of a stacked matrix of at most `limit` bytes, or None if none fits."""
     hints.use_compressed_predecessors(keep_original=method.toward_original)
     plain = Plain(exact, method.num_states)
     plain.step_at(limit)
@@ -91,12 +91,12 @@ class _Member:
         return Block(empty, exponents(down / step), exponents(across), step, self.step_exponents, self.transposed)
 
     def upright(self, matrix: Tensor) -> Tensor:
-        """A matrix in the canonical view as it is oriented in the stack."""
+        """Convert a matrix from the canonical view to its orientation in the stack."""
         return matrix.T if self.transposed else matrix
 
     @property
     def side_bytes(self) -> float:
-        """About what exponents and outliers take."""
+        """Approximate bytes for exponents and outliers."""
         rows, cols = self.targets.shape
         return (EXPONENT_BITS * (rows + 2 * cols) + OUTLIER_BITS * int(self.outliers.count_nonzero())) / 8
 
@@ -147,7 +147,7 @@ def _step_exponents(order: Tensor, factor: Float64[Tensor, "cols cols"]) -> Inte
 
 
 class _Coder:
-    """Codes members one after the other and keeps track of the bytes that are left."""
+    """Codes members one at a time and keeps track of the remaining bytes."""
 
     def __init__(self, model: SymbolModel, num_members: int, limit: int, num_entries: int) -> None:
         self.model = model
@@ -187,7 +187,7 @@ class _Coder:
         return found[1] if found else None
 
     def _step(self, member: _Member, limit: float) -> tuple[float, SymbolModel]:
-        """The step at which a code without feedback takes `limit` bytes, and the model that suits it."""
+        """The step at which a code without feedback takes `limit` bytes, and the model learned at that step."""
 
         def attempt(step: float) -> tuple[float, SymbolModel]:
             frame = member.frame(step)

@@ -22,9 +22,9 @@ from offcomp.numerics.storage import num_not_finite
 def fit(
     method: TrellisAutoencoder, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
-    """Fill the bytes of `size` with a code. The search has no randomness, so the seed is not used.
+    """Encode the matrix so that the code fills the bytes of `size`. The search has no randomness, so the seed is not used.
 
-    Raises BudgetTooSmall if not even zeros fit, and InputError if a value is not finite.
+    Raises BudgetTooSmall if not even an all-zero matrix fits, and InputError if a value is not finite.
     """
     rows, cols = matrix.shape
     stream = method.stream(rows, cols, size)
@@ -44,9 +44,9 @@ def fit(
 def decoded_trellis(tensors: Mapping[str, Tensor]) -> Tensor:
     """Decoder: read the integers, follow the state machine along each row, and scale.
 
-    Raises StorageError if the bytes are damaged in a way that shows.
+    Raises StorageError if the bytes are detectably damaged.
     """
     try:
         return decode_bytes(tensors["stream"].cpu().numpy())
     except (ValueError, IndexError, KeyError, AssertionError, TypeError) as error:
-        raise StorageError(f"the coded integers are damaged ({error}); copy the file again or compress anew") from None
+        raise StorageError(f"the coded integers are damaged ({error}); copy the file again or rerun the compression") from None

@@ -46,7 +46,7 @@ SECTIONS = ("i4", "f4", *("i4", "u1", "u4") * 3, "f2", "u1", "u4", "f4", "u1", "
 
 @dataclass(frozen=True)
 class Block:
-    """The integers of some rows of a matrix, and the exponents that they need.
+    """The integers of some rows of a matrix, and the exponents needed to decode them.
 
     symbols             (rows, cols) int16, with the columns in coding order
     row_exponents       (rows,): the expected size of each row, in steps, see `entropy`
@@ -97,7 +97,7 @@ class Latents:
         return [quantizers_along(torch.from_numpy(block.symbols), automaton).numpy() for block in self.blocks]
 
     def to_bytes(self) -> NDArray[np.uint8]:
-        """The bytes that store the matrix. Raises nothing: any integers can be coded."""
+        """The bytes that store the matrix. Never fails: any integers can be coded."""
         numbers = [
             2 * block.contexts.astype(np.int16) + found for block, found in zip(self.blocks, self.quantizers(), strict=True)
         ]
@@ -177,7 +177,7 @@ def decode_bytes(content: NDArray[np.uint8]) -> Float[Tensor, "rows cols"]:
 
 
 def check_plausible(shapes: Sequence[Sequence[int]], num_bytes: int, num_rows: int, num_columns: int) -> None:
-    """Raise ValueError if blocks of these shapes cannot have been coded in so many bytes, with so many exponents."""
+    """Raise ValueError if blocks of these shapes cannot have been coded in this many bytes with this many exponents."""
     heights, widths = ([shape[side] for shape in shapes] for side in (0, 1))
     entries = sum(height * width for height, width in zip(heights, widths, strict=True))
     if min(heights + widths) < 1 or sum(heights) != num_rows or sum(widths) != num_columns:

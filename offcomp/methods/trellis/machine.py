@@ -60,17 +60,17 @@ def machine(num_states: int) -> Machine:
 
 
 def grid_values(quantizers: Integer[Tensor, "*shape"], magnitudes: Integer[Tensor, "*shape"]) -> Integer[Tensor, "*shape"]:
-    """The absolute value that a magnitude |k| stands for on the grid of its quantizer, in steps."""
+    """The absolute value that a magnitude |k| represents on the grid of its quantizer, in steps."""
     return (2 * magnitudes - quantizers).clamp_min(0)
 
 
 @dataclass(frozen=True)
 class Prices:
-    """What each magnitude costs and stands for, for a machine.
+    """The cost and the value of each magnitude, for a machine.
 
     machine     the state machine
     bits        (contexts, 2, magnitudes): code length of an integer, with its sign, by context and quantizer
-    values      (2, magnitudes): the absolute value that it stands for, in steps, by quantizer
+    values      (2, magnitudes): the absolute value that it represents, in steps, by quantizer
     per_bit     cost of one bit, in squared steps
     """
 

@@ -9,14 +9,14 @@ Gaussian rate-distortion bound D = σ² 2^(-2R); rounding with an entropy code i
 
 Everything that is stored (`latents`) goes into one sequence of bytes: integers, code tables, values, exponents of rows and
 columns, outliers, and a basis if there is one. Its length is fixed by the size, the step Δ is chosen so that the code fills
-it, and the rest is padding. The number of stored parameters is at least the number of entries: this method saves bytes alone.
+it, and the rest is padding. The number of stored parameters is at least the number of entries: this method only saves bytes.
 
-Rotation. For a matrix with many more rows than columns (word embeddings), the rows may be turned by the eigenvectors of WᵀW,
+Rotation. For a matrix with many more rows than columns (word embeddings), the rows may be rotated into the eigenbasis of WᵀW,
 the Karhunen-Loève transform: the entries of a row become uncorrelated, and most of the variance moves to a few columns. The
 basis is coded as well, at about 1.9 bits per entry, and orthonormalised after decoding.
 
-With `feedback`, the integers are chosen with calibration text, one member after the other (`feedback`): later columns make up
-for errors as in GPTQ (Frantar et al. 2023, arXiv 2210.17323), and each path of the Viterbi search carries its own errors.
+With `feedback`, the integers are chosen using calibration text, one member at a time (`feedback`): later columns compensate for
+errors as in GPTQ (Frantar et al. 2023, arXiv 2210.17323), and each path of the Viterbi search carries its own errors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from offcomp.methods.base import Look, Method
 from offcomp.numerics.accounting import CodedBytes, Shapes
 
 RATES_PER_BIT = 512
-"""Sizes per bit and entry."""
+"""Number of sizes per bit per entry."""
 SMALLEST_RATE, LARGEST_RATE = RATES_PER_BIT // 8, 10 * RATES_PER_BIT
 FIXED_BYTES = 400
 """Allowance for layout, tables and values, which do not depend on the shape."""
@@ -62,7 +62,7 @@ class TrellisAutoencoder(Method):
     rotation: str = field(
         default="auto",
         metadata={
-            "help": "Turn the rows by the eigenvectors of WᵀW first. auto does so where it saves more than the basis costs.",
+            "help": "Rotate the rows into the eigenbasis of WᵀW first. auto does so if it saves more than the basis costs.",
             "choices": ("auto", "on", "off"),
         },
     )
@@ -112,7 +112,7 @@ class TrellisAutoencoder(Method):
         return {"stream": self.stream(rows, cols, size)}
 
     def stream(self, rows: int, cols: int, size: int) -> CodedBytes:
-        """The stored sequence of bytes, with one integer per entry and an allowance for all else."""
+        """The stored sequence of bytes, with one integer per entry and an allowance for everything else."""
         return CodedBytes(rows * cols, -(-rows * cols * size // (8 * RATES_PER_BIT)) + rows + 2 * cols + FIXED_BYTES)
 
     def seconds(self, rows: int, cols: int, size: int) -> float:

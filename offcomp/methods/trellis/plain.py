@@ -1,4 +1,4 @@
-"""Code a matrix without text: every entry has the same step, and the rows may be rotated first."""
+"""Code a matrix without calibration text: every entry has the same step, and the rows may be rotated first."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from offcomp.numerics.progress import Report, ignore_progress
 BASIS_BITS = 1.9
 """Bits per entry of a basis."""
 BASIS_SHARE = 2.0
-"""A matrix is rotated if that saves this many times the bits of the basis."""
+"""A matrix is rotated if this saves at least this multiple of the bits of the basis."""
 SAMPLE_ENTRIES = 1 << 18
 ATTEMPTS = 6
 EXPONENT_BITS = 4
-"""About what an exponent takes."""
+"""Approximate bits per exponent."""
 
 
 def code_of(
     method: TrellisAutoencoder, exact: Float[Tensor, "rows cols"], limit: int, report: Report
 ) -> NDArray[np.uint8] | None:
-    """The longest code of a matrix, as one block without text, that takes up to `limit` bytes; None if there is none."""
+    """The longest code of a matrix as one block of at most `limit` bytes, or None if none fits."""
     basis = coded_basis(method, exact, 8 * limit / exact.numel())
     target = exact @ orthonormal(decode_bytes(basis)) if len(basis) else exact
     large = far_out(target, method.outliers) if not len(basis) else torch.zeros_like(target, dtype=torch.bool)
@@ -54,7 +54,7 @@ def code_of(
 
 
 class Plain:
-    """Codes a matrix (rows, cols) without text: every entry has the same step."""
+    """Codes a matrix (rows, cols) without calibration text: every entry has the same step."""
 
     def __init__(self, matrix: Float[Tensor, "rows cols"], num_states: int) -> None:
         self.matrix = matrix
@@ -67,7 +67,7 @@ class Plain:
         return exponents(self.row_sizes / step), exponents(self.column_sizes)
 
     def step_at(self, limit: float) -> float:
-        """About the step at which the code takes `limit` bytes, from a sample of the rows. Learns the model on the way."""
+        """Estimate the step at which the code takes `limit` bytes from a sample of the rows, and learn the model."""
         rows, cols = self.matrix.shape
         sample = self.matrix[self.sample]
         share = len(sample) / rows
@@ -119,6 +119,6 @@ def coded_basis(method: TrellisAutoencoder, matrix: Float[Tensor, "rows cols"], 
 
 
 def bits_per_row(variances: Float64[Tensor, " cols"], bits: float) -> float:
-    """Bits that a row takes at the distortion that the mean variance has at `bits` bits per entry."""
+    """Bits per row at the distortion of an entry of mean variance that is coded in `bits` bits."""
     level = variances.mean() * 2.0 ** (-2 * bits)
     return float((variances / level.clamp_min(1e-300)).clamp_min(1).log2().sum() / 2)

@@ -9,7 +9,7 @@ from typing import TypeVar
 Found = TypeVar("Found")
 
 TOLERANCE = 0.0005
-"""Share of the length that may be left unused."""
+"""Share of the length that may remain unused."""
 STEEPEST, FLATTEST = 1.6, 0.1
 """Bits per entry that doubling the step can save; about 1 at high rates, less at low ones."""
 COARSEST = 64.0
@@ -19,10 +19,10 @@ COARSEST = 64.0
 def fill(
     attempt: Callable[[float], tuple[float, Found]], step: float, limit: float, num_entries: int, attempts: int
 ) -> tuple[float, Found] | None:
-    """Vary the step until the code that `attempt` returns, with its length in bytes, fills `limit` bytes.
+    """Find a step whose code fills `limit` bytes; `attempt` returns the length in bytes and the code at a step.
 
-    Secant method in the logarithm of the step. Returns the step and the code of the longest one that fits after at most
-    `attempts` codes or, if none of them fits, of the first one that does with steps that are doubled; None if there is none.
+    Uses the secant method in the logarithm of the step, for at most `attempts` codes. Returns the longest code that fits, with
+    its step. If none fits, the step is doubled until one does; if none does up to COARSEST times the first step, returns None.
     """
     best: tuple[float, float, Found] | None = None
     before: tuple[float, float] | None = None

@@ -1,4 +1,4 @@
-"""Store several small arrays in one sequence of bytes: each section is its length as four bytes, followed by its content."""
+"""Store several small arrays in one sequence of bytes: each one starts with its length in four bytes."""
 
 from __future__ import annotations
 

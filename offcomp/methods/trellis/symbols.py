@@ -1,8 +1,8 @@
-"""What the integers of a matrix cost and stand for, learned from the integers that were chosen before.
+"""The costs and values of the integers of a matrix, learned from previously chosen integers.
 
-The price of an integer is the length of its code, and its value is the mean of the entries for which it is chosen. Both depend
-on the choices and the choices on both, so they are found in turns, starting with the prices of a Gaussian and Laplacian mixture
-and with values on the grid (Chou, Lookabaugh, Gray, "Entropy-constrained vector quantization", 1989).
+The price of an integer is the length of its code, and its value is the mean of the entries for which it is chosen. Prices and
+values depend on the chosen integers and vice versa, so the two are updated alternately, starting with the prices of a Gaussian
+and Laplacian mixture and with values on the grid (Chou, Lookabaugh, Gray, "Entropy-constrained vector quantization", 1989).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from offcomp.methods.trellis.machine import Machine, Prices, machine, quantizers
 PRICE_PER_BIT = 0.6
 """Squared steps that one bit is worth."""
 LONGEST_CODE = 40.0
-"""Price in bits of an integer that has not been seen."""
+"""Price in bits of an integer that has never occurred."""
 LAPLACIAN_SHARE = 0.2
 EVIDENCE = 8.0
-"""Number of entries on the grid that are added to the entries of an integer when its value is estimated."""
+"""Number of pseudo-observations on the grid that are added when the value of an integer is estimated."""
 ROUNDS = 4
 MOST_MAGNITUDES = 1 << 14
 ROWS_AT_ONCE = 1536
@@ -72,17 +72,18 @@ class SymbolModel:
         return Prices(self.machine, priced, torch.from_numpy(value_table(self.values, number)), PRICE_PER_BIT)
 
     def choose(self, targets: Float[Tensor, "rows cols"], contexts: NDArray[np.uint8]) -> Coded:
-        """The cheapest integers for targets in steps."""
+        """The cheapest integers for targets given in steps."""
         prices = self.prices(float(targets.abs().max()))
         parts = zip(targets.split(ROWS_AT_ONCE), torch.from_numpy(contexts).split(ROWS_AT_ONCE), strict=True)
         found = [shortest_path(rows, classes, prices) for rows, classes in parts]
         return Coded(targets, contexts, torch.cat(found))
 
     def refined(self, targets: Float[Tensor, "rows cols"], contexts: NDArray[np.uint8], *, values: bool = True) -> SymbolModel:
-        """The model after some turns of choosing integers for these targets and learning from them; values are optional.
+        """The model after a few rounds of choosing integers for these targets and learning from them.
 
-        The first turn should start with the initial model: with prices that were learned at a different step, the integers
-        would stay those of that step, and their values would move away from the grid instead.
+        If `values` is False, the values stay as they are and only the prices are learned. Start with the initial model: with
+        prices learned at a different step, the search would keep choosing the integers of that step, and their values would
+        drift off the grid.
         """
         model = self
         for _ in range(ROUNDS):
@@ -91,13 +92,13 @@ class SymbolModel:
         return model
 
     def num_bits(self) -> float:
-        """Length of the code of the integers that were learned from, with its tables."""
+        """Length of the code, with its tables, of the integers that the model was learned from."""
         tables = Tables.of_counts(self.counts)
         used = self.counts > 0
         return float((self.counts * tables.bits(self.counts.shape[1]))[used].sum()) + 8 * len(tables.to_bytes())
 
     def learned(self, coded: Sequence[Coded]) -> SymbolModel:
-        """The model that suits these choices."""
+        """The model learned from these integers."""
         quantizers = [quantizers_along(each.symbols, self.machine).numpy() for each in coded]
         tables = [2 * each.contexts.astype(np.int16) + found for each, found in zip(coded, quantizers, strict=True)]
         counts = count_magnitudes([each.symbols.numpy() for each in coded], tables).astype(np.float64)

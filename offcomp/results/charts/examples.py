@@ -133,7 +133,7 @@ def shift_words(score: Score) -> str:
 def shift_figure(table: pd.DataFrame, run: Run, score: Score, palette: Palette) -> go.Figure:
     """Plot `after` against `before` with one marker per example. Examples on the dotted line did not change.
 
-    For a fidelity, whose values `before` are all the same, the examples are plotted in their order instead.
+    For a fidelity task, where all `before` values are equal, the examples are plotted in order instead.
     """
     colour, symbol = palette.colour(style_key_of(run)), marker(style_key_of(run), SYMBOLS)
     values = pd.concat([table["before"], table["after"]])

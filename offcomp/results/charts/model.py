@@ -120,7 +120,7 @@ def _details(cells: pd.DataFrame, ratio: float) -> list[str]:
 
 
 def _coloured(part: pd.DataFrame, columns: int, palette: Palette, colour: str, limits: tuple[float, float]) -> go.Heatmap:
-    """Heat map of cells of one sort: either all or none span the layers, and either all or none of their values are known.
+    """Heat map of cells of one type: either all or none span the layers, and either all or none of their values are known.
 
     Cell edges are given explicitly because a single row or column would otherwise be drawn at a different size.
     """

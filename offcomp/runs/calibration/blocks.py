@@ -27,7 +27,7 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 def block_of(model: PreTrainedModel, specs: Sequence[ModuleSpec]) -> str | None:
-    """Path of the innermost item of an `nn.ModuleList` that contains all uses of these modules; None if there is none."""
+    """Path of the innermost item of an `nn.ModuleList` that contains all uses of these modules, or None."""
     paths = [path.split(".") for spec in specs for path in (spec.path, *spec.tied)]
     for length in range(len(paths[0]) - 2, 1, -1):  # without the names of the module itself and of its parameter
         block = paths[0][:length]
@@ -40,8 +40,8 @@ def block_of(model: PreTrainedModel, specs: Sequence[ModuleSpec]) -> str | None:
 class BlockInputs:
     """The inputs of one block for every part of a text, captured during a full pass, from which later passes start.
 
-    Only the inputs of the latest block are kept. They are valid as long as no weight outside the block changes; whoever changes
-    one calls `drop`. Nothing is kept, so that every pass is a full one, if
+    Only the inputs of the latest block are kept. They are valid as long as no weight outside the block changes; a caller that
+    changes one must call `drop`. Nothing is kept, and every pass is a full one, if
 
     - the inputs take up more than `limit` bytes,
     - the block is not used exactly once per pass, as with shared layers, or
@@ -149,7 +149,7 @@ class _Capture:
         self._num_parts += 1
 
     def __call__(self, block: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """Copy the arguments of a call, or discard those of all calls if these cannot be kept."""
+        """Copy the arguments of a call, or discard those of all calls if any of them cannot be kept."""
         values = list(_values((arguments, named)))
         self._bytes_left -= sum(value.nbytes for value in values if isinstance(value, Tensor))
         is_plain = all(isinstance(value, (Tensor, *PLAIN)) for value in values)

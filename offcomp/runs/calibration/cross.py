@@ -54,7 +54,7 @@ class Uses:
         self.recorded.append(Use(spec, inputs.clone(), output.clone()))  # the model may modify them in place afterwards
 
     def take(self) -> list[Use]:
-        """Return the recorded uses and start anew."""
+        """Return the recorded uses and clear the record."""
         taken, self.recorded = self.recorded, []
         return taken
 
@@ -69,7 +69,7 @@ class CrossSums:
         self._means: dict[ModuleSpec, Tensor] = {}
 
     def add_uses(self, original: Sequence[Use], substituted: Sequence[Use]) -> None:
-        """Add the uses of modules in a pass through both models. Raises InputError if they are not of the same tokens."""
+        """Add the uses of modules in a pass through both models. Raises InputError if they do not involve the same tokens."""
         if [(use.spec, use.inputs.shape) for use in original] != [(use.spec, use.inputs.shape) for use in substituted]:
             raise InputError(
                 f"{original[0].spec.name if original else 'the module'} is not used for the same tokens in the original and in "

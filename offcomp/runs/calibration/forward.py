@@ -18,7 +18,7 @@ NARROW = 256
 
 
 def parts_of(batches: Sequence[TokenBatch]) -> Iterator[tuple[TokenBatch, bool]]:
-    """The parts of all batches, one per forward pass, each with whether it is the first of its batch."""
+    """The parts of all batches, one per forward pass, each with a flag that marks the first part of a batch."""
     for batch in batches:
         for number, part in enumerate(batch.parts(TOKENS_AT_ONCE, at_least=2)):
             yield part, number == 0
@@ -56,7 +56,7 @@ def run(entry: nn.Module, batch: TokenBatch) -> None:
 
 @contextmanager
 def without_cache(model: PreTrainedModel) -> Iterator[None]:
-    """Run a decoder without a cache of keys and values inside the block, since no text is continued."""
+    """Run a decoder without a cache of keys and values inside the block, since no text is generated."""
     configs = {id(part.config): part.config for part in model.modules() if isinstance(part, PreTrainedModel)}
     caching = [config for config in configs.values() if getattr(config, "use_cache", False)]
     try:

@@ -108,9 +108,9 @@ class GroupHints:
         return cross.inputs if cross else self.calibration.moments(self._likely_next(spec), self.cache_bytes)
 
     def cross_moments(self, spec: ModuleSpec) -> CrossMoments | None:
-        """Moments of a member's inputs in the original model and with all substitutions; None if there is no original kept.
+        """Moments of a member's inputs in the original model and with all substitutions.
 
-        Also None for an embedding.
+        None for an embedding, or if the original model is not kept.
         """
         if not self.calibration.has_original or spec in self.calibration.embeddings:
             return None
@@ -164,7 +164,7 @@ class MemberStatistics:
     def cross_moment(self) -> Tensor | None:
         """Mean of x x'ᵀ (cols, cols), in float64, of the inputs x in the original model and x' with all substitutions.
 
-        None for an embedding, and unless the original model is kept, which it cannot be if it is offloaded between passes.
+        None for an embedding, or if the original model is not kept, as when the model is offloaded between passes.
         """
         cross = self._hints.cross_moments(self._spec)
         return cross.cross if cross else None

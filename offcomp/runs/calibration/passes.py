@@ -58,7 +58,7 @@ class Calibration:
         rows: row counts of the source that the texts were read from, for the run's record.
         cache_bytes: budget in bytes for cached statistics (at least half a group's matrix), and as much for inputs of a block.
         ahead: the modules of all groups. Each pass over the text gathers statistics for as many modules as fit in the cache,
-            where they are kept across groups. If `ahead` is empty, statistics are dropped once a group no longer needs them.
+        and keeps these statistics across groups. If `ahead` is empty, statistics are dropped once a group no longer needs them.
 
     Raises InputError if the model has no tokenizer or the text contains no tokens.
     """
@@ -196,7 +196,7 @@ class Calibration:
         return self._first([self._owner(spec) for spec in self._alike(specs)], "inputs", cache_bytes, gather)
 
     def cross_moments(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> CrossMoments:
-        """Moments of the first module's inputs in both models; see `moments`. Not for embeddings, nor without the original."""
+        """Moments of the first module's inputs in both models; see `moments`. Needs the original; not for embeddings."""
 
         def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], CrossMoments]:
             return sum_cross_moments(self._models, owners, self.batches, self.weighting).means

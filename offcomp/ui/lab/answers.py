@@ -1,4 +1,4 @@
-"""What is known of the draft's plans: exact, measured and estimated errors, scores, and the runs that exist. No widgets."""
+"""What is known about the draft's plans: exact, measured and estimated errors, scores, and the runs that exist. No widgets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HIGHEST_DRAWN = 50
 
 @dataclass(frozen=True)
 class Lab:
-    """The draft and everything known of it.
+    """The draft and everything known about it.
 
     reference    the plan of plain SVD on the same groups
     spectra      the spectra of its groups, or None if some have not been computed yet
@@ -55,7 +55,7 @@ class Lab:
 
     @property
     def ratio(self) -> float:
-        """The compression ratio that is asked for, or else the one that the first plan for the target reaches."""
+        """The requested compression ratio or, for a target, the ratio of the first plan that reaches it."""
         reached = [answer.ratio for answer in self.answers if answer.reachable and answer.plan.groups]
         return reached[0] if self.choices.target and reached else self.choices.ratio
 
@@ -71,13 +71,13 @@ class Lab:
 
     @property
     def exact(self) -> list[Spectrum] | None:
-        """The spectra, if they give the error of the draft's SVD plan; other presets of SVD have other errors."""
+        """The spectra, if they determine the error of the draft's SVD plan; other SVD presets have different errors."""
         svd = self.plans.get("svd")
         return self.spectra if svd is not None and _is_plain_svd(svd) else None
 
 
 def lab_of(choices: Choices) -> Lab:
-    """Look up everything known of the draft. Raises PlanError and InputError if its plans are invalid."""
+    """Look up everything known about the draft. Raises PlanError and InputError if its plans are invalid."""
     info = choices.info
     reference = replace(choices, options={}).plan("svd")
     drafts = {style_key: choices.plan(style_key) for style_key in choices.methods if choices.specs}
@@ -96,7 +96,7 @@ def lab_of(choices: Choices) -> Lab:
 
 
 def _with_equal_bytes(answers: Sequence[Answer], info: ModelInfo) -> list[Answer]:
-    """Set the plans that can be carried out to the same stored bytes, as closely as each method can."""
+    """Set the feasible plans to the same stored bytes, as closely as each method can."""
     plans = {answer.style_key: answer.plan for answer in answers if not answer.fault}
     equal = _equalised(tuple(plans), tuple(plans.values()), info) if len(plans) > 1 else plans
     return [
@@ -118,7 +118,7 @@ def _equalised(style_keys: Sequence[str], plans: Sequence[Plan], info: ModelInfo
 
 
 def _planned(lab: Lab, style_key: str, plan: Plan) -> Answer:
-    """Make the plan of a method that meets the target, or say why it cannot."""
+    """Make a method's plan that meets the target, or explain why there is none."""
     choices, info = lab.choices, lab.choices.info
     answer = Answer(style_key, plan, predict(plan, info), rounded_to=choices.rounded_to)
     if not plan.groups or not (choices.target or choices.allocate):
@@ -146,7 +146,7 @@ def _proposed(
     *,
     allocate: bool,
 ) -> Proposal | str:
-    """Propose a plan that meets a target; if there is none, say why. Cached for what is `known`: the spectra and the runs."""
+    """Propose a plan that meets a target; if there is none, explain why. Cached by `known`: the spectra and the runs."""
     try:
         proposal = propose(plan, parse_target(target), info, home_folder(), _measured, allocate=allocate)
         validate(proposal.plan, info)
@@ -157,7 +157,7 @@ def _proposed(
 
 
 def _answer(lab: Lab, answer: Answer, runs: Mapping[str, Run]) -> Answer:
-    """Look up what is known of one method's plan; estimate its error only if there is no exact or measured value."""
+    """Look up what is known about one method's plan; estimate its error only if there is no exact or measured value."""
     info, plan, prediction = lab.choices.info, answer.plan, answer.prediction
     if not answer.reachable or not plan.groups:
         return answer
@@ -190,7 +190,7 @@ def _errors(answer: Answer, plan: Plan, spectra: list[Spectrum] | None) -> Error
 
 
 def _is_plain_svd(plan: Plan) -> bool:
-    """Return whether all groups use SVD with its default options, whose error the spectra give."""
+    """Return whether all groups use SVD with its default options, whose error the spectra determine."""
     return all(make_method(group.method, group.options) == SVD() for group in plan.groups)
 
 

@@ -28,22 +28,22 @@ BUDGETS = {
     "error": "a relative error",
     "loss": "a loss of the score",
 }
-BUDGET_HELP = "Whichever it is, the plan that meets it is shown at once: sizes and errors are known or estimated before a run."
+BUDGET_HELP = "A plan that meets the budget is shown at once: sizes and errors are known or estimated before the run."
 ALLOCATE_HELP = (
     "Instead of the same ratio for every group, give more to the groups whose error falls fastest, weighted by how much the "
-    "task depends on them where that has been measured. Only SVD, whose errors are known at every rank."
+    "task depends on them where that has been measured. Available only for SVD, whose errors are known at every rank."
 )
-EQUAL_HELP = "Methods stop at slightly different sizes. This sets all of them to the largest size that each of them can store."
+EQUAL_HELP = "Methods end up at slightly different sizes. This sets all of them to the largest size that they have in common."
 TARGETS: dict[str, tuple[str, Any, Any, Any]] = {
     "rank": ("Rank of every group", 1, 100_000, 8),
     "energy": ("Share of the energy that every group keeps", 0.01, 1.0, 0.05),
     "megabytes": ("Size of the whole model in MB, now {}", 0.001, 1e6, 1.0),
     "error": ("Relative error over the chosen weights, at most", 0.001, 1.0, 0.05),
-    "loss": ("Lose at most so many {} of {}", 0.01, 100.0, 0.5),
+    "loss": ("Lose at most this many {} of {}", 0.01, 100.0, 0.5),
 }
 """Kind of target -> title, smallest and largest value, step."""
 FIRST_SHARE = 0.8
-"""The first size to aim for, as a share of the whole model."""
+"""The initial target size, as a share of the whole model."""
 
 
 def choose_size(info: ModelInfo) -> None:
@@ -78,7 +78,7 @@ def _choose_target_value(target: Target, info: ModelInfo) -> None:
 
 
 def _first_target(kind: str, info: ModelInfo) -> str:
-    """Return a target of a kind to begin with."""
+    """Return the initial target of this kind."""
     tasks = [find_task(name) for name in draft.tasks(info)]
     scored = next((task for task in tasks if METRICS[task.kind.metric].most == 1 or "perplexity" in task.kind.metric), None)
     first = {

@@ -123,7 +123,7 @@ def offer_cheaper(lab: Lab) -> None:
 
 
 def _cost(lab: Lab) -> Cost:
-    """The cost of running the plans that can be carried out."""
+    """The cost of running the feasible plans."""
     reachable = [answer for answer in lab.answers if answer.reachable]
     existing = {answer.style_key: answer.run for answer in reachable if answer.run and answer.run.status in KEPT}
     plans = {answer.style_key: answer.plan for answer in reachable}

@@ -1,4 +1,4 @@
-"""A page of the Lab: the question with the Run button, the plan, what is known of it, and then what the page itself shows."""
+"""A page of the Lab: the question with the Run button, the plan, what is known about it, and then the page's own content."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def lab_page(
 
     show                draws what the page shows of the plan
     below               draws what does not depend on the plan, even if the model cannot be used
-    always_compares     show the strip even before anything was run
+    always_compares     show the strip even before anything has run
     """
     with page(name):
         st.fragment(_lab)(question, show, always_compares)
@@ -73,7 +73,7 @@ def _was_started(lab: Lab) -> bool:
 
 
 def _warm_up(lab: Lab) -> None:
-    """Load the model in the background once the user has changed something, so that the first run need not wait for it."""
+    """Load the model in the background once the user has changed something, so that the first run starts sooner."""
     model = lab.choices.info.reads
     if st.session_state.get(SEEN) == model and to_run(lab):
         with suppress(OSError):

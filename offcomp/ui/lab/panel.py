@@ -31,7 +31,7 @@ TASKS = "panel_chosen_tasks"
 
 
 def show_panel() -> tuple[Choices, DeltaGenerator]:
-    """Show the panel; return the choices and the place for the cost of the runs. Raises ModelError for an unusable model."""
+    """Show the panel; return the choices and the container for the run cost. Raises ModelError for an unusable model."""
     with st.container(border=True, key="panel"):
         picture, controls = st.columns([1, 9], vertical_alignment="center", gap="small")
         with controls:

@@ -92,7 +92,7 @@ def _show_run(run: Run) -> None:
 
 
 def progress_of(run: Run) -> tuple[float, str]:
-    """Return the share of an active run that is done, and what it does, with the time left."""
+    """Return the completed fraction of an active run, and its current stage with the time left."""
     progress = run.progress
     if progress is None or progress.stage == "queued":
         return 0.0, "waiting for the previous run"

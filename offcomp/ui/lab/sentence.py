@@ -1,4 +1,4 @@
-"""A sentence of one's own, read by the original and by the compressed models of the draft's finished runs."""
+"""A sentence typed by the user, as processed by the original and the compressed models of the draft's finished runs."""
 
 from __future__ import annotations
 

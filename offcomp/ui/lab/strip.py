@@ -23,7 +23,7 @@ from offcomp.ui.lab.choices import listing
 from offcomp.ui.lab.cost import offer_cheaper
 
 WHOLE_MODEL = "the whole model"
-"""How a fault begins that concerns the chosen weights rather than a method."""
+"""Faults that begin like this concern the chosen weights rather than a method."""
 PIN = "lab_pin"
 """Session state key: the title, model and values of the pinned answers."""
 
@@ -50,7 +50,7 @@ def show_strip(lab: Lab) -> None:
 
 
 def strip_sentence(lab: Lab) -> str:
-    """Summarise the strip in one sentence: the comparison of the finished runs, or else what is known before them."""
+    """Summarise the strip in one sentence: the comparison of the finished runs, or else what is known without them."""
     done = [answer.done for answer in lab.answers if answer.done]
     if done and len(done) == len(lab.answers):
         return comparison(done)
@@ -58,7 +58,7 @@ def strip_sentence(lab: Lab) -> str:
 
 
 def _ratio_sentence(lab: Lab) -> str:
-    """Say which method has the lowest error at the ratio, or what SVD keeps of the weights."""
+    """State which method has the lowest error at the ratio, or what SVD keeps of the weights."""
     chosen, ratio = lab.choices.modules_title, lab.ratio
     dense = [group.name for prediction in lab.predictions.values() for group in prediction.groups if group.form == "dense"]
     if dense and not lab.choices.allocate:
@@ -84,7 +84,7 @@ def _by_error(lab: Lab) -> list[tuple[str, str]]:
 
 
 def _target_sentence(lab: Lab) -> str:
-    """Say how small the chosen weights become to meet the target."""
+    """State how small the chosen weights must become to meet the target."""
     reached = [f"{smaller(answer.ratio)} with {answer.title}" for answer in lab.answers if answer.reachable]
     if not reached:
         return f"The target, {lab.choices.target}, is out of reach for these weights and methods."
@@ -102,7 +102,7 @@ def show_notes(lab: Lab) -> None:
 
 
 def _show_bases(lab: Lab) -> None:
-    """Say what estimated scores are based on, and how good such estimates are."""
+    """State what estimated scores are based on, and how accurate such estimates are."""
     estimates = [score for answer in lab.answers for score in answer.scores.values() if score.origin == ESTIMATED]
     if estimates:
         check = accuracy_of_estimates()
@@ -133,13 +133,13 @@ def _heading(answer: Answer) -> str:
 
 
 def _cell(cell: Cell, change: str) -> tuple[str, str]:
-    """A cell's value, unless it is estimated, and everything else, which is not in bold."""
+    """Split a cell into its value, shown in bold unless it is estimated, and everything else."""
     known, estimated = ("", cell.text) if cell.estimated else (cell.text, "")
     return known, " ".join(filter(None, [estimated, f"({change})" if change else "", cell.note]))
 
 
 def _refusals(lab: Lab) -> list[str]:
-    """Explain for each method that cannot reach the size why it cannot; of those that miss the model's size, only the first."""
+    """Explain why methods cannot reach the size. If several fail on the size of the whole model, explain only the first."""
     refused = [answer for answer in lab.answers if not answer.reachable and answer.plan.groups]
     alike = [answer.title for answer in refused[1:] if answer.fault.startswith(WHOLE_MODEL)]
     shown = [answer for answer in refused if answer.title not in alike]
