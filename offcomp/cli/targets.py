@@ -43,7 +43,7 @@ def requested_target(arguments: argparse.Namespace) -> Target | None:
         if text is not None:
             target = parse_target(text)
             if target.kind != kind:
-                raise InputError(f"--{flag} is a text such as {example!r}, not {text!r}")
+                raise InputError(f"--{flag} must be text such as {example!r}, not {text!r}")
             return target
     if arguments.max_error is not None:
         return Target("error", arguments.max_error)
@@ -65,7 +65,7 @@ def measurements(info: ModelInfo) -> list[Measured]:
 
 
 def known_scores_of(plan: Plan, info: ModelInfo) -> list[KnownScore]:
-    """What is known of the plan's scores before it runs."""
+    """What is known about the plan's scores before it runs."""
     candidate = Family(
         plan, info, home_folder(), measurements(info), plan.groups[0].unit if plan.groups else "bytes"
     ).candidate(plan)

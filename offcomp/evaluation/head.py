@@ -99,7 +99,7 @@ class Head(Evaluator):
 class BetterOrder:
     """A label order that fits clearly better than the current order.
 
-    outputs     for each class in the data, the class that the corresponding output should represent (classes,)
+    outputs     (classes,): for each class, the class that the output currently assigned to it should represent instead
     accuracy    accuracy under this order
     now         accuracy under the current order
     """

@@ -2,7 +2,7 @@
 
 Masked models are compared at masked positions, causal models at next-token positions; rows, masks and windows are those of
 `offcomp.evaluation.masked_lm` and `offcomp.evaluation.causal_lm`. The task option `positions` limits how many positions are
-compared: if there are more, a fixed random sample of them.
+compared: if there are more, a fixed random sample of them is used.
 
 The original is no longer in memory when the compressed model runs, so its log-probabilities are kept, in at most LARGEST_KEPT
 bytes. If the vocabulary is too large, only the most likely tokens of each position are kept, and all others are merged into one
@@ -122,7 +122,7 @@ def sampled_positions(rows: Sequence[Row], most: int) -> list[Row]:
 
 
 def log_probabilities(logits: Tensor, tokens: Tensor | None) -> Tensor:
-    """Log-probabilities (positions, vocabulary); or those of `tokens` (positions, kept), and in a last column of all others."""
+    """Log-probabilities (positions, vocabulary); or those of `tokens` (positions, kept), plus a column for all others."""
     logs = logits.log_softmax(1)
     if tokens is None:
         return logs

@@ -92,8 +92,8 @@ class Compressor:
         With a ratio, a matrix that would not become smaller is stored dense.
 
         Raises:
-            InputError: the matrix has other than two dimensions, no entries, or values that are not finite; or the rank does
-                not exist; or the method needs calibration text, for which `offcomp.compress` is the way.
+            InputError: the matrix does not have two dimensions, has no entries or contains values that are not finite; the rank
+                does not exist; or the method needs calibration text (use `offcomp.compress`).
             BudgetTooSmall: not even the smallest size fits the ratio.
         """
         tensor = torch.as_tensor(matrix).detach()
@@ -169,5 +169,5 @@ class Quantization(Compressor):
 
 @cache
 def compressor(method: type[Method]) -> type[Compressor]:
-    """The class for a method that has none here, such as one of another package."""
+    """The class for a method that has none here, such as one from another package."""
     return type(method.__name__, (Compressor,), {"method_class": method, "__doc__": method.__doc__, "__module__": __name__})

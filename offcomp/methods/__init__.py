@@ -51,7 +51,7 @@ def all_methods() -> tuple[type[Method], ...]:
 
 
 def plugin_faults() -> tuple[str, ...]:
-    """One sentence for each method of another package that cannot be used, or that has a fault."""
+    """One sentence for each method from another package that cannot be used, or that has a fault."""
     return _plugins().faults
 
 

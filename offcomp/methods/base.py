@@ -32,12 +32,12 @@ class Look(NamedTuple):
 class Method:
     """Base class of all compression methods: frozen dataclasses whose fields are the method's options.
 
-    A subclass sets its name and declares the tensors to store (`tensor_shapes`); the functions `fit` and its decoders compute
-    them (`computing_module`). All other defaults are suitable for a data-free method whose size is a rank. The result of `fit`
-    holds no reference to the method.
+    A subclass sets its name and declares the tensors to store (`tensor_shapes`). The function `fit` computes these tensors, and
+    decoders turn them back into a matrix (`computing_module`). All other defaults are suitable for a data-free method whose
+    size is a rank. The result of `fit` holds no reference to the method.
 
     name            the method's name in a plan; several methods may share a name and differ in their `preset`
-    style_key       unique key by which charts, links and the command line know the method
+    style_key       unique key that identifies the method in charts, links and on the command line
     decoders        names of its decoders, functions that turn stored tensors back into a matrix; unique among all methods
     look            marker and colours in charts; None for neutral ones
     has_rank        whether the size is a rank, latent width or number of terms, which a plan may request
@@ -246,7 +246,7 @@ def multiples_of(multiple: int, sizes: range) -> range:
 def rank_budget(method: Method, rows: int, cols: int, rank: int, *, unit: str, dtype: str) -> Budget:
     """The budget that a (rows, cols) matrix takes at this rank, latent width or number of terms.
 
-    Raises InputError if the method has no rank, or not this one.
+    Raises InputError if the method has no rank, or if this rank does not exist for the matrix.
     """
     sizes = method.sizes(rows, cols)
     if not method.has_rank:

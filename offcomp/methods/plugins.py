@@ -26,7 +26,7 @@ GROUP = "offcomp.methods"
 KEY = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 TAKEN_KEYS = frozenset({"original", "reference"})
-"""Style keys that charts use for other things than methods."""
+"""Style keys that charts use for things other than methods."""
 SYMBOLS = (
     *("circle", "square", "diamond", "cross", "x", "triangle-up", "triangle-down", "triangle-left", "triangle-right"),
     *("pentagon", "hexagon", "hexagon2", "octagon", "star", "hexagram", "star-square", "star-diamond", "line-ew"),
@@ -38,7 +38,7 @@ SIDE = 64
 
 @dataclass(frozen=True)
 class Plugin:
-    """A method of another package, with the package's name and version."""
+    """A method from another package, with the package's name and version."""
 
     method: type[Method]
     package: str
@@ -122,12 +122,12 @@ def _text_faults(method: type[Method]) -> Iterable[str]:
     for name in ("name", "style_key", "title", "paper", "size_name"):
         value = getattr(method, name, None)
         if not isinstance(value, str) or not value.strip():
-            yield f"its {name} is {value!r:.80}, not a text"
+            yield f"its {name} is {value!r:.80}; it must be a string that is not blank"
         elif name in ("name", "style_key") and not KEY.fullmatch(value):
-            yield f"its {name} is {value!r:.80}; only lower-case letters, digits, - and _ are allowed, a letter first"
+            yield f"its {name} is {value!r:.80}; only lower-case letters, digits, - and _ are allowed, starting with a letter"
     decoders = method.decoders
     if not isinstance(decoders, tuple) or not all(isinstance(name, str) and name.isidentifier() for name in decoders):
-        yield f"its decoders are {decoders!r:.80}, not a tuple of names of functions"
+        yield f"its decoders are {decoders!r:.80}, not a tuple of function names"
 
 
 def _collisions(method: type[Method], others: Sequence[type[Method]]) -> Iterable[str]:
@@ -136,7 +136,7 @@ def _collisions(method: type[Method], others: Sequence[type[Method]]) -> Iterabl
         yield f"the name {key!r} is reserved"
     for other in others:
         for key in sorted(keys & {other.name, other.style_key}):
-            yield f"the name {key!r} is already that of {other.title}"
+            yield f"the name {key!r} is already taken by {other.title}"
         for decoder in (name for name in method.decoders if name in other.decoders or name == "dense"):
             yield f"the decoder {decoder!r} already exists"
 
@@ -145,17 +145,17 @@ def _option_faults(method: type[Method]) -> Iterable[str]:
     for option in fields(method):
         default, metadata = option.default, option.metadata
         if not isinstance(default, (bool, int, float, str)):
-            yield f"its option {option.name!r} has no default that is a number, a text or a truth value"
+            yield f"its option {option.name!r} needs a default that is a number, a string or a boolean"
         elif not isinstance(metadata.get("help"), str):
             yield f"its option {option.name!r} has no help text"
         elif isinstance(default, str):
             choices = metadata.get("choices", ())
             if default not in choices or not all(isinstance(choice, str) for choice in choices):
-                yield f"its option {option.name!r} has no choices, all of them texts, that contain the default"
+                yield f"its option {option.name!r} needs choices that are strings and include the default"
         elif not isinstance(default, bool):
             low, high = metadata.get("range", (default, None))
             if not type(low) is type(high) is type(default) or not low <= default <= high:
-                yield f"its option {option.name!r} has no range of its type that contains the default"
+                yield f"its option {option.name!r} needs a range of its type that includes the default"
 
 
 def _look_faults(method: type[Method]) -> Iterable[str]:

@@ -1,6 +1,6 @@
-"""The base of all JSON documents: pydantic models with named types for numbers and texts. Does not import torch.
+"""The base of all JSON documents: pydantic models with named types for numbers and strings. Does not import torch.
 
-Documents are frozen. They keep fields that this version does not know, so that files of newer versions survive being read and
+Documents are frozen. They keep fields that this version does not know, so that files from newer versions survive being read and
 written. The first fault of an invalid document becomes a `Malformed` that says what is wrong and where:
 
     RowCounts.from_json({"read": 3, "used": -2})      # Malformed: used is -2; it must be a whole number, 0 or greater
@@ -102,10 +102,10 @@ Line = Annotated[str, AfterValidator(_single_line)]
 Name = Annotated[str, AfterValidator(_visible_name)]
 """A key of an object: one non-empty line of visible characters."""
 JsonObject = Annotated[dict[str, Any], AfterValidator(_named)]
-"""An object with any values, as `Anything`, and names as `Name`."""
+"""An object whose names are each a `Name` and whose values are `Anything`."""
 Fact = Annotated[str | int | float | bool | None, MustBe("a string or a number")]
 Items = Annotated[tuple[T, ...], FailFast()]
-"""A list. Like `Named`, it is checked up to the first fault, since a file may contain millions."""
+"""A list. Like `Named`, it is only checked up to the first invalid item, since a file may contain millions."""
 Named = Annotated[dict[K, T], FailFast()]
 Pair = Annotated[tuple[T, T], BeforeValidator(_pair)]
 Interval = Pair[Figure]

@@ -45,7 +45,7 @@ def is_number(value: Any) -> bool:
 
 
 class Fault(ValueError):
-    """Raised by validators: a value must be `words` ("must_be"), is one that `words` ("which"), or `words` are a sentence."""
+    """Raised by validators. Depending on `kind`, `words` complete "it must be ..." or "..., which ...", or are a sentence."""
 
     def __init__(self, kind: Literal["must_be", "which", "sentence"], words: str):
         super().__init__(words)

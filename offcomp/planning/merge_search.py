@@ -86,7 +86,7 @@ def merge_steps(
 
 
 def survey(grams: Grams, info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> Survey:
-    """Survey every pair, all modules as one matrix, and all merges, using one stacking throughout or the best at each step."""
+    """Survey every pair, all modules as one matrix, and all merges: by each stacking alone, and by the best at each step."""
     specs = sorted_modules(specs)
     parts = [_alone(grams, spec, ratio) for spec in specs]
 

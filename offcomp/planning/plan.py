@@ -237,7 +237,7 @@ def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[st
 
 
 def _rank_faults(group: Group, method: Method) -> Iterator[str]:
-    """Faults in the requested rank, share of the energy and multiple, as far as the shape does not matter."""
+    """Faults in the requested rank, share of the energy and multiple that can be found without the shape."""
     if not method.has_rank and (group.rank or group.energy or group.multiple != 1):
         yield f"{method.title} has no rank; request a ratio, without a multiple"
     elif group.energy is not None and method.name != "svd":

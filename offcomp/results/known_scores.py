@@ -88,7 +88,7 @@ class KnownScore:
 def known_scores(
     plan: Plan, info: ModelInfo, error: Errors | None, measured: Sequence[Measured], tasks: Sequence[str | Task]
 ) -> dict[str, KnownScore]:
-    """Scores of a resolved plan, by name of the task. Tasks without a measurement or a sound estimate are left out.
+    """Scores of a resolved plan, by task name. Tasks without a measurement or a sound estimate are left out.
 
     error       the plan's relative error, exact or estimated; None if unknown, in which case only measured scores are given
     measured    all measurements on these weights, from `known_errors.measured_of`
@@ -146,7 +146,7 @@ def score_on(m: Measured, task: Task) -> Score | None:
 
 @dataclass(frozen=True)
 class _Question:
-    """What a fitted curve depends on. Two questions are equal if their `key` is."""
+    """What a fitted curve depends on. Two questions are equal if their keys are."""
 
     key: tuple[Any, ...]
     info: ModelInfo = field(compare=False)

@@ -2,7 +2,7 @@
 
     propose(plan, parse_target("lose 1 point of similarity"), info, home, measured)
 
-The groups, methods and dtypes of the plan stay; their sizes change. With `allocate`, sizes differ between the groups: plain SVD
+The plan keeps its groups, methods and dtypes; only sizes change. With `allocate`, sizes differ between the groups: plain SVD
 with known singular values is water-filled (`offcomp.planning.allocation`), weighted by how much the task depends on each group
 if enough scores have been measured. Otherwise, every group gets the same ratio.
 """
@@ -63,7 +63,7 @@ def propose(
 
     home        where singular values are cached; they must be known for errors and losses
     measured    all measurements on these weights, from `known_errors.measured_of`
-    allocate    spend the budget where it hurts least, instead of using the same ratio for every group
+    allocate    spend the budget where it matters most, instead of using the same ratio for every group
 
     Raises InputError if the target cannot be reached, naming the nearest value that can, or if something is missing.
     """
@@ -181,7 +181,7 @@ def _for_loss(family: Family, target: Target, task: Task, weights: np.ndarray | 
         losses = [(lost, each) for each in saving if (lost := loss(each)) is not None]
         if not losses:
             raise InputError(
-                f"the score on {task.name} cannot be estimated for these groups, since too few plans of this model have been "
+                f"the score on {task.name} cannot be estimated for these groups, since too few plans for this model have been "
                 "scored on it; run some plans at different ratios with this task first"
             )
         least, nearest = min(losses, key=lambda pair: pair[0])

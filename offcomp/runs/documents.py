@@ -38,11 +38,11 @@ class WorkerRecord(Claim):
     submitted: Timestamp
     """When the run was submitted, in seconds since 1970."""
     attempt: Positive | None = None
-    """How often the run has been started, this time included."""
+    """How many times the run has been started, including this time."""
 
 
 class Progress(Document):
-    """How far a run is, while it is running."""
+    """How far a run has progressed, while it is running."""
 
     stage: Line
     fraction: Fraction

@@ -4,8 +4,8 @@
     pace      = (PRIOR_SECONDS + actual seconds) / (PRIOR_SECONDS + estimated seconds) of the finished stages
 
 A stage that reports its progress is extrapolated from it: fully once a quarter is done, and before that averaged with the
-estimate. The displayed time counts down with the clock. It is raised only if the prediction clearly exceeds it, and a note then
-says so. Does not import torch.
+estimate. The displayed time counts down with the clock. It is raised only if the prediction is clearly longer, and a note
+then says so. Does not import torch.
 """
 
 from __future__ import annotations

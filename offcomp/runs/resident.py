@@ -87,7 +87,7 @@ def idle_seconds() -> float:
         seconds = -1.0
     if not 0 <= seconds <= LONGEST_IDLE_SECONDS:
         raise InputError(
-            f"{IDLE_VARIABLE} is {value[:40]!r}; set it to the number of seconds for which an idle worker stays "
+            f"{IDLE_VARIABLE} is {value[:40]!r}; set it to the number of seconds for which an idle worker keeps running "
             f"(0 to {LONGEST_IDLE_SECONDS:.0f}), or unset it"
         )
     return seconds

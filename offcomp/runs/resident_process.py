@@ -106,7 +106,7 @@ class Resident:
             self._leaving = True
 
     def _become_ready(self) -> None:
-        """Prepare for forks once the loader has finished."""
+        """Prepare for forking once the loader has finished."""
         self._ready = True
         self._loader.join()
         nowhere = os.open(os.devnull, os.O_WRONLY)  # until now, output went to the log of the first run
@@ -239,7 +239,7 @@ class Resident:
         return not self._jobs and (self._leaving or time.monotonic() - self._last_busy >= self._idle_seconds)
 
     def _refuse_messages(self) -> bool:
-        """Refuse new messages, and read those already sent. Returns whether there are no jobs afterwards."""
+        """Refuse new messages, and read those already sent. Returns whether no jobs remain."""
         with suppress(OSError):
             self._messages.shutdown(socket.SHUT_RD)
         self._leaving = False

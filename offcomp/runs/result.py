@@ -206,7 +206,7 @@ class Environment(Document):
     """Package that provides a method -> its version."""
 
     def get(self, name: str) -> Any:
-        """The version of a package, or a fact on the machine; an empty string if it was not recorded."""
+        """The version of a package, or a fact about the machine; an empty string if it was not recorded."""
         value = getattr(self, name.replace("-", "_"), None)
         return "" if value is None else value
 
@@ -249,7 +249,7 @@ class RunResult(Document):
     started: Line
     """In ISO 8601 format."""
     attempt: Positive | None = None
-    """How often the run had been started when it gave this result."""
+    """How many times the run had been started when it produced this result."""
     inputs: Inputs | None = None
     notes: Items[str] = ()
     """Caveats about the sizes, one sentence each."""

@@ -206,7 +206,7 @@ SIGNS_OF_SHORTAGE = (
     "out of memory",
     NO_THREAD,
 )
-"""What libraries say in lower case if an allocation failed, in errors that are not a MemoryError."""
+"""Phrases, in lower case, by which libraries report a failed allocation in errors other than MemoryError."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

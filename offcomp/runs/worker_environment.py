@@ -1,4 +1,4 @@
-"""The environment variables that every process which works on runs is started with. Does not import torch."""
+"""The environment variables of every process that works on runs. Does not import torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
 def worker_environment() -> dict[str, str]:
-    """The environment of a worker that this process starts; the user's own settings of threads and memory come first.
+    """The environment of a worker that this process starts; the user's own thread and memory settings take precedence.
 
     The worker compares OFFCOMP_PARENT with its parent process id and exits when the parent does, so it is never orphaned.
     """

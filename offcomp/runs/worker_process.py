@@ -1,4 +1,4 @@
-"""A run as the process that works on it sees it: its progress, its result, and whether it is to go on.
+"""A run as seen by the process that works on it: its progress, its result, and whether it should continue.
 
 Even while torch is busy, a watcher thread checks whether the run was cancelled, the parent process exited or the folder was
 removed, so that the worker stops within a second.
@@ -45,7 +45,7 @@ RESERVE = f".reserve{PART}"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run knows at its end: the model, its scores by task, and notes on its sizes. Empty if it fails."""
+    """What a run has produced when it ends: the model, its scores by task, and notes on its sizes. Empty if the run failed."""
 
     model: ModelResult | None = None
     scores: dict[str, Score] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class Worker:
         os._exit(0 if written and status == "done" else 1)
 
     def conclude(self, status: str, *, error: str = "", outcome: Outcome = NOTHING) -> bool:
-        """Write run.json, including any results so far. Returns whether it was written. A call after that waits for ever."""
+        """Write run.json, including any results so far. Returns whether it was written. Any later call blocks forever."""
         self._ending.acquire()
         try:
             return self.owns_folder() and self._write_result(self.result(status, error, outcome))
@@ -110,7 +110,7 @@ class Worker:
             raise
 
     def owns_folder(self) -> bool:
-        """Whether the folder is still that of this attempt at the run."""
+        """Whether the folder still belongs to this attempt at the run."""
         if self.lock is not None and not is_in_place(self.folder, self.lock):
             return False
         return self.attempt is None or (self._claimed_attempt() or 0) <= self.attempt
@@ -224,7 +224,7 @@ class Worker:
             self.current_stage = ""
 
     def show_life(self) -> None:
-        """Touch the heartbeat, and let the remaining time run on while a stage does not report. Call several times a second."""
+        """Touch the heartbeat, and update the remaining time if a stage reports nothing. Call several times a second."""
         now = time.monotonic()
         if now - self._last_beat >= BEAT_SECONDS:
             self._last_beat = now

@@ -67,7 +67,7 @@ def test_singular_values_that_a_target_needs_are_computed(offcomp: Command, fold
     ("flags", "message"),
     [
         (("--size", "12 GB"), "'12 GB' is not a target; examples are"),
-        (("--size", "3x"), "--size is a text such as '12 MB', not '3x'"),
+        (("--size", "3x"), "--size must be text such as '12 MB', not '3x'"),
         (("--lose", "1 point of bleu"), "has no task or metric 'bleu'"),
         (("--max-error", "1.5"), "a target error of 1.5 is not possible"),
         (("--max-error", "nan"), "a target error of nan is not possible"),

@@ -279,17 +279,17 @@ BROKEN = {
     "plain class": ("class Magic: pass", "is not a class derived from offcomp.methods.base.Method"),
     "undecorated": (source(decorator=""), "Magic is not decorated with @dataclass(frozen=True)"),
     "not frozen": (source(decorator="@dataclass"), "cannot be loaded: TypeError: cannot inherit non-frozen dataclass"),
-    "untitled": (source(title=""), "its title is None, not a text"),
-    "blank": (source(paper='" "'), "its paper is ' ', not a text"),
+    "untitled": (source(title=""), "its title is None; it must be a string that is not blank"),
+    "blank": (source(paper='" "'), "its paper is ' '; it must be a string that is not blank"),
     "key": (source(style_key='"Magic, really"'), "its style_key is 'Magic, really'; only lower-case letters"),
     "reserved": (source(style_key='"reference"'), "the name 'reference' is reserved"),
-    "name taken": (source(name='"svd"'), "the name 'svd' is already that of SVD"),
-    "style key taken": (source(style_key='"residual"'), "the name 'residual' is already that of Autoencoder, residual"),
+    "name taken": (source(name='"svd"'), "the name 'svd' is already taken by SVD"),
+    "style key taken": (source(style_key='"residual"'), "the name 'residual' is already taken by Autoencoder, residual"),
     "decoder taken": (source(decoders='("low_rank",)'), "the decoder 'low_rank' already exists"),
     "dense decoder": (source(decoders='("dense",)'), "the decoder 'dense' already exists"),
-    "decoders": (source(decoders='"undone"'), "its decoders are 'undone', not a tuple of names of functions"),
-    "no range": (source(body=NO_RANGE + SHAPES), "its option 'size' has no range of its type that contains the default"),
-    "mixed range": (source(body=MIXED_RANGE + SHAPES), "its option 'size' has no range of its type that contains the default"),
+    "decoders": (source(decoders='"undone"'), "its decoders are 'undone', not a tuple of function names"),
+    "no range": (source(body=NO_RANGE + SHAPES), "its option 'size' needs a range of its type that includes the default"),
+    "mixed range": (source(body=MIXED_RANGE + SHAPES), "its option 'size' needs a range of its type that includes the default"),
     "mixed choices": (source(body=MIXED_CHOICES + SHAPES), "its option 'how' has no choices, all of them texts"),
     "no help": (source(body=NO_HELP + SHAPES), "its option 'size' has no help text"),
     "no default": (source(body=NO_DEFAULT + SHAPES), "its option 'size' has no default"),
@@ -330,7 +330,7 @@ def test_of_two_with_one_name_the_first_in_the_order_of_packages_is_used(found: 
     plugins = found(*folders)
     assert [plugin.package for plugin in plugins.found] == ["alpha"]
     assert [fault.partition(" cannot")[0] for fault in plugins.faults] == ["The method 'magic' of the package beta 1.0"]
-    assert "the name 'magic' is already that of Magic" in plugins.faults[0]
+    assert "the name 'magic' is already taken by Magic" in plugins.faults[0]
 
 
 def test_damaged_metadata_of_any_package_is_one_sentence(found: Any, tmp_path: Path) -> None:

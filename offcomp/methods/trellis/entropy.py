@@ -2,7 +2,7 @@
 
 Every integer is coded with a static table, selected by its context and quantizer. The context is the expected size of
 the entry, in steps, on a logarithmic scale: the sum of a row exponent and a column exponent. A table lists the code length of
-each magnitude |k| in sixteenths of a bit, one byte each; the sign is one more bit.
+each magnitude |k| in sixteenths of a bit, one byte each; the sign takes one more bit.
 
 The decoder learns the quantizer of an entry only from the integers before it, so the integers are coded column by column, and
 those of a column are sorted by table. The decoder can therefore decode many integers at once.

@@ -66,7 +66,7 @@ def grid_values(quantizers: Integer[Tensor, "*shape"], magnitudes: Integer[Tenso
 
 @dataclass(frozen=True)
 class Prices:
-    """The cost and the value of each magnitude, for a machine.
+    """The cost and the value of each magnitude in a given state machine.
 
     machine     the state machine
     bits        (contexts, 2, magnitudes): code length of an integer, with its sign, by context and quantizer

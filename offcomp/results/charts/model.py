@@ -210,7 +210,10 @@ def _wrapped(name: str) -> str:
 
 
 def row_labels(labels: pd.DataFrame) -> list[str]:
-    """Row names: the kind, or the end of the path after the layer or last dot. If that is not unique, the full path is used."""
+    """Row names: the kind, or else the path after the layer number, or after the last dot if it has no layer.
+
+    A name that is not unique is replaced by the full path.
+    """
     full = [row["row"] or row["module"] for row in labels.to_dict("records")]
     brief = [
         kind if kind in KIND_TITLES.values() and not row else name.rpartition("*." if row else ".")[2].replace("_", " ")

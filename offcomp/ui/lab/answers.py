@@ -146,7 +146,10 @@ def _proposed(
     *,
     allocate: bool,
 ) -> Proposal | str:
-    """Propose a plan that meets a target; if there is none, explain why. Cached by `known`: the spectra and the runs."""
+    """Propose a plan that meets a target; if there is none, explain why.
+
+    Cached by `known`, which stands for the spectra and the runs.
+    """
     try:
         proposal = propose(plan, parse_target(target), info, home_folder(), _measured, allocate=allocate)
         validate(proposal.plan, info)

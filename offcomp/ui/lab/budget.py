@@ -105,7 +105,7 @@ def choose_budget(info: ModelInfo) -> None:
     st.selectbox(
         "The budget is", list(BUDGETS), format_func=BUDGETS.__getitem__, key=BUDGET, on_change=change, help=BUDGET_HELP
     )
-    st.toggle("Spend it where it hurts least", key="allocate", persist_state="session", help=ALLOCATE_HELP)
+    st.toggle("Spend it where it matters most", key="allocate", persist_state="session", help=ALLOCATE_HELP)
     st.toggle("Same bytes for all methods", key="equal_bytes", persist_state="session", help=EQUAL_HELP)
     _radio("The ratio counts", UNITS, "unit", UNIT_HELP)
     _radio("Store numbers as", DTYPE_CHOICES, "dtype", DTYPE_HELP)

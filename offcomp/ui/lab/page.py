@@ -67,7 +67,7 @@ def _lab(question: str, show: Callable[[Lab], object], always_compares: bool) ->
 
 
 def _was_started(lab: Lab) -> bool:
-    """Return whether this session has started a run of the present draft."""
+    """Return whether this session has started a run of the current draft."""
     started = st.session_state.get(STARTED, ())
     return any(answer.run and answer.run.id in started for answer in lab.answers)
 

@@ -23,7 +23,7 @@ from offcomp.ui.lab.choices import listing
 from offcomp.ui.lab.cost import offer_cheaper
 
 WHOLE_MODEL = "the whole model"
-"""Faults that begin like this concern the chosen weights rather than a method."""
+"""Faults that begin with these words are about the chosen weights rather than a method."""
 PIN = "lab_pin"
 """Session state key: the title, model and values of the pinned answers."""
 
