@@ -166,11 +166,11 @@ def cases(info: ModelInfo, with_text: bool) -> Iterator[Case]:
         yield Case(f"codebook, data-free, {total:g}x", "codebook", coded(info, steps, CODEBOOK))
         if with_text:
             yield Case(f"codebook, calibrated, {total:g}x", "codebook", coded(info, steps, CODEBOOK | FEEDBACK))
-    for total, bits in TRELLIS_BITS.items():
-        ratios = {name: 32 / each for name, each in (TRELLIS_SMALL | bits).items()}
-        yield Case(f"trellis, data-free, {total:g}x", "trellis", coded(info, ratios, TRELLIS))
+    for times, rates in TRELLIS_BITS.items():
+        steps = {name: 32 / bits for name, bits in (TRELLIS_SMALL | rates).items()}
+        yield Case(f"trellis, data-free, {times}x", "trellis", coded(info, steps, TRELLIS))
         if with_text:
-            yield Case(f"trellis, calibrated, {total:g}x", "trellis", coded(info, ratios, TRELLIS | FEEDBACK))
+            yield Case(f"trellis, calibrated, {times}x", "trellis", coded(info, steps, TRELLIS | FEEDBACK))
     for ratio in (2.0, 3.0, 5.0):
         for preset in ("plain", "direction"):
             yield Case(f"query and key at {ratio:g}x parameters, {preset} SVD", "direction", _query_key(info, preset, ratio))

@@ -272,7 +272,7 @@ def test_feedback_lowers_the_output_error_of_each_member(transposed: bool, colum
         at_bits(trellis(), stacked, 2.0).reconstruct().split(height), fed.reconstruct().split(height), members, strict=True
     ):
         before, after = ((inputs @ (member - (each.T if transposed else each)).T).norm().item() for each in (plain_part, part))
-        assert after < 0.7 * before
+        assert after < 0.8 * before
     assert hints.followed
     assert [index for index, _ in hints.substituted] == [1]  # no member follows the last one
     assert torch.allclose(hints.substituted[0][1], fed.reconstruct().split(height)[1], atol=1e-5)
@@ -304,7 +304,7 @@ def test_embeddings_among_other_members_are_coded_without_feedback_and_seen_by_t
     fed = at_bits(trellis(feedback=True), matrix, 2.0, hints=hints)
     assert [index for index, _ in hints.substituted] == [0]
     assert torch.allclose(hints.substituted[0][1], fed.reconstruct()[:50], atol=1e-6)
-    assert error(matrix, fed) < 0.35
+    assert error(matrix, fed) < 0.4
 
 
 def test_a_group_of_embeddings_alone_is_coded_as_without_text() -> None:

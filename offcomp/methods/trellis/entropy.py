@@ -57,7 +57,7 @@ class Tables:
     lengths: tuple[NDArray[np.uint8], ...]
 
     @staticmethod
-    def of_counts(counts: NDArray[np.floating]) -> Tables:
+    def of_counts(counts: NDArray[Any]) -> Tables:
         """The tables for these counts of magnitudes (2 · contexts, magnitudes)."""
         return Tables(tuple(_lengths(row) for row in counts))
 
@@ -90,7 +90,7 @@ class Tables:
         return [_categorical(_two_sided(_probabilities(table))) if len(table) else None for table in self.lengths]
 
 
-def _lengths(counts: NDArray[np.floating]) -> NDArray[np.uint8]:
+def _lengths(counts: NDArray[Any]) -> NDArray[np.uint8]:
     used = np.flatnonzero(counts)
     if not len(used):
         return np.zeros(0, np.uint8)

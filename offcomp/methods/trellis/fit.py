@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from math import inf
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ def fit(
 ) -> CompressedMatrix:
     """Encode the matrix so that the code fills the bytes of `size`. The search has no randomness, so the seed is not used.
 
+    If the bytes are too few for exponents of every member, outliers or a basis, the matrix is coded without them.
+
     Raises BudgetTooSmall if not even an all-zero matrix fits, and InputError if a value is not finite.
     """
     rows, cols = matrix.shape
@@ -31,10 +35,14 @@ def fit(
     exact = matrix.float().cpu().contiguous()
     if num_not_finite(exact):
         raise InputError("the matrix contains values that are not finite and cannot be coded; check the weights")
+    content = None
     if method.feedback and hints is not None and not all(hints.embeddings):
         content = code_with_feedback(method, exact, stream.num_bytes, hints, report)
-    else:
-        content = code_of(method, exact, stream.num_bytes, report)
+    for each in (
+        method,
+        replace(method, rotation="off", outliers=inf),
+    ):  # the second stores next to nothing beside the integers
+        content = code_of(each, exact, stream.num_bytes, report) if content is None else content
     if content is None:
         raise BudgetTooSmall(f"a ({rows}, {cols}) matrix cannot be coded in {stream.num_bytes} bytes; lower the ratio")
     padded = np.pad(content, (0, stream.num_bytes - len(content)))

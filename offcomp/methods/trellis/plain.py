@@ -25,7 +25,7 @@ BASIS_BITS = 1.9
 BASIS_SHARE = 2.0
 """A matrix is rotated if this saves at least this multiple of the bits of the basis."""
 SAMPLE_ENTRIES = 1 << 18
-ATTEMPTS = 6
+ATTEMPTS = 8
 EXPONENT_BITS = 4
 """Approximate bits per exponent."""
 
@@ -47,7 +47,7 @@ def code_of(
         report(0.5)
         return len(content), content
 
-    step = plain.step_at(limit - len(basis) - 6 * len(positions))
+    step = plain.step_at(max(limit - len(basis) - 6 * len(positions), 1))
     report(0.3)
     found = fill(attempt, step, limit, exact.numel(), ATTEMPTS)
     return found[1] if found else None

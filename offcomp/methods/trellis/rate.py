@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import log2
+from math import inf, log2
 from typing import TypeVar
 
 Found = TypeVar("Found")
 
 TOLERANCE = 0.0005
 """Share of the length that may remain unused."""
-STEEPEST, FLATTEST = 1.6, 0.1
-"""Bits per entry that doubling the step can save; about 1 at high rates, less at low ones."""
-COARSEST = 64.0
-"""Factor between the first step and the largest one that is tried."""
+STEEPEST, FLATTEST = 8.0, 0.1
+"""Bits per entry that doubling the step can save: about 1 at high rates; at low ones, whole rows may turn to zeros at once."""
+WIDEST = 2.0
+"""Largest change of a step at a time, in octaves."""
+DOUBLINGS = 30
 
 
 def fill(
@@ -21,27 +22,37 @@ def fill(
 ) -> tuple[float, Found] | None:
     """Find a step whose code fills `limit` bytes; `attempt` returns the length in bytes and the code at a step.
 
-    Uses the secant method in the logarithm of the step, for at most `attempts` codes. Returns the longest code that fits, with
-    its step. If none fits, the step is doubled until one does; if none does up to COARSEST times the first step, returns None.
+    Uses the secant method in the logarithm of the step, or bisection where the secant leaves the range in which the step must
+    lie, for at most `attempts` codes. Returns the longest code that fits, with its step. If none fits, the step is doubled
+    until one does; if none does after DOUBLINGS, returns None.
     """
     best: tuple[float, float, Found] | None = None
     before: tuple[float, float] | None = None
-    slope, start = 1.0, step
+    slope, place = 1.0, log2(step)
+    too_fine, fine_enough = -inf, inf  # logarithms of the largest step that is too fine, and of the smallest that is not
     for _ in range(attempts):
-        length, found = attempt(step)
-        if length <= limit and (best is None or length > best[0]):
-            best = length, step, found
-        if best and best[0] >= (1 - TOLERANCE) * limit:
-            break
-        rate = 8 * length / num_entries
-        if before and before[0] != step:
-            slope = min(max((before[1] - rate) / log2(step / before[0]), FLATTEST), STEEPEST)
-        before = step, rate
-        excess = rate - 8 * (1 - TOLERANCE / 3) * limit / num_entries
-        step *= 2 ** min(max(excess / slope, -2.0), 2.0)
-    while best is None and step < COARSEST * start:
-        step *= 2
-        length, found = attempt(step)
+        length, found = attempt(2.0**place)
         if length <= limit:
-            best = length, step, found
-    return best[1:] if best else None
+            fine_enough = min(fine_enough, place)
+            if best is None or length > best[0]:
+                best = length, place, found
+            if length >= (1 - TOLERANCE) * limit:
+                break
+        else:
+            too_fine = max(too_fine, place)
+        rate = 8 * length / num_entries
+        if before and before[0] != place:
+            slope = min(max((before[1] - rate) / (place - before[0]), FLATTEST), STEEPEST)
+        before = place, rate
+        excess = rate - 8 * (1 - TOLERANCE / 3) * limit / num_entries
+        place += min(max(excess / slope, -WIDEST), WIDEST)
+        if not too_fine < place < fine_enough:
+            place = (too_fine + fine_enough) / 2
+    for _ in range(DOUBLINGS):
+        if best:
+            break
+        place = max(place, too_fine) + 1
+        length, found = attempt(2.0**place)
+        if length <= limit:
+            best = length, place, found
+    return (2.0 ** best[1], best[2]) if best else None
