@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from offcomp.library.matrices import Pruning as Pruning
     from offcomp.library.matrices import Quantization as Quantization
     from offcomp.library.matrices import ResidualAutoencoder as ResidualAutoencoder
+    from offcomp.library.matrices import TrellisAutoencoder as TrellisAutoencoder
     from offcomp.library.matrices import Tucker as Tucker
     from offcomp.library.plots import plot_errors as plot_errors
     from offcomp.library.plots import plot_pareto as plot_pareto
@@ -66,6 +67,7 @@ PUBLIC = {
         "Pruning",
         "Quantization",
         "ResidualAutoencoder",
+        "TrellisAutoencoder",
         "Tucker",
     ),
     "offcomp.library.plots": ("plot_errors", "plot_pareto"),

@@ -117,7 +117,7 @@ def compress(
         layers: layer numbers, or text such as "0-2,5".
         together: which modules to compress as one matrix: "module" (each alone), "kind", "qkv", "blocks" or "all".
         stack: how the modules of a group are stacked: "best", "rows", "columns" or "residual".
-        method: "svd", "autoencoder", "residual", "codebook", "kronecker", "tucker", "pruning" or "quantization".
+        method: "svd", "autoencoder", "residual", "codebook", "trellis", "kronecker", "tucker", "pruning" or "quantization".
         options: options of the method by name.
         ratio: compression ratio, original size / stored size.
         rank: rank, latent width or number of terms, instead of a ratio.

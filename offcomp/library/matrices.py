@@ -25,6 +25,7 @@ from offcomp.methods.kronecker.method import Kronecker as KroneckerMethod
 from offcomp.methods.pruning.method import Pruning as PruningMethod
 from offcomp.methods.quantization.method import Quantization as QuantizationMethod
 from offcomp.methods.residual.method import ResidualAutoencoder as ResidualMethod
+from offcomp.methods.trellis.method import TrellisAutoencoder as TrellisMethod
 from offcomp.methods.tucker.method import Tucker as TuckerMethod
 from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS, budget_for_ratio, stored_size
 from offcomp.numerics.storage import num_not_finite
@@ -141,6 +142,12 @@ class CodebookAutoencoder(Compressor):
     """An autoencoder with discrete latents; see `offcomp.methods.codebook.method`."""
 
     method_class = CodebookMethod
+
+
+class TrellisAutoencoder(Compressor):
+    """An autoencoder with discrete latents along a row, in an entropy code; see `offcomp.methods.trellis.method`."""
+
+    method_class = TrellisMethod
 
 
 class Kronecker(Compressor):

@@ -272,7 +272,7 @@ def test_an_idle_resident_leaves_and_no_run_is_lost(store: Trial, monkeypatch: p
 @pytest.mark.parametrize("value", ["", "soon", "-1", "nan", "1e9"])
 def test_an_idle_time_that_is_none_is_told(store: Trial, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv(resident.IDLE_VARIABLE, value)
-    with pytest.raises(InputError, match=f"OFFCOMP_IDLE_SECONDS is '{value}'; set it to the seconds"):
+    with pytest.raises(InputError, match=f"OFFCOMP_IDLE_SECONDS is '{value}'; set it to the number of seconds"):
         store.start()
     assert store.entries == set()
 

@@ -39,6 +39,7 @@ from offcomp.numerics.progress import Report
 CROSS_DAMPING = 0.3
 LAST_ATTEMPTS = 4
 CHEAP_ATTEMPTS = 6
+SAMPLE_ENTRIES = 1 << 17
 WIDER = 1.5
 """Factor by which targets may grow when compensating for errors; larger ones get the largest integer."""
 OUTLIER_BITS = 48
@@ -164,7 +165,7 @@ class _Coder:
         step, model = self._step(member, (share - member.side_bytes) / self.growth)
         block, coded, decoded = self._coded(member, step, model)
         used = model.learned([coded]).num_bits() / 8
-        self.growth *= max(used, 1.0) / max(model.num_bits() / 8, 1.0)
+        self.growth *= min(max(used / max(share - member.side_bytes, 1.0), 0.5), 2.0)
         self.blocks[index] = block
         self.bytes_left = max(self.bytes_left - used - member.side_bytes, 0.0)
         self.entries_left -= entries
@@ -189,13 +190,17 @@ class _Coder:
     def _step(self, member: _Member, limit: float) -> tuple[float, SymbolModel]:
         """The step at which a code without feedback takes `limit` bytes, and the model learned at that step."""
 
+        entries = member.targets.numel()
+        sample = slice(None, None, max(1, entries // SAMPLE_ENTRIES))
+        targets = member.targets[sample]
+        share = targets.numel() / entries
+
         def attempt(step: float) -> tuple[float, SymbolModel]:
             frame = member.frame(step)
             initial = replace(SymbolModel.initial(self.model.num_states), values=self.model.values)
-            model = initial.refined(member.targets[:, frame.order] / step, frame.contexts, values=False)
-            return model.num_bits() / 8, model
+            model = initial.refined(targets[:, frame.order] / step, frame.contexts[sample], values=False)
+            return model.num_bits() / 8 / share, model
 
-        entries = member.targets.numel()
         start = max(float(member.targets.square().mean().sqrt()), 1e-30) * 2 ** (1 - 8 * limit / entries)
         return fill(attempt, start, max(limit, 1.0), entries, CHEAP_ATTEMPTS) or (start, attempt(start)[1])
 

@@ -22,7 +22,7 @@ errors as in GPTQ (Frantar et al. 2023, arXiv 2210.17323), and each path of the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from offcomp.methods.base import Look, Method
 from offcomp.numerics.accounting import CodedBytes, Shapes
@@ -47,7 +47,6 @@ class TrellisAutoencoder(Method):
     size_name: ClassVar[str] = "rate step"
     has_rank: ClassVar[bool] = False
     memory: ClassVar[float] = 4.0
-    fast_options: ClassVar[dict[str, Any]] = {"state_bits": 2}
 
     preset: str = field(
         default="trellis", metadata={"help": "Discrete latents, decoded by a state machine.", "choices": ("trellis",)}
