@@ -33,7 +33,7 @@ SYMBOLS = (
 )
 """Marker symbols that charts can vary by fill."""
 SIDE = 64
-"""Rows and columns of the matrix for which a plugin must be able to state its shapes."""
+"""Number of rows and columns of the matrix used to check that a plugin can state its tensor shapes."""
 
 
 @dataclass(frozen=True)

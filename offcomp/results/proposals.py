@@ -165,7 +165,9 @@ def _for_loss(family: Family, target: Target, task: Task, weights: np.ndarray | 
     """The smallest candidate whose expected loss is at most the target's."""
     metric = METRICS[task.kind.metric]
     if not target.relative and metric.least > 0:
-        raise InputError(f"a {metric.word} is not measured in points; allow a percentage, such as 'lose 5 % of {task.name}'")
+        raise InputError(
+            f"a {metric.word} is not measured in points; give the loss as a percentage, such as 'lose 5 % of {task.name}'"
+        )
 
     def loss(candidate: Candidate) -> float | None:
         score = candidate.score(task) if candidate.errors is not None else None

@@ -1,4 +1,4 @@
-"""The resident of this process: a process that keeps a model loaded, and carries out the runs of that model. No torch here.
+"""The resident: a background process that keeps a model loaded and carries out the runs that use it. No torch here.
 
 Starting Python, importing torch and loading the model take longer than many runs. The resident does so once and carries out
 each run in a fork of itself, which starts within milliseconds with exactly the loaded weights; a fork that fails, is cancelled
@@ -7,9 +7,9 @@ or is killed does not affect the weights of the next. See `resident_process` for
 The resident belongs to the process that starts it. A pair of sockets connects the two, so nobody else can reach the resident;
 every message is a JSON object, with file descriptors attached:
 
-    {"run": N, "folder": F}      carry out the run in F; with its lock (held) and its log
-    {"stop": N}                  end the work on run N; with a pipe, which the resident closes once the work has ended
-    {"ask": Q}                   answer a question about the model (`live_answers`); with a pipe for the answer
+    {"run": N, "folder": F}      carry out the run in F; attached: its lock (already held) and its log
+    {"stop": N}                  stop work on run N; attached: a pipe that the resident closes once the work has stopped
+    {"ask": Q}                   answer a question about the model (`live_answers`); attached: a pipe for the answer
     {"leave": true}              exit once all runs have ended
 
 No message that was sent is lost: before a resident exits, it refuses new messages and reads those that were already sent.

@@ -144,7 +144,10 @@ def bring_calibration_text() -> None:
         required=True,
         key="calibration_weighting",
         persist_state="session",
-        help="output: by 1 / (squared norm of the module's output), as the normalisation that follows does; equal: all alike.",
+        help=(
+            "output: each token is weighted by 1 / (squared norm of the module's output), like the normalisation that follows; "
+            "equal: all tokens have the same weight."
+        ),
     )
     _calibrate({"num_texts": int(count), "weighting": str(weighting)})
 

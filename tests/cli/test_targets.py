@@ -71,7 +71,7 @@ def test_singular_values_that_a_target_needs_are_computed(offcomp: Command, fold
         (("--lose", "1 point of bleu"), "has no task or metric 'bleu'"),
         (("--max-error", "1.5"), "a target error of 1.5 is not possible"),
         (("--max-error", "nan"), "a target error of nan is not possible"),
-        (("--lose", "1 point of perplexity"), "is not measured in points; allow a percentage"),
+        (("--lose", "1 point of perplexity"), "is not measured in points; give the loss as a percentage"),
     ],
 )
 def test_bad_targets_are_one_sentence(offcomp: Command, flags: tuple[str, ...], message: str) -> None:

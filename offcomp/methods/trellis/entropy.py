@@ -34,7 +34,7 @@ Integers = NDArray[np.int64]
 
 
 def exponents(sizes: NDArray[np.floating]) -> Integers:
-    """Sizes in steps as integers on a logarithmic scale; zero becomes the smallest exponent."""
+    """Convert sizes, measured in steps, to integers on a logarithmic scale; zero becomes the smallest exponent."""
     with np.errstate(divide="ignore"):
         logarithms = np.log2(sizes.astype(np.float64)) * EXPONENTS_PER_OCTAVE
     return np.rint(np.clip(logarithms, -EXPONENT_RANGE, EXPONENT_RANGE)).astype(np.int64)

@@ -4,10 +4,10 @@ A stacked matrix is cut into blocks, one above the other. In a block, entry (i, 
 
     ŵ_ij = Δ · 2^(e_j / 16) · sign(k_ij) · v(q_ij, |k_ij|)
 
-with the step Δ of the block, a column exponent e_j, the integer k_ij and its quantizer q_ij (`machine`), and the values v: the
-mean of all entries that share an integer. The columns of a block are coded in the order of their exponents e_j, and a block may
-be stored transposed. A rotated matrix is multiplied by an orthogonal basis afterwards. At the end, outliers are
-replaced by their exact values.
+where Δ is the step of the block, e_j a column exponent, k_ij the integer and q_ij its quantizer (`machine`); each value v is
+the mean of all entries that share an integer. The columns of a block are coded in the order of their exponents e_j, and a block
+may be stored transposed. A rotated matrix is then multiplied by an orthogonal basis. Finally, outliers are replaced by their
+exact values.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ class MemberStatistics:
 
     @property
     def cross_moment(self) -> Tensor | None:
-        """Mean of x x'ᵀ (cols, cols), in float64, of the inputs x in the original model and x' with all substitutions.
+        """Mean of x x'ᵀ (cols, cols), in float64: x is an input in the original model, x' the same with all substitutions made.
 
         None for an embedding, or if the original model is not kept, as when the model is offloaded between passes.
         """

@@ -85,7 +85,8 @@ def _apply_link(everything: Sequence[Run], own: Sequence[Run], bundled: Sequence
     missing = [name for name in names if name not in finished]
     state[PROBLEMS] = [_problem(name, everything) for name in missing[:MOST_PROBLEMS]]
     if len(missing) > MOST_PROBLEMS:
-        state[PROBLEMS].append(f"{len(missing) - MOST_PROBLEMS:,} more runs in the link cannot be shown.")
+        more = len(missing) - MOST_PROBLEMS
+        state[PROBLEMS].append(f"{more:,} more {'run' if more == 1 else 'runs'} in the link cannot be shown.")
     if len(available) > MOST_COMPARED:
         which = "newest" if linked == draft.EVERY_RUN else "first"
         state[PROBLEMS].append(f"Comparing the {which} {MOST_COMPARED} of {len(available):,} runs; choose others above.")
