@@ -27,7 +27,7 @@ from offcomp.numerics.metrics import Metric
 from offcomp.numerics.training import one_thread_if
 
 SMALL_MATRIX = 1 << 17
-"""Up to this number of entries, the products of a decomposition are faster on one thread than on two."""
+"""Up to this number of entries, a decomposition runs on one thread: products this small take longer when they are split."""
 
 
 def singular_values(

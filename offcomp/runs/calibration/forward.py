@@ -14,7 +14,7 @@ from offcomp.runs.calibration.batches import TokenBatch
 
 TOKENS_AT_ONCE = 512  # maximum per forward pass, so that activations stay small compared with the model
 NARROW = 256
-"""Up to this hidden size, a forward pass is faster on one thread than on two (`benchmarks.calibrated_speed`)."""
+"""Up to this hidden size, forward passes run on one thread: operations this small take longer when they are split."""
 
 
 def parts_of(batches: Sequence[TokenBatch]) -> Iterator[tuple[TokenBatch, bool]]:
