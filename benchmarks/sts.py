@@ -44,6 +44,7 @@ CODEBOOK = {"preset": "codebook"}
 TRELLIS = {"preset": "trellis"}
 FEEDBACK = {"feedback": True}
 MAX_TOKENS = 64
+CACHE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def _hints(
 ) -> AbstractContextManager[GroupHints | None]:
     if not group.options.get("feedback"):
         return nullcontext()
-    calibration = Calibration(loaded, texts, max_tokens=MAX_TOKENS)
+    calibration = Calibration(loaded, texts, max_tokens=MAX_TOKENS, cache_bytes=CACHE_BYTES)
     return GroupHints(calibration, members(group, loaded.info), group.stack, lambda: [before])
 
 
