@@ -242,7 +242,7 @@ def test_the_step_is_found_at_which_a_code_fills_the_limit(limit: float) -> None
         lengths.append(100 * max(0.0, 12 - 0.9 * log2(step)) + 20)
         return lengths[-1], step
 
-    found = fill(attempt, 1.0, limit, 800, 8)
+    found = fill(attempt, 1.0, limit, 800, attempts=8)
     assert found
     assert found[0] == found[1]
     length = 100 * max(0.0, 12 - 0.9 * log2(found[0])) + 20

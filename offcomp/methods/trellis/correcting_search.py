@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from offcomp.methods.trellis.machine import Machine, Prices, best_magnitudes
+from offcomp.methods.trellis.machine import Prices, best_magnitudes
 
 BLOCK = 64
 ROWS_AT_ONCE = 512

@@ -189,7 +189,7 @@ class _Coder:
             ).to_bytes()
             return len(content), content
 
-        found = fill(attempt, step, self.limit, member.targets.numel(), LAST_ATTEMPTS)
+        found = fill(attempt, step, self.limit, member.targets.numel(), attempts=LAST_ATTEMPTS)
         return found[1] if found else None
 
     def _step(self, member: _Member, limit: float) -> tuple[float, SymbolModel]:
@@ -206,7 +206,9 @@ class _Coder:
 
         spread, bits = max(float(member.targets.square().mean().sqrt()), 1e-30), 8 * limit / entries
         start = spread * self.relative_step * 2**-bits
-        step = (fill(attempt, start, max(limit, 1.0), entries, CHEAP_ATTEMPTS, SAMPLE_TOLERANCE) or (start,))[0]
+        step = (
+            fill(attempt, start, max(limit, 1.0), entries, attempts=CHEAP_ATTEMPTS, tolerance=SAMPLE_TOLERANCE) or (start,)
+        )[0]
         self.relative_step = step / spread * 2**bits
         return step, attempt(step, PRICED_ENTRIES)[1]
 

@@ -22,13 +22,14 @@ def fill(
     step: float,
     limit: float,
     num_entries: int,
+    *,
     attempts: int,
     tolerance: float = TOLERANCE,
 ) -> tuple[float, Found] | None:
-    """Find a step whose code fills `limit` bytes up to `tolerance`; `attempt` returns the length in bytes and the code at a step.
+    """Find a step whose code fills `limit` bytes; `attempt` returns the length in bytes and the code at a step.
 
     Uses the secant method in the logarithm of the step, or bisection where the secant leaves the range in which the step must
-    lie, for at most `attempts` codes. Returns the longest code that fits, with its step. If none fits, the step is doubled
+    lie, for at most `attempts` codes or until a share of at most `tolerance` is unused. Returns the longest code that fits, with its step. If none fits, the step is doubled
     until one does; if none does after DOUBLINGS, returns None.
     """
     best: tuple[float, float, Found] | None = None
