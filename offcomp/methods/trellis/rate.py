@@ -29,8 +29,8 @@ def fill(
     """Find a step whose code fills `limit` bytes; `attempt` returns the length in bytes and the code at a step.
 
     Uses the secant method in the logarithm of the step, or bisection where the secant leaves the range in which the step must
-    lie, for at most `attempts` codes or until a share of at most `tolerance` is unused. Returns the longest code that fits, with its step. If none fits, the step is doubled
-    until one does; if none does after DOUBLINGS, returns None.
+    lie, for at most `attempts` codes or until at most the share `tolerance` of the limit is unused. Returns the longest code
+    that fits, with its step. If none fits, the step is doubled until one does; if none does after DOUBLINGS, returns None.
     """
     best: tuple[float, float, Found] | None = None
     before: tuple[float, float] | None = None
