@@ -1,4 +1,4 @@
-"""Budgets of the Lab without a browser: targets, allocation, equal sizes, and the text that methods are calibrated on."""
+"""Budgets in the Lab without a browser: targets, allocation and equal sizes; also the text for calibration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LINEAR = "query.0-5,key.0-5,value.0-5,attention_output.0-5,ffn_in.0-5,ffn_out.0-
 
 @pytest.fixture
 def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
-    """The plans that are run, checked as ever; no worker is started."""
+    """The submitted plans. They are validated as usual, but no worker is started."""
     plans: list[Plan] = []
 
     def submit(_store: RunStore, plan: Plan, info: ModelInfo) -> SimpleNamespace:
@@ -35,7 +35,7 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
 
 
 def figure(cell: str) -> float:
-    """The number that a cell of the strip begins with."""
+    """Return the number at the beginning of a cell of the strip."""
     return float(cell.removeprefix("about ").split()[0].replace(",", ""))
 
 
@@ -72,7 +72,7 @@ def test_a_loss_is_met_as_expected_and_its_band_is_shown() -> None:
     score = strip(app)["Similarity, correlation"]
     assert figure(score["SVD"]) == pytest.approx(float(score["Original"]) - 0.01, abs=0.002)
     assert "nine of ten measured scores should lie within the band" in texts(app)
-    assert "other plans" in texts(app)  # how good such estimates are
+    assert "other plans" in texts(app)  # the accuracy of such estimates
 
 
 def test_a_size_that_is_out_of_reach_says_what_could_reach_it() -> None:
@@ -133,7 +133,7 @@ def test_a_target_that_makes_no_sense_is_said(text: str) -> None:
 
 
 def calibrated() -> AppTest:
-    """Compress with a method that is calibrated on text, and its methods open."""
+    """Open Compress with a method that is calibrated on text, open the methods of the plan, and return the app."""
     app = opened("compress", methods="svd", tasks="none", options='{"svd":{"preset":"whitened"}}')
     return open_part(app, "methods")
 
