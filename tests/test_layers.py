@@ -37,7 +37,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "pages": SHOWN,
     "app": SHOWN,
 }
-"""What each layer may import besides itself, lowest layer first. From `runs`, higher layers may use only what needs no torch."""
+"""What each layer may import besides itself, lowest layer first. Layers above `runs` use only what needs no torch in it."""
 
 PUBLIC = "offcomp"
 """The package whose names are imported on first use, so that only its top-level imports count."""
