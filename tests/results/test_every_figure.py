@@ -420,7 +420,10 @@ def model_map_of_errors(_style_key: str, palette: Palette) -> Drawn:
 
 
 def map_of(colour: str, palette: Palette) -> Drawn:
-    """Draw a map of a matrix outside the layers, which spans both columns, and of two kinds in two layers; query.0 is planned."""
+    """Draw a map of a matrix outside the layers, which spans both columns, and of two kinds in two layers.
+
+    One of the matrices, query.0, is in the plan.
+    """
     more = ("recognised", "path", "rows are outputs")
     table = table_of(
         MAP_COLUMNS,

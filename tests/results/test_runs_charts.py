@@ -238,8 +238,8 @@ def test_a_failed_sibling_is_named() -> None:
 
 
 def test_paired_difference_agrees_with_counting_sentence_by_sentence() -> None:
-    # Among 100 sentences, "a" becomes wrong in both runs, "b" becomes wrong and "x" right with SVD alone, and "c" and "d" become
-    # wrong with the autoencoder alone.
+    # Among 100 sentences, "a" becomes wrong in both runs; "b" becomes wrong and "x" right only with SVD; "c" and "d" become
+    # wrong only with the autoencoder.
     assert paired_difference(SVD, AUTOENCODER, "sentiment") == pytest.approx((0.02, *accuracy_interval(1, 3, 100)))
     again = made_run("2" * 12, [made_group("query", 0.5)], made_score(["a", "b"], ["x"]))
     value, low, high = paired_difference(SVD, again, "sentiment") or (1, 1, 1)
