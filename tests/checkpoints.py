@@ -1,4 +1,4 @@
-"""Tiny checkpoints in the dtypes that other people's checkpoints have, and functions that read what a model folder stores."""
+"""Store tiny checkpoints in the dtypes that real checkpoints use, and read what a model folder stores."""
 
 from __future__ import annotations
 

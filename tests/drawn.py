@@ -121,7 +121,7 @@ def _axis_of(trace: Any, letter: str) -> str:
 
 
 def _assert_unit(axis: Any, expression: str) -> None:
-    """Check that percentages are 100 times a share, that titles state logarithmic scales, and that ticks have no % format."""
+    """Check that percentages are 100 times a share, that titles state logarithmic scales, and that tick labels have no %."""
     title = axis.title.text or ""
     if title:
         assert bool(PER_CENT.search(title)) == expression.startswith("100 *"), (title, expression)

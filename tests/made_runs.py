@@ -33,7 +33,7 @@ def made_group(name: str, error: float, *, rmse: float = 0.1, rows: int = 10, co
 
 
 def made_score(right_to_wrong: list[str], wrong_to_right: list[str], *, n: int = 100, right: int = 80) -> dict[str, Any]:
-    """Return a score on `n` sentences: the original model classifies `right` correctly, and the outcomes of these change."""
+    """Return a score on `n` sentences. The original is right on `right` of them; the outcomes of the listed ones change."""
     after = right - len(right_to_wrong) + len(wrong_to_right)
     lost, won = len(right_to_wrong), len(wrong_to_right)
     difference = (won - lost) / n
@@ -111,7 +111,7 @@ def made_run(
     seed: int = 0,
     others: dict[str, dict[str, Any]] | None = None,
 ) -> Run:
-    """Return a run of these groups, with `score` on the task sentiment and the scores of `others` on tasks with these names."""
+    """Return a run of these groups, with `score` on the task sentiment and the scores in `others`, by the name of the task."""
     scores = ({"sentiment": score} if score else {}) | (others or {})
     planned = tuple(
         Group(

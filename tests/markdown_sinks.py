@@ -1,4 +1,4 @@
-"""Find the places in the source code where text is passed to Streamlit, which renders it as Markdown, without being escaped.
+"""Find the places in the source code that pass unescaped text to Streamlit, which renders it as Markdown.
 
 An expression is fine if it is a literal or a constant, a number, or the result of an escaping function such as `plain`.
 """
@@ -31,7 +31,7 @@ def faults_in(file: Path) -> list[str]:
     """Return every argument of a sink in this file that may contain markup, with its line."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.Module))]
-    inside = {child: function for function in functions for child in ast.walk(function)}  # inner functions win
+    inside = {child: function for function in functions for child in ast.walk(function)}  # inner ones override outer ones
     return [
         f"{file.name}:{part.lineno} {ast.unparse(part)}"
         for node in ast.walk(tree)

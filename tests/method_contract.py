@@ -39,7 +39,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"epochs": 2, "encoder": "nonlinear", "decoder": "linear", "enforce_norm": False},
         {"epochs": 2, "enforce_norm": False, "l1_weight": 0.5, "batch_size": 7},
     ],
-    "residual": [  # on `random_matrix`, these shares beat the forms that it can fall back to
+    "residual": [  # with these shares, its own form beats its fallbacks on `random_matrix`
         {"sparse_share": 0.2, "hidden_share": 0.1, "steps": 20},
         {"sparse_share": 0.0, "hidden_share": 0.0},
         {"sparse_share": 0.2, "hidden_share": 0.0, "rounds": 2},
@@ -99,7 +99,7 @@ def covering(pairs: int) -> list[Any]:
 
 
 def random_matrix(rows: int, cols: int, seed: int = 0) -> Tensor:
-    """Return Gaussian entries times decaying column scales, so that neither a rank of one nor full rank explains the matrix."""
+    """Return Gaussian entries times decaying column scales: neither close to rank one nor with equal singular values."""
     entries = torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed))
     return entries * torch.linspace(1.0, 0.05, cols)
 
@@ -147,11 +147,11 @@ def relative_error(original: Tensor, reconstruction: Tensor) -> float:
 
 
 class Cancelled(Exception):
-    """Raised by the callback `report`, as in the worker when a run is cancelled."""
+    """Raised by the callback `report`, as by that of the worker when a run is cancelled."""
 
 
 class MethodContract:
-    """Tests that every method must pass. Those that depend on the storage run with twice as many pairs of dtype and unit."""
+    """Tests that every method must pass. Those that take a dtype and a unit run with twice as many pairs of them."""
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         names = [name for name in ("method", "dtype", "unit") if name in metafunc.fixturenames]
@@ -226,7 +226,7 @@ class MethodContract:
         exact = method.fit(matrix, Budget(stored_size(shapes, "float32").in_unit(budget.unit), budget.unit))
         assert exact.size == stored.size
         worse = {"float32": 0.0, "float16": 2e-3, "bfloat16": 0.02, "int8": 0.05}[dtype]
-        if method.style_key == "codebook":  # a rounded codeword can make a piece choose another, equally near one
+        if method.style_key == "codebook":  # after rounding, a different codeword can be nearest to a piece
             assert relative_error(matrix, stored.reconstruct()) <= relative_error(matrix, exact.reconstruct()) + worse
         else:
             assert relative_error(exact.reconstruct(), stored.reconstruct()) <= worse

@@ -28,7 +28,7 @@ WIDTH = "Math.max(...[document.documentElement, document.querySelector('[data-te
 PHONE = {"width": 390, "height": 844}
 CELLS = """[...document.querySelectorAll('[data-testid=stTable] tr')].map(
   row => [...row.querySelectorAll('th, td')].map(cell => cell.innerText.trim()))"""
-# After a deep link, Streamlit first looks for its server below the address of the page, and then at the right address.
+# Given a deep link, Streamlit first looks for its server below the address of the page, and then at the right address.
 EXPECTED_404 = ("/_stcore/health", "/_stcore/host-config")
 
 

@@ -13,7 +13,7 @@ from offcomp.methods.hints import ModuleStatistics
 
 
 def moment(size: int, seed: int, tokens: int | None = None) -> Tensor:
-    """Return the second moment (size, size) of correlated features with different scales; it is singular if tokens are few."""
+    """Return the second moment (size, size) of correlated features with different scales; it is singular if tokens < size."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(size, size, generator=generator, dtype=torch.float64) * torch.linspace(2.0, 0.2, size)
     inputs = torch.randn(tokens or 4 * size, size, generator=generator, dtype=torch.float64) @ mixing
@@ -112,7 +112,7 @@ def synthetic_hints(rows: int, cols: int, tokens: int | None = None) -> Syntheti
 
 
 def with_hints(method: Method) -> Method:
-    """Return the method itself, changed, if it is calibrated, to use synthetic hints whenever it is fitted without any."""
+    """Make a calibrated method use synthetic hints whenever it is fitted without any, and return the method."""
     if method.calibrated:
         fit = method.fit
 

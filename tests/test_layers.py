@@ -37,7 +37,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "pages": SHOWN,
     "app": SHOWN,
 }
-"""What each layer may import besides itself, lowest layer first. Layers above `runs` use only what needs no torch in it."""
+"""What each layer may import besides itself, lowest layer first. Layers above `runs` use only its parts without torch."""
 
 PUBLIC = "offcomp"
 """The package whose names are imported on first use, so that only its top-level imports count."""
@@ -126,7 +126,7 @@ def streamlit_faults(root: Path) -> list[str]:
 
 
 def circle_faults(root: Path) -> list[str]:
-    """Return the first cycle of imports found, including imports inside functions; a package differs from its modules."""
+    """Return a cycle of imports, if any, including imports inside functions; packages and their modules count separately."""
     known = modules(root)
     arrows = {
         name: {target for target in imports(name, file, known, at_first=name == PUBLIC) if target in known}

@@ -117,7 +117,7 @@ def test_the_installed_app_runs_outside_of_a_clone(
             expect(app.page.locator("[data-test-script-state=notRunning]")).to_be_visible(timeout=PAGE_MILLISECONDS)
             for fault in ("stException", "stAlertContentError"):
                 expect(app.page.get_by_test_id(fault)).to_have_count(0)
-        app.open(f"/model?model={start}")  # models may be in the start folder, but here are none
+        app.open(f"/model?model={start}")  # models may be in the start folder, but there are none
         expect(app.page.get_by_text("has no 'config.json'")).to_be_visible(timeout=PAGE_MILLISECONDS)
 
 

@@ -112,6 +112,6 @@ def most_alike(texts: Sequence[str], similarity: Similarity, splits: Sequence[st
 
 
 def repeated(texts: Sequence[str]) -> list[str]:
-    """Return the texts that occur more than once, in lower case and without punctuation, both of which are ignored."""
+    """Return the texts that occur more than once if case and punctuation are ignored, in lower case without punctuation."""
     counts = Counter(" ".join(words(text)) for text in texts)
     return [text for text, count in counts.items() if count > 1]

@@ -1,4 +1,4 @@
-"""Tiny random models with real architectures. Their dimensions differ, so that a transposed weight causes an error.
+"""Tiny random models with real architectures. Their sizes are so unequal that transposed weights are noticed.
 
 Each function in `TINY` needs no arguments, draws the weights from a local generator with a fixed seed, and leaves the global
 random state unchanged.
@@ -181,7 +181,7 @@ def t5() -> PreTrainedModel:
 
 
 def t5_gated() -> PreTrainedModel:
-    """A T5 like the checkpoints of version 1.1, with gated feed-forward layers and a head of its own."""
+    """A T5 like the checkpoints of version 1.1, with gated feed-forward layers and an untied head."""
     config = transformers.T5Config(**T5_SIZES, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
     model = _built("T5ForConditionalGeneration", config)
     model.lm_head.weight = nn.Parameter(model.shared.weight.flip(0) * 0.5, requires_grad=False)

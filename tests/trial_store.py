@@ -77,7 +77,7 @@ def workers(store: RunStore) -> list[psutil.Process]:
 
 @pytest.fixture
 def sleeping(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers that only hold their lock and sleep, so they start almost instantly, in a new process for each run."""
+    """Workers that only hold their lock and sleep, so they start almost instantly. Each run has its own process."""
     monkeypatch.setenv("OFFCOMP_RESIDENT", "0")
     real = subprocess.Popen
 

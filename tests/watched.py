@@ -47,7 +47,7 @@ def outside(log: Path) -> list[str]:
 
 
 def _is_here(host: str) -> bool:
-    if host in ("localhost", "None", "") or host.startswith("/"):  # a path is that of a Unix socket
+    if host in ("localhost", "None", "") or host.startswith("/"):  # paths are Unix sockets
         return True
     try:
         return ip_address(host).is_loopback

@@ -191,7 +191,8 @@ def test_the_divergence_from_a_model_that_is_sure_and_wrong_is_finite() -> None:
 @pytest.mark.parametrize(("lost", "won", "n"), [(12, 3, 100), (0, 5, 40), (5, 0, 40), (1, 1, 10), (80, 60, 2000), (1, 0, 3)])
 def test_the_ends_of_the_interval_are_the_differences_that_a_score_test_just_rejects(lost: int, won: int, n: int) -> None:
     for end in accuracy_interval(lost, won, n):
-        shares = np.linspace(max(0.0, -end), (1 - end) / 2, 400_001)[1:-1]  # right to wrong; wrong to right is `end` more
+        # Shares of changes from right to wrong; the shares of changes from wrong to right are larger by `end`.
+        shares = np.linspace(max(0.0, -end), (1 - end) / 2, 400_001)[1:-1]
         likelihood = np.log(1 - 2 * shares - end) * (n - lost - won)
         likelihood += np.log(shares) * lost if lost else 0.0
         likelihood += np.log(shares + end) * won if won else 0.0

@@ -39,7 +39,7 @@ def damaged(loaded: LoadedModel) -> None:
 
 
 def compared(evaluator: CausalLM) -> list[Continuation]:
-    """Return the continuations of the model, first as the original and again as the compressed model."""
+    """Return the comparison of the model's continuations with those of the same model."""
     reference = evaluator.reference()
     return list(evaluator.compare(reference, evaluator.predict(reference)).continuations)
 

@@ -1,4 +1,4 @@
-"""Fidelity: unchanged models score perfectly to the last bit, more compression is no better, and what is stored of outputs."""
+"""Fidelity: perfect scores of unchanged models, worse scores after more compression, and the storage of distributions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def truncated(loaded: LoadedModel, ranks: int) -> None:
 def test_an_unchanged_model_is_perfect_to_the_last_bit(tmp_path: Path, family: str) -> None:
     _, evaluator = made(tmp_path, family)
     reference = evaluator.reference()
-    for predictions in (reference, evaluator.predict(reference)):  # the original alone is scored with its own
+    for predictions in (reference, evaluator.predict(reference)):  # `reference` is used if only the original is scored
         score = evaluator.compare(reference, predictions)
         metric, direction, perfect = METRICS[family]
         assert (score.metric, score.direction) == (metric, direction)

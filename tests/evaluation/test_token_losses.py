@@ -74,7 +74,7 @@ def test_the_head_gives_the_same_for_the_asked_places_alone(tmp_path: Path, name
     hook = head.register_forward_hook(lambda _module, inputs, _output: widths.append(inputs[0].shape[0] * inputs[0].shape[1]))
     fast = evaluator.reference()
     hook.remove()
-    if name != "opt":  # it calls its decoder without its base model
+    if name != "opt":  # OPT calls its decoder directly, not its base model
         written = fast["continuations"].size if name in CAUSAL else 0
         assert sum(widths) == len(fast["loss"]) + written
     monkeypatch.setattr(token_losses, "_can_gather", lambda *_: False)

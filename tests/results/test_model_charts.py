@@ -94,7 +94,7 @@ def test_weights_of_an_unknown_family_get_rows_by_their_path() -> None:
     assert same_row(table, "some.long.path.blocks.1.mixer.mix") == [f"some.long.path.blocks.{n}.mixer.mix" for n in range(3)]
     assert same_row(table, "tokens") == ["tokens"]
     lone = map_table(unknown_like(1))
-    assert rows_of(lone) == []  # its number could be anything, not only that of a layer
+    assert rows_of(lone) == []  # a single number could be anything, not only a layer
 
 
 def test_parts_and_fused_weights_are_told_apart() -> None:

@@ -12,8 +12,10 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.plan import Plan, validate
 from offcomp.planning.sizes import predict
 from offcomp.runs.store import RunStore
+from tests import tiny_models
+from tests.checkpoints import DTYPES, store_as
 from tests.minilm import minilm_info
-from tests.pages import home, open_part, opened, strip, texts
+from tests.pages import home, listed, open_part, opened, strip, texts
 
 __all__ = ["home"]  # a fixture
 pytestmark = pytest.mark.usefixtures("home")
@@ -43,12 +45,20 @@ def test_an_error_is_met_with_the_smallest_size(submitted: list[Plan]) -> None:
     app = opened("compress", target="error 0.5", methods="svd", tasks="none")
     shown = strip(app)
     assert 0.495 <= figure(shown["Relative error"]["SVD"]) <= 0.5
-    assert "To meet the target, error 0.5: query and key (12 matrices)" in texts(app)
+    assert "To meet the target (error 0.5), query and key (12 matrices) must become 2.01x smaller with SVD." in texts(app)
     app.button(key="run").click().run()
     assert not app.exception
     (plan,) = submitted
     stored = predict(plan, minilm_info()).model.chosen.parameters_after
     assert figure(shown["Stored parameters"]["SVD"]) == stored
+
+
+def test_a_target_that_leaves_room_says_how_large_the_weights_can_become(home: Path, tmp_path: Path) -> None:
+    model = listed(store_as(tiny_models.save(tiny_models.bert(), tmp_path / "bert"), DTYPES["float16"]), home)
+    wider = {"model": model, "unit": "bytes", "dtype": "float32", "together": "module", "tasks": "none"}
+    app = opened("compress", target="rank 8", modules="query.0,ffn_in.1", methods="svd,autoencoder", **wider)
+    can = "query and FFN in (2 matrices) can become 1.17x larger with SVD or 2x larger with Autoencoder."
+    assert f"To meet the target (rank 8), {can}" in texts(app)
 
 
 def test_a_rank_is_that_of_every_group(submitted: list[Plan]) -> None:

@@ -1,4 +1,4 @@
-"""Groups without a browser: complete on the first visit, also when stacking does harm or there is nothing to compare."""
+"""Groups without a browser: complete on the first visit, even if stacking is harmful or there is nothing to compare."""
 
 from __future__ import annotations
 

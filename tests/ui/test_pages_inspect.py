@@ -35,7 +35,7 @@ def slider(app: AppTest) -> Any:
 
 
 def keep_view(home: Path, model: str, module: str, matrix: torch.Tensor | None = None) -> None:
-    """Write the file that `offcomp inspect` creates for a module, but computed from this matrix or from made-up weights."""
+    """Write the file that `offcomp inspect` would write for a module, with this matrix or made-up values as its weights."""
     info = known_info(model, home)
     assert info is not None
     spec = info.module(module)

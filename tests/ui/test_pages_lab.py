@@ -1,4 +1,4 @@
-"""What the pages of the Lab have in common: the panel, runs that stay on the page, the strip and its pin (no browser)."""
+"""Tests without a browser of what all pages of the Lab share: the panel, runs on the page, the strip and its pin."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KINDS_OF_WIDGETS = ("checkbox", "selectbox", "multiselect", "button_group", "rad
 
 @pytest.fixture
 def finished(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let runs of the default draft end as soon as they are submitted, with the bundled results."""
+    """Make runs of the default draft end as soon as they are submitted, with the bundled results."""
     runs = {run.plan.groups[0].method: run for run in bundled_runs()}
 
     def submit(_store: RunStore, plan: Plan, _info: object) -> SimpleNamespace:
