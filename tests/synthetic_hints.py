@@ -1,4 +1,4 @@
-"""Random hints with fixed seeds for a stack of two matrices, the lower one of which is transposed."""
+"""Random hints with fixed seeds for a stack of two matrices; the lower one is transposed."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def saved(folder: Path, name: str, **specials: str) -> LoadedModel:
 
 
 def texts_of(*lengths: int) -> list[str]:
-    """Return texts with these numbers of words, no two of which are alike."""
+    """Return texts with these numbers of words, all of them different."""
     return [" ".join(WORDS[(7 * index + 3 * place) % len(WORDS)] for place in range(n)) for index, n in enumerate(lengths)]
 
 

@@ -43,7 +43,7 @@ def no_warnings() -> Iterator[None]:
 
 
 def answers(n: int, classes: int = 2, seed: int = 0) -> tuple[NDArray[np.int64], Vector, Vector]:
-    """Return true classes, and the probabilities of two classifiers, the first of which is right more often."""
+    """Return true classes, and the probabilities of two classifiers; the first is right more often."""
     generator = np.random.default_rng(seed)
     truth = generator.choice(classes, n, p=np.linspace(1, 2, classes) / np.linspace(1, 2, classes).sum())
     spreads = [generator.random((n, classes)) + weight * np.eye(classes)[truth] for weight in (0.6, 0.3)]
