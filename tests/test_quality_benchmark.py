@@ -1,4 +1,4 @@
-"""The many-task benchmark: fewer training examples, both modes of a probe, rows that are measured once, the printed table."""
+"""The benchmark with many tasks: smaller splits, both modes of a probe, rows that are measured once, and the printed table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ABOUT = {"model": "m", "most": {"train": 10}, "tasks": {"toy": {"title": "Toy", 
 
 
 def folder_of_splits(folder: Path, **sizes: int) -> Path:
-    """A classification task in parquet files; no text occurs twice."""
+    """Write a classification task with splits of these sizes to parquet files, without duplicate texts; return the folder."""
     folder.mkdir(parents=True)
     texts = [f"{text} {text}" for text in texts_of(*(4 + number % 8 for number in range(sum(sizes.values()))))]
     for split, size in sizes.items():

@@ -1,4 +1,4 @@
-"""Plans that meet a target: they do, as predicted, and no larger or less accurate one was needed."""
+"""Proposed plans meet their targets as predicted, and are no larger and no less accurate than necessary."""
 
 from __future__ import annotations
 
