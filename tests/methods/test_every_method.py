@@ -170,7 +170,7 @@ def test_a_closed_form_of_a_degenerate_matrix_is_finite_within_budget_and_no_wor
     reconstruction = compressed.reconstruct().double()
     assert reconstruction.isfinite().all()
     error, norm = (matrix.double() - reconstruction).norm(), matrix.double().norm()
-    # Rounding factors that nearly cancel can make the error exceed the norm: by 6% in one of several thousand examples.
+    # Rounding factors that nearly cancel can make the error exceed the norm: by 6 % in one of several thousand examples.
     assert error <= norm * {"float32": 1 + 1e-5, "float16": 1.01, "bfloat16": 1.05, "int8": 1.1}[dtype]
 
 
