@@ -1,4 +1,4 @@
-"""Targets in the terms that users think in: a ratio, a rank, megabytes, an error, or how much of a score may be lost. No torch.
+"""Targets as users state them: a ratio, a rank, megabytes, an error, or how much of a score may be lost. No torch.
 
 A target is short text in links, in the app and on the command line:
 
