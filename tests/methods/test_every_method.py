@@ -55,7 +55,7 @@ def test_the_contract_meets_every_method_in_every_dtype_and_unit(style_key: str)
 
 @st.composite
 def degenerate_matrices(draw: st.DrawFn) -> Tensor:
-    """Zero, rank one, constant, thin, wide, tiny and large matrices."""
+    """Draw a zero, rank-one, constant, thin, wide, tiny or large matrix."""
     shape = st.sampled_from([(1, 9), (9, 1), (1, 1), (2, 2), (3, 70), (70, 3), (24, 16), (16, 24), (19, 11), (40, 40)])
     rows, cols = draw(shape)
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))

@@ -1,4 +1,4 @@
-"""Sums of Kronecker products recover such matrices, and have the error that the rearranged matrix's spectrum implies."""
+"""Sums of Kronecker products recover matrices of this form, and have the error implied by the rearranged spectrum."""
 
 from __future__ import annotations
 

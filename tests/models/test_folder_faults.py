@@ -166,7 +166,7 @@ def test_names_of_a_wrapped_model_are_refused_with_what_to_take_off(folder: Path
 
 
 def test_the_remedy_for_wrapped_names_works(folder: Path) -> None:
-    """Run the command that the error message suggests."""
+    """The command that the error message suggests repairs the folder."""
     rename_weights(folder, "", "_orig_mod.")
     with pytest.raises(ModelError) as caught:
         describe(str(folder))

@@ -121,7 +121,7 @@ def test_an_unfit_architecture_falls_back_to_the_base_model(folder: Path) -> Non
 
 
 def test_nothing_is_printed(folder: Path) -> None:
-    """Loading runs in a new process, because the log handler of transformers keeps the stderr of the time of import."""
+    """Loading runs in a new process, because the log handler of transformers uses the stderr that it finds at import."""
     edit_weights(folder, unexpected=torch.zeros(3))
     code = f"from offcomp.models.loading import load; load({str(folder)!r})"
     finished = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)

@@ -1,4 +1,4 @@
-"""Matrix files of the user: what is read, what is skipped and reported, what is refused; and plans of them run."""
+"""Matrix files of users are read, with unsuitable arrays skipped and reported, or refused; plans on them can be run."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ ODD: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 3, 7, 61, 10**6, 10**12, 10**400, 0.5, -2.5, float("nan"), float("inf"), 1e308),
     *("", "7", "text", "../..", "/etc/passwd", "\u0000", "a\nb", [], [1], ["x"], {}, {"x": 1}, [[[[[[[[[[1]]]]]]]]]]),
 )
-"""JSON values that replace others of unlike types or sizes."""
+"""Odd JSON values, which replace valid ones."""
 
 
 class Hung(BaseException):
@@ -83,7 +83,7 @@ def odd_json(file: str) -> Mutation:
 
 
 def all_places(document: Any) -> Iterator[tuple[Any, Any]]:
-    """Every pair of a list or object in nested JSON and an index or key in it."""
+    """Yield a list or object and an index or key in it, for every value in nested JSON."""
     for key, value in document.items() if isinstance(document, dict) else enumerate(document):
         yield document, key
         if isinstance(value, dict | list):
@@ -91,7 +91,7 @@ def all_places(document: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def odd_bytes(file: str) -> Mutation:
-    """Truncate, extend, empty, replace or remove a file, overwrite or insert bytes, or put a folder in its place."""
+    """Damage a file: truncate, extend, empty, replace or remove it, overwrite or insert bytes, or put a folder in its place."""
 
     def mutate(folder: Path, generator: np.random.Generator) -> str:
         path = pick(generator, sorted(folder.rglob(file)))

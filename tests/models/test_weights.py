@@ -99,7 +99,7 @@ def recorder(seen: dict[str, tuple[Tensor, Tensor]], name: str):
 
 
 def test_fused_order_is_query_key_value(gpt2: PreTrainedModel) -> None:
-    """The blocks are the query, key and value, in that order; with zero values, attention gives equal outputs everywhere."""
+    """The blocks are the query, key and value, in that order; with zero values, all outputs of the attention are equal."""
     attention = gpt2.transformer.h[0].attn
     hidden = torch.randn(1, 5, tiny_models.HIDDEN, generator=torch.Generator().manual_seed(0))
     stored = gpt2.transformer.h[0].attn.c_attn.weight

@@ -1,7 +1,7 @@
 """Plans written by earlier versions still open, with the same meaning.
 
-The files in `old_plans` are plans of runs that earlier versions bundled, or were written by their code. Their names begin with
-the date of the version. Groups after the second have been removed.
+The files in `old_plans` are plans of runs that earlier versions bundled, or were written by the code of earlier versions. Their
+names begin with the date of the version. Groups after the second have been removed.
 """
 
 from __future__ import annotations

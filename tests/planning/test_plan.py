@@ -417,7 +417,7 @@ def test_no_json_value_raises_anything_but_a_plan_error(document: Any) -> None:
         return
     assert Plan.from_dict(plan.to_dict()).to_dict() == plan.to_dict()
     if only_plan_errors(lambda: validate(plan, INFO) or True):
-        prediction = predict(plan, INFO)  # a valid plan can always be predicted, and is JSON
+        prediction = predict(plan, INFO)  # a valid plan can be predicted, and both can be written as JSON
         json.dumps(plan.to_dict(), allow_nan=False)
         json.dumps(prediction.to_dict(), allow_nan=False)
 

@@ -1,4 +1,4 @@
-"""Singular values give exact errors, are kept once computed, and are never those of another model; files are whole."""
+"""Singular values give exact errors, are kept once computed, and are never those of another model; files are never partial."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_it_counts_down_between_reports(clock: Clock) -> None:
 
 
 def test_it_never_stands_still_and_never_grows_without_a_note(clock: Clock) -> None:
-    """A stage estimated at one second takes a minute, without or with progress reports."""
+    """A stage estimated at one second takes a minute, with and without progress reports."""
     for reports in (False, True):
         forecast = Forecast(clock)
         forecast.expect({"compress": 1.0, "evaluate": 5.0})

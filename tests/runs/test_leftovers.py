@@ -1,4 +1,4 @@
-"""The leftovers of killed processes are swept, and nothing else is; only its owner may access the home."""
+"""The leftovers of killed processes are swept, and nothing else is; only the owner may access the home."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ __all__ = ["folder", "sleeping", "store"]  # fixtures
 
 
 def failing(error: int, *, after: int = 0) -> Callable[..., Any]:
-    """Return a decorator of functions. The function raises the OSError on call `after`, counted from 0."""
+    """Return a decorator. Among all calls of the functions that it decorates, call `after` (from 0) raises the OSError."""
     calls = iter(range(1_000_000))
 
     def fail(real: Callable[..., Any]) -> Callable[..., Any]:

@@ -42,7 +42,7 @@ def joined(rows: Sequence[Sequence[str]], delimiter: str = ",", heading: Sequenc
 
 
 def written(rows: Sequence[Sequence[str]], heading: Sequence[str], **style: object) -> str:
-    """The text of a file with these rows, quoted by Python's own writer as in RFC 4180."""
+    """The text of a file with these rows, quoted by Python's csv module as in RFC 4180."""
     file = io.StringIO(newline="")
     csv.writer(file, **style).writerows([heading, *rows])  # type: ignore[arg-type]
     return file.getvalue()
@@ -457,7 +457,7 @@ def nul(draw: random.Random, content: bytes) -> bytes:
 
 
 def cut_off(draw: random.Random, content: bytes) -> bytes:
-    """The content truncated within its last row, of which a part remains."""
+    """The content truncated within its last row, so that part of this row remains."""
     last = content.rstrip(b"\n").rfind(b"\n") + 1
     return content[: draw.randint(last + 1, len(content))]
 

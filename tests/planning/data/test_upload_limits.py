@@ -59,7 +59,7 @@ def packed(**files: bytes) -> bytes:
 
 
 def long_header() -> bytes:
-    """An npy document whose header declares a length of 300 MB, and has it."""
+    """An npy document whose header is 300 MB long, as it declares."""
     return b"\x93NUMPY\x02\x00" + (300_000_000).to_bytes(4, "little") + b" " * 300_000_000
 
 
