@@ -69,7 +69,7 @@ Opened = Mapping[str, Mapping[str, OpenTask]]
 
 
 class Remembered:
-    """A split's features for both modes of a probe, embedded only once. Call `forget` whenever the model changes."""
+    """The features of a split, embedded only once for both modes of a probe. Call `forget` whenever the model changes."""
 
     def __init__(self, embedder: SplitEmbedder):
         self._embedder = embedder
@@ -137,7 +137,7 @@ def forget(tasks: Opened) -> None:
 
 
 def originals(tasks: Opened) -> dict[str, dict[str, Any]]:
-    """Details of each task: what it is, how many examples it has, and the original model's score."""
+    """Details of each task: its title, family and metric, its number of examples, and the score of the original model."""
     names = ("title", "family", "metric", "version", "split", "digest", "n", "n_train", "value", "standard_error", "baseline")
     found = {name: modes[KEPT].original().to_dict() for name, modes in tasks.items()}
     return {name: {field: about[field] for field in names if field in about} for name, about in found.items()}

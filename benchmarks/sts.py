@@ -189,7 +189,7 @@ def _query_key(info: ModelInfo, preset: str, ratio: float) -> tuple[Group, ...]:
 
 @contextmanager
 def stored(loaded: LoadedModel, case: Case, texts: Sequence[str]) -> Iterator[dict[str, float]]:
-    """Compress every group of a case inside the block; yields sizes. Groups with feedback take earlier groups into account."""
+    """Compress all groups of a case inside the block; yields sizes. Groups with feedback take earlier groups into account."""
     matrices: dict[ModuleSpec, Tensor] = {}
     sizes: list[tuple[Size, Size]] = []
     started = time.perf_counter()
