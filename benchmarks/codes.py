@@ -1,10 +1,10 @@
 """Trellis, codebook and integers at equal bytes on the bundled language models: `python -m benchmarks.codes --data FOLDER`.
 
-FOLDER contains wikitext2, sst2_sent (both with test.parquet) and the calibration text corpus_wiki (train.parquet). Word embeddings
-and linear weights are each stored in the same number of bits per weight; all other weights are unchanged. The integers are stored with a
-scale and a zero point per row, which come on top of the requested bits. `offcomp-gpt` is
-scored by the perplexity of WikiText-2, `offcomp-bert` by the masked perplexity, and `offcomp-bert-sentiment` by the accuracy on
-SST-2 of its own head, each as the difference from the original with its 95 % interval.
+FOLDER contains wikitext2, sst2_sent (both with test.parquet) and the calibration text corpus_wiki (train.parquet). Word
+embeddings and linear weights are each stored in the same number of bits per weight; all other weights are unchanged. Integers
+come with a scale and a zero point per row, on top of the requested bits. `offcomp-gpt` is scored by the perplexity of WikiText-2,
+`offcomp-bert` by the masked perplexity, and `offcomp-bert-sentiment` by the accuracy on SST-2 of its own head, each as the
+difference from the original with its 95 % interval.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ TASKS = {
     "offcomp-bert": Task(name="wikitext2", family="masked-lm", data="wikitext2"),
     "offcomp-bert-sentiment": Task(name="sst2", family="head", data="sst2_sent", columns={"text": "sentence"}),
 }
+INTEGERS = "integers"
 METHODS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "trellis, calibrated": ("autoencoder", {"preset": "trellis", "feedback": True}),
     "trellis, data-free": ("autoencoder", {"preset": "trellis"}),
@@ -45,7 +46,6 @@ METHODS: dict[str, tuple[str, Mapping[str, Any]]] = {
     INTEGERS: ("quantization", {}),
 }
 BITS = (2.0, 2.5, 3.0, 4.0)
-INTEGERS = "integers"
 SCALE_BITS = 0.5
 """The most that scales and zero points take up, in bits per weight."""
 MOST_TEXTS = 600

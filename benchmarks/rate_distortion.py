@@ -4,7 +4,7 @@ Each matrix is coded without rotation at 1 to 2 bits per entry, everything inclu
 how far the squared error is above the rate-distortion bound of independent Gaussian entries of the same variance,
 D = σ² 2^(-2R), in dB, where R is the number of stored bits per entry. Entries of real matrices differ in size from row to row
 and from column to column, so an error below this bound is possible. The last column is the length of the stored integers
-compared with the sum of the code lengths in their tables, which no entropy coder can undercut.
+compared with their empirical entropy given their contexts, the ideal code length; the tables are not included in it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from offcomp.cli.text import format_table
-from offcomp.methods.trellis.entropy import Tables
-from offcomp.methods.trellis.latents import CODES, SECTIONS, TABLES, decoded_integers
+from offcomp.methods.trellis.latents import CODES, SECTIONS, count_magnitudes, decoded_integers
 from offcomp.methods.trellis.method import TrellisAutoencoder
 from offcomp.methods.trellis.sections import split_sections
 from offcomp.models.loading import load
@@ -59,19 +58,19 @@ def measured(name: str, matrix: Tensor, bits: float, state_bits: int) -> dict[st
         "states": method.num_states,
         "bits": used,
         "dB above the bound": 10 * math.log10(distortion / variance) + 20 * math.log10(2) * used,
-        "coded / ideal": ideal_share(fitted.tensors["stream"]),
+        "coded / ideal": share_of_ideal(fitted.tensors["stream"]),
     }
 
 
-def ideal_share(content: Tensor) -> float:
-    """Stored bits of the integers divided by the sum of the code lengths in their tables."""
+def share_of_ideal(content: Tensor) -> float:
+    """Stored bits of the integers divided by their empirical entropy, given the table of each."""
     sections = split_sections(content.numpy(), SECTIONS)
-    ideal = 0.0
-    for block, quantizers in decoded_integers(sections, len(content)):
-        magnitudes = np.abs(block.symbols.astype(np.int64))
-        bits = Tables.from_bytes(sections[TABLES]).bits(1 + int(magnitudes.max()))
-        ideal += float(bits[2 * block.contexts.astype(np.int64) + quantizers, magnitudes].sum(dtype=np.float64))
-    return 8 * sections[CODES].nbytes / ideal
+    blocks = decoded_integers(sections, len(content))
+    symbols = [block.symbols for block, _ in blocks]
+    counts = count_magnitudes(symbols, [2 * block.contexts.astype(np.int64) + quantizers for block, quantizers in blocks])
+    shares = np.where(counts > 0, counts / counts.sum(1, keepdims=True).clip(1), 1.0)
+    ideal = -(counts * np.log2(shares)).sum() + counts[:, 1:].sum()  # every integer but 0 has a sign
+    return 8 * sections[CODES].nbytes / float(ideal)
 
 
 def main() -> None:
