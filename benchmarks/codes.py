@@ -2,9 +2,9 @@
 
 FOLDER contains wikitext2, sst2_sent (both with test.parquet) and the calibration text corpus_wiki (train.parquet). Word
 embeddings and linear weights are each stored in the same number of bits per weight; all other weights are unchanged. Integers
-come with a scale and a zero point per row, on top of the requested bits. `offcomp-gpt` is scored by the perplexity of WikiText-2,
-`offcomp-bert` by the masked perplexity, and `offcomp-bert-sentiment` by the accuracy on SST-2 of its own head, each as the
-difference from the original with its 95 % interval.
+come with a scale and a zero point per row, on top of the requested bits. `offcomp-gpt` is scored by the perplexity of
+WikiText-2, `offcomp-bert` by the masked perplexity, and `offcomp-bert-sentiment` by the accuracy on SST-2 of its own head, each
+as the difference from the original with its 95 % interval.
 """
 
 from __future__ import annotations
