@@ -6,9 +6,9 @@ members (8 bytes times the square of a side); a single FFN weight with a gradien
 a quarter of the free memory, it stays loaded, and text statistics may take another quarter; this benchmark measures runs in
 which this is not the case (`--free-memory` sets the free memory that they see). It prints two tables:
 
-1. For each method and shape, a separate process fits a random matrix of that shape, at ratio 2 (codebook and quantization: 8 in
-   bytes). "peak" is the peak memory (resident set) during the fit minus the memory before the matrix was created, as a multiple
-   of the matrix. `--large` adds an FFN weight of Llama-7B for the SVD and the codebook.
+1. For each method and shape, a separate process fits a random matrix of that shape, at ratio 2 (codebook, trellis and
+   quantization: 8 in bytes). "peak" is the peak memory (resident set) during the fit minus the memory before the matrix was
+   created, as a multiple of the matrix. `--large` adds an FFN weight of Llama-7B for the SVD and the codebook.
 2. For each method, a separate process compresses a model with BERT-base's shapes and random weights, as the worker does, with
    one group per kind, at the same ratios; methods that use calibration text come last. "peak" is the peak memory minus the
    memory after the imports and minus the model, as a multiple of the largest group. The size of the model is the memory that
@@ -47,6 +47,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "banaei2023": ("autoencoder", {"epochs": 1}),  # takes as much memory as 30 epochs
     "residual": ("autoencoder", {"preset": "residual", "rounds": 3, "steps": 21}),  # instead of 8 and 120
     "codebook": ("autoencoder", {"preset": "codebook", "iterations": 2}),  # instead of 15
+    "trellis": ("autoencoder", {"preset": "trellis"}),
     "kronecker": ("kronecker", {}),
     "tucker": ("tucker", {}),
     "pruning": ("pruning", {}),
@@ -57,6 +58,7 @@ CALIBRATED: dict[str, tuple[str, dict[str, Any]]] = {
     "svd two_sided": ("svd", {"preset": "two_sided"}),
     "svd fwsvd_columns": ("svd", {"preset": "fwsvd_columns"}),
     "codebook feedback": ("autoencoder", {"preset": "codebook", "iterations": 2, "feedback": True}),
+    "trellis feedback": ("autoencoder", {"preset": "trellis", "feedback": True}),
     "residual whitened": ("autoencoder", {"preset": "residual", "metric": "whitened", "rounds": 3, "steps": 21}),
     "banaei2023 fisher": ("autoencoder", {"epochs": 1, "coefficients": "fisher_entries"}),
 }
@@ -87,7 +89,7 @@ def reset_peak() -> None:
 
 def unit_of(name: str) -> str:
     """The unit of the ratio. Packed numbers count as parameters too, so methods that pack numbers save only bytes."""
-    return "bytes" if name.split(maxsplit=1)[0] in ("codebook", "quantization") else "parameters"
+    return "bytes" if name.split(maxsplit=1)[0] in ("codebook", "trellis", "quantization") else "parameters"
 
 
 def measure_fit(name: str, rows: int, cols: int) -> dict[str, Any]:

@@ -42,8 +42,14 @@ def exponents(sizes: NDArray[np.floating]) -> Integers:
 
 def contexts_of(row_exponents: Integers, column_exponents: Integers) -> NDArray[np.uint8]:
     """The context of every entry (rows, cols)."""
-    total = row_exponents[:, None] + column_exponents[None, :]
-    return np.clip((total + 1) // 2 + CONTEXT_OFFSET, 0, NUM_CONTEXTS - 1).astype(np.uint8)
+    rows, columns = (
+        np.clip(each, -EXPONENT_RANGE, EXPONENT_RANGE).astype(np.int16) for each in (row_exponents, column_exponents)
+    )
+    total = rows[:, None] + columns
+    total += 1
+    total >>= 1
+    total += CONTEXT_OFFSET
+    return np.clip(total, 0, NUM_CONTEXTS - 1, out=total).astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ exact values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,6 +34,7 @@ from offcomp.methods.trellis.entropy import (
 )
 from offcomp.methods.trellis.machine import grid_values, machine, quantizers_along
 from offcomp.methods.trellis.sections import join_sections, split_sections
+from offcomp.numerics.chunks import chunk_height
 from offcomp.numerics.positions import decode_positions, encode_positions
 
 STEPS_PER_OCTAVE = 16
@@ -145,8 +146,16 @@ def count_magnitudes(symbols: Sequence[NDArray[np.int16]], numbers: Sequence[NDA
     width = 1 + max(1, *(int(np.abs(block).max(initial=0)) for block in symbols))  # a table has at least two magnitudes
     counts = np.zeros(2 * NUM_CONTEXTS * width, np.int64)
     for block, tables in zip(symbols, numbers, strict=True):
-        counts += np.bincount((tables.astype(np.int64) * width + np.abs(block)).reshape(-1), minlength=len(counts))
+        for rows in row_chunks(block):
+            places = tables[rows].astype(np.int64) * width + np.abs(block[rows])
+            counts += np.bincount(places.reshape(-1), minlength=len(counts))
     return counts.reshape(-1, width)
+
+
+def row_chunks(matrix: NDArray[Any]) -> Iterator[slice]:
+    """Slices of rows that cover a matrix (rows, cols), each with a limited number of entries."""
+    height = chunk_height(matrix.shape[1])
+    return (slice(start, start + height) for start in range(0, len(matrix), height))
 
 
 def decode_bytes(content: NDArray[np.uint8]) -> Float[Tensor, "rows cols"]:
