@@ -83,9 +83,17 @@ class Run:
         return self.folder / "groups" / f"{name}.safetensors"
 
     @property
+    def corrections_file(self) -> Path:
+        """Path of the file that contains the corrected biases and gains; it exists only if there are any."""
+        return self.folder / documents.CORRECTIONS_FILE
+
+    @property
     def has_weights(self) -> bool:
-        """Whether the stored tensors of all groups are available. Bundled runs and baselines have no stored tensors."""
-        return bool(self.plan.groups) and all(self.group_file(group.name).is_file() for group in self.plan.groups)
+        """Whether all stored tensors are available. Bundled runs and baselines have no stored tensors."""
+        files = [self.group_file(group.name) for group in self.plan.groups]
+        if files and self.result and self.result.corrections:
+            files.append(self.corrections_file)
+        return bool(files) and all(file.is_file() for file in files)
 
     @property
     def error(self) -> str:

@@ -35,6 +35,7 @@ from offcomp.numerics.training import one_thread_if
 from offcomp.runs.calibration.batches import TokenBatch
 from offcomp.runs.calibration.forward import is_embedding, is_narrow, modules_of, without_cache
 from offcomp.runs.calibration.moments import token_weights
+from offcomp.runs.calibration.passes import Calibration, Changes
 
 MOST_TOKENS = 8192
 """Largest size of the text, with padding: all of it is run at once, and its activations have to fit in memory."""
@@ -100,6 +101,25 @@ class Target:
     original: Moments = field(default_factory=Moments)
 
 
+def corrected_vectors(
+    calibration: Calibration, specs: Iterable[ModuleSpec], replacements: Changes, what: str
+) -> dict[str, Tensor]:
+    """The corrected parameters of a model, by full path, if the matrices of these modules are replaced.
+
+    what    which parameters to correct, see `planning.plan.CORRECTIONS`
+
+    The model must have its original weights, and has them again afterwards.
+    """
+    try:
+        with calibration.model_loaded():
+            corrector = Corrector(calibration.loaded.model, specs, calibration.batches, what, calibration.weighting)
+            corrector.read_original()
+            calibration.change(replacements)
+            return corrector.correct()
+    finally:
+        calibration.restore()
+
+
 class _Reached(Exception):
     """Raised to end a forward pass once there is nothing left to do in it."""
 
@@ -112,7 +132,7 @@ class Corrector:
     Args:
         specs: the modules whose matrices are replaced.
         batches: the text; if it is longer than MOST_TOKENS with padding, texts of all lengths are left out evenly.
-        what: which modules to correct, see `planning.plan.CORRECTIONS`.
+        what: which parameters to correct, see `planning.plan.CORRECTIONS`.
         weighting: "output" weights each token by 1 / ‖output of the original‖², "equal" weights all alike.
     """
 
