@@ -51,7 +51,7 @@ class CompressedModel(Sequence[CompressedGroup]):
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """The model with the reconstructed weights and the corrections: the original if compressed in place, otherwise a copy."""
+        """The model with reconstructed weights and corrections: the original if compressed in place, otherwise a copy."""
         if self.inplace:
             return self.original
         model = deepcopy(self.original)
