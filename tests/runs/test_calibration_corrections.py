@@ -120,16 +120,13 @@ def test_outputs_come_closer_to_those_of_the_original_also_if_layers_share_their
 @pytest.mark.parametrize("name", ["albert", "bert", "gpt2", "llama", "t5"])
 def test_a_model_that_is_not_changed_needs_no_correction(name: str) -> None:
     model = tiny_models.shared(name)
-    vectors = corrected(model, {spec: read(model, spec) for spec in noisy(model)}, "norms")
-    assert vectors
-    for path, vector in vectors.items():
-        torch.testing.assert_close(vector, model.get_parameter(path), rtol=1e-5, atol=1e-6)
+    assert corrected(model, {spec: read(model, spec) for spec in noisy(model)}, "norms") == {}
 
 
 def test_what_is_corrected_depends_on_the_plan() -> None:
     model = tiny_models.shared("gpt2")
     matrices = noisy(model, ("query.0", "ffn_in.1"))
-    norms = {f"transformer.{name}" for name in ("h.0.ln_1", "h.0.ln_2", "h.1.ln_1", "h.1.ln_2", "ln_f")}
+    norms = {f"transformer.{name}" for name in ("h.0.ln_2", "h.1.ln_1", "h.1.ln_2", "ln_f")}  # after the first change
     linear = {"transformer.h.0.attn.c_attn.bias", "transformer.h.1.mlp.c_fc.bias"}
     biases = linear | {f"{norm}.bias" for norm in norms}
     assert corrected(model, matrices, "shift").keys() == {"transformer.ln_f.bias"}
@@ -202,12 +199,11 @@ def bits(loaded: LoadedModel) -> dict[str, Tensor]:
 def test_a_long_text_is_thinned_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corrections, "MOST_TOKENS", 60)
     batches = [
-        TokenBatch({"input_ids": torch.full((4, width), width)}, torch.ones(4, width, dtype=torch.bool)) for width in (3, 6, 10)
+        TokenBatch({"attention_mask": torch.ones(4, width)}, torch.zeros(4, width, dtype=torch.bool)) for width in (3, 6, 10)
     ]
     batch = joined(batches)
-    assert batch.counted.shape == (6, 10)
-    assert batch.counted.sum(1).tolist() == [3, 3, 3, 6, 10, 10] or batch.counted.sum(1).tolist() == [3, 3, 6, 6, 10, 10]
-    assert torch.equal(batch.counted, batch.inputs["input_ids"] > 0)
+    assert batch.counted.sum(1).tolist() == [3, 3, 6, 6, 10, 10]
+    assert torch.equal(batch.counted, batch.inputs["attention_mask"] > 0)
 
 
 class _FromOne(nn.Module):

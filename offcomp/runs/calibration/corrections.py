@@ -12,8 +12,8 @@ The first is the bias correction of Nagel et al. 2019 (arXiv 1906.04721, section
 1906.03193), but with the inputs that the compressed model produces. The others are those of norm tweaking (Li et al. 2023,
 arXiv 2309.02784), which trains the gains and biases by gradient descent instead.
 
-Corrections replace values of the same size, so they take up no space. Few tokens determine them well: a mean is as exact as
-that of a single number.
+All tokens but padding count, special tokens as well, whatever the calibration of methods leaves out: a bias acts on every token,
+and in many models most attention goes to special tokens. Corrections replace values of the same size, so they take up no space.
 """
 
 from __future__ import annotations
@@ -186,13 +186,15 @@ class Corrector:
             self._run(self.targets, hook, self.batch)
 
     def correct(self) -> dict[str, Tensor]:
-        """The corrected parameters by their full path, copied to the CPU. The model's own vectors are restored."""
+        """The parameters that need a correction, by their full path, on the CPU. The model's own vectors are restored."""
         originals = {path: parameter.clone() for target in self.targets for path, parameter in _vectors(target).items()}
         try:
             pending = list(self.targets)
             while pending:
                 self._walk(pending)
-            return {path: self.model.get_parameter(path).detach().cpu().clone() for path in originals}
+            corrected = {path: self.model.get_parameter(path).detach() for path in originals}
+            changed = [path for path, original in originals.items() if not torch.equal(corrected[path], original)]
+            return {path: corrected[path].cpu().clone() for path in changed}
         finally:
             for path, original in originals.items():
                 self.model.get_parameter(path).data.copy_(original)
@@ -241,7 +243,7 @@ class Corrector:
 
 
 def joined(batches: Sequence[TokenBatch]) -> TokenBatch:
-    """One batch with the texts of all batches, of which some are left out if they exceed MOST_TOKENS with padding."""
+    """One batch with the texts of all batches, counting all tokens; some texts are left out if they exceed MOST_TOKENS."""
     width = max(batch.counted.shape[1] for batch in batches)
     num_texts = sum(len(batch.counted) for batch in batches)
     most = max(2, MOST_TOKENS // width)
@@ -251,7 +253,7 @@ def joined(batches: Sequence[TokenBatch]) -> TokenBatch:
         return torch.cat([pad(tensor, (0, width - tensor.shape[1])) for tensor in tensors])[chosen]
 
     inputs = {name: join([batch.inputs[name] for batch in batches]) for name in batches[0].inputs}
-    return TokenBatch(inputs, join([batch.counted for batch in batches]))
+    return TokenBatch(inputs, inputs["attention_mask"].bool())
 
 
 def is_norm(module: nn.Module) -> bool:
