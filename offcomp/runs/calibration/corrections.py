@@ -12,8 +12,9 @@ The first is the bias correction of Nagel et al. 2019 (arXiv 1906.04721, section
 1906.03193), but with the inputs that the compressed model produces. The others are those of norm tweaking (Li et al. 2023,
 arXiv 2309.02784), which trains the gains and biases by gradient descent instead.
 
-All tokens but padding count, special tokens as well, whatever the calibration of methods leaves out: a bias acts on every token,
-and in many models most attention goes to special tokens. Corrections replace values of the same size, so they take up no space.
+All tokens but padding count, special tokens as well, even if methods leave them out of their calibration: a bias acts on every
+token, and in many models most attention goes to special tokens. Corrections replace values of the same size, so they take up no
+space.
 """
 
 from __future__ import annotations
