@@ -58,7 +58,7 @@ LANGUAGE_CASES: dict[str, dict[str, Any]] = {
     "SVD at 2x": {"method": "svd", "ratio": 2.0},
     "codebook at 7x": {"method": "autoencoder", "options": {"preset": "codebook"}, "ratio": 7.0, "unit": "bytes"},
 }
-"""Name -> fields of the groups: each kind of linear matrix, stored in float16, is one group; embeddings are left as they are."""
+"""Name -> fields of the groups: each kind of linear matrix is one group; embeddings are left as they are. Stored in float16."""
 RESAMPLES, SEED = 2000, 0
 Matrices = dict[ModuleSpec, Tensor]
 
