@@ -44,9 +44,9 @@ from offcomp.runs.worker_environment import RETURN_MEMORY
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "svd": ("svd", {}),
     "svd direction": ("svd", {"preset": "direction"}),
-    "banaei2023": ("autoencoder", {"epochs": 1}),  # takes the same memory as 30
-    "residual": ("autoencoder", {"preset": "residual", "rounds": 3, "steps": 21}),  # 8 and 120
-    "codebook": ("autoencoder", {"preset": "codebook", "iterations": 2}),  # 15
+    "banaei2023": ("autoencoder", {"epochs": 1}),  # takes as much memory as 30 epochs
+    "residual": ("autoencoder", {"preset": "residual", "rounds": 3, "steps": 21}),  # instead of 8 and 120
+    "codebook": ("autoencoder", {"preset": "codebook", "iterations": 2}),  # instead of 15
     "kronecker": ("kronecker", {}),
     "tucker": ("tucker", {}),
     "pruning": ("pruning", {}),
@@ -81,7 +81,7 @@ def held(field: str = "VmRSS") -> int:
 
 
 def reset_peak() -> None:
-    """Make VmHWM start again from the current memory."""
+    """Reset VmHWM to the current memory."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
@@ -91,7 +91,7 @@ def unit_of(name: str) -> str:
 
 
 def measure_fit(name: str, rows: int, cols: int) -> dict[str, Any]:
-    """One row of table 1, in this process."""
+    """One row of table 1, measured in this process."""
     import torch
 
     from offcomp.methods import make_method
@@ -189,7 +189,7 @@ def in_a_process(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def fits(names: Sequence[str], shapes: Sequence[tuple[int, int]], large: bool) -> None:
-    """Table 1."""
+    """Print table 1."""
     wanted = [(name, shape) for shape in shapes for name in names]
     wanted += [(name, LARGE) for name in names if large and name in OF_LARGE]
     rows = []
@@ -200,7 +200,7 @@ def fits(names: Sequence[str], shapes: Sequence[tuple[int, int]], large: bool) -
 
 
 def runs(names: Sequence[str], *settings: str) -> None:
-    """Table 2."""
+    """Print table 2."""
     with TemporaryDirectory() as folder:
         in_a_process(["models", folder])
         rows = []
@@ -211,7 +211,7 @@ def runs(names: Sequence[str], *settings: str) -> None:
 
 
 def child(arguments: Sequence[str]) -> dict[str, Any]:
-    """What a separate process does, given its command-line arguments."""
+    """Do the work of a separate process, given its command-line arguments. Returns the row to be printed."""
     if len(arguments) == 3:
         return measure_fit(arguments[0], int(arguments[1]), int(arguments[2]))
     name, folder, *rest = arguments

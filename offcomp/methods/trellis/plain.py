@@ -49,7 +49,7 @@ def code_of(
 
     step = plain.step_at(max(limit - len(basis) - 6 * len(positions), 1))
     report(0.3)
-    found = fill(attempt, step, limit, exact.numel(), ATTEMPTS)
+    found = fill(attempt, step, limit, exact.numel(), attempts=ATTEMPTS)
     return found[1] if found else None
 
 
@@ -81,7 +81,7 @@ class Plain:
 
         spread = float(self.matrix.square().mean().sqrt())
         step = max(spread, 1e-30) * 2 ** (1 - 8 * limit / self.matrix.numel())
-        return (fill(attempt, step, limit, rows * cols, ATTEMPTS) or (step, None))[0]
+        return (fill(attempt, step, limit, rows * cols, attempts=ATTEMPTS) or (step, None))[0]
 
     def block(self, step: float) -> Block:
         """The block of all entries at this step."""

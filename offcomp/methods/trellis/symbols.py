@@ -63,7 +63,7 @@ class SymbolModel:
 
     def prices(self, largest: float) -> Prices:
         """Prices and values of all magnitudes that targets up to `largest` (in steps) may need."""
-        number = min(int(largest / 2) + 3, MOST_MAGNITUDES)
+        number = min(2 * int(largest / 4) + 4, MOST_MAGNITUDES)
         counts = expected_shares(number)
         known = self.counts[:, :number]
         counts[:, : known.shape[1]] += known
