@@ -170,18 +170,21 @@ def main() -> None:
     flags.add_argument("--num-texts", type=int, default=400)
     flags.add_argument("--train", type=int, default=2000, help="maximum number of training examples of a probe")
     flags.add_argument("--test", type=int, default=2000, help="maximum number of test examples of a task")
+    flags.add_argument("--tasks", nargs="*", default=[task.name for task in TASKS], help="only these tasks")
     flags.add_argument("--refit", action="store_true", help="also fit probes on every compressed model")
     flags.add_argument("--only", nargs="*", default=CASES, help="only these cases")
     flags.add_argument("--language", nargs="*", default=list(LANGUAGE_MODELS), help="only these language models")
     asked = flags.parse_args()
     texts = read_texts(asked.texts, asked.num_texts)
-    print(format_table([row for model in asked.language for row in language_rows(model, texts)]))
+    if asked.language:
+        print(format_table([row for model in asked.language for row in language_rows(model, texts)]))
     if not asked.only:
         return
     loaded = load(MODEL)
     most = {"train": asked.train, "validation": asked.train // 4, "test": asked.test}
+    chosen = [task for task in TASKS if task.name in asked.tasks]
     modes = (KEPT, REFITTED) if asked.refit else (KEPT,)
-    questions = Questions(opened(loaded, TASKS, asked.data, most), modes, test_texts(asked.data, asked.test))
+    questions = Questions(opened(loaded, chosen, asked.data, most), modes, test_texts(asked.data, asked.test))
     known = {case.name: case for case in cases(loaded.info, with_text=True)}
     print(format_table([row for name in asked.only for row in rows(loaded, known[name], texts, questions)]))
 

@@ -167,6 +167,21 @@ def test_a_short_text_corrects_less(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(changes[number, 32], changes[number, 0] * tokens / (tokens + 32), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["bert_base", "albert"])
+def test_a_module_that_is_used_otherwise_than_in_the_original_is_left_alone(name: str) -> None:
+    model = tiny_models.shared(name)
+    matrices = noisy(model)
+    corrector = Corrector(model, matrices, [text(model)], "biases", "equal")
+    corrector.read_original()
+    more_often, for_other_tokens, *others = corrector.targets
+    more_often.num_uses += 1
+    more_often.weights.append(more_often.weights[0])
+    for_other_tokens.weights[0] = for_other_tokens.weights[0][1:]
+    with substituted(model, matrices):
+        found = corrector.correct()
+    assert {path.rpartition(".")[0] for path in found} == {target.path for target in others}
+
+
 def test_tokens_count_as_the_calibration_weights_them(tiny: Tiny) -> None:
     loaded = tiny("bert_base")
     matrices = noisy(loaded.model)

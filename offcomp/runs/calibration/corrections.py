@@ -10,11 +10,11 @@ the original, and y' the output for the same token in the compressed model; mean
 
 The first is the bias correction of Nagel et al. 2019 (arXiv 1906.04721, section 4.2) and Finkelstein et al. 2019 (arXiv
 1906.03193), but with the inputs that the compressed model produces. The others are those of norm tweaking (Li et al. 2023,
-arXiv 2309.02784), which trains the gains and biases by gradient descent instead.
+arXiv 2309.02784), which trains the gains and biases by gradient descent instead. Gains match the spread of y; a regression of y
+on y' would shrink them, since part of y' is noise.
 
-All tokens but padding count, special tokens as well, even if methods leave them out of their calibration: a bias acts on every
-token, and in many models most attention goes to special tokens. Corrections replace values of the same size, so they take up no
-space.
+All tokens but padding count, special tokens as well, since a bias acts on every token. Corrections replace values of the same
+size, so they take up no space.
 """
 
 from __future__ import annotations
@@ -185,6 +185,7 @@ class Corrector:
 
         if self.targets:
             self._run(self.targets, hook, self.batch)
+        self.targets = [target for target in self.targets if len(target.weights) == target.num_uses]
 
     def correct(self) -> dict[str, Tensor]:
         """The parameters that need a correction, by their full path, on the CPU. The model's own vectors are restored."""
@@ -201,16 +202,21 @@ class Corrector:
                 self.model.get_parameter(path).data.copy_(original)
 
     def _walk(self, pending: list[Target]) -> None:
-        """Correct targets in order, removing them from the list; ends after one that was used before it could be corrected."""
-        seen = Moments()
-        uses = 0
+        """Correct targets in order, removing them from the list; ends after one that was used before it could be corrected.
+
+        A target that is used more or less often than in the original, or for other tokens, is removed without a correction.
+        """
+        seen, uses, first = Moments(), 0, pending[0]
 
         def hook(target: Target) -> Any:
             def see(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Tensor | None:
                 nonlocal seen, uses
                 if not pending or target is not pending[0]:
                     return None
-                seen.add(self._selected(output), target.weights[uses])
+                outputs = self._selected(output)
+                if len(outputs) != len(target.weights[uses]):
+                    raise _Reached
+                seen.add(outputs, target.weights[uses])
                 uses += 1
                 if uses < target.num_uses:
                     return None
@@ -224,6 +230,8 @@ class Corrector:
             return see
 
         self._run(list(pending), hook, self.batch)
+        if pending and pending[0] is first:
+            del pending[0]
 
     def _run(self, targets: Sequence[Target], hook: Callable[[Target], Any], batch: TokenBatch) -> None:
         with ExitStack() as stack:
