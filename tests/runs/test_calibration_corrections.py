@@ -15,9 +15,10 @@ from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.live import loaded_from
 from offcomp.models.loading import LoadedModel
 from offcomp.models.weights import MATRIX_MODULES, read, substituted
-from offcomp.runs.calibration import Calibration, corrections
+from offcomp.runs.calibration import Calibration, correctable, corrections
 from offcomp.runs.calibration.batches import TokenBatch
-from offcomp.runs.calibration.corrections import Corrector, corrected_vectors, is_norm, joined
+from offcomp.runs.calibration.correctable import is_norm
+from offcomp.runs.calibration.corrections import Corrector, corrected_vectors, joined
 from tests import tiny_models
 from tests.calibration_texts import TEXTS
 from tests.tiny_models import Tiny
@@ -28,8 +29,8 @@ WITH_UNSHARED_LAYERS = ("bert", "deberta_v2", "distilbert", "gpt2", "llama", "op
 @pytest.fixture
 def undamped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Corrections that trust a short text."""
-    monkeypatch.setattr(corrections, "PRIOR_TOKENS", 0)
-    monkeypatch.setattr(corrections, "WIDEST_RATIO", 100.0)
+    monkeypatch.setattr(correctable, "PRIOR_TOKENS", 0)
+    monkeypatch.setattr(correctable, "WIDEST_RATIO", 100.0)
 
 
 def text(model: PreTrainedModel, number: int = 12) -> TokenBatch:
@@ -160,7 +161,7 @@ def test_a_short_text_corrects_less(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (1, 60):
         batch = text(model, number)
         for prior in (32, 0):
-            monkeypatch.setattr(corrections, "PRIOR_TOKENS", prior)
+            monkeypatch.setattr(correctable, "PRIOR_TOKENS", prior)
             vector = corrected(model, matrices, "biases", batch)[path]
             changes[number, prior] = vector - model.get_parameter(path)
         tokens = int(batch.counted.sum())

@@ -21,85 +21,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from offcomp.models.catalogue import ModuleSpec
-from offcomp.models.weights import MATRIX_MODULES
 from offcomp.numerics.training import one_thread_if
 from offcomp.runs.calibration.batches import TokenBatch
-from offcomp.runs.calibration.forward import is_embedding, is_narrow, modules_of, without_cache
+from offcomp.runs.calibration.correctable import Moments, Target, targets_in
+from offcomp.runs.calibration.forward import is_narrow, without_cache
 from offcomp.runs.calibration.moments import token_weights
 from offcomp.runs.calibration.passes import Calibration, Changes
 
 MOST_TOKENS = 8192
 """Largest size of the text, with padding: all of it is run at once, and its activations have to fit in memory."""
-DEAD_GAIN = 1e-4
-"""Channels whose gain is at most this are left alone: their outputs are nearly constant, so a ratio of them means nothing."""
-PRIOR_TOKENS = 32
-"""Corrections shrink as if this many more tokens needed none, so that a short text does no harm."""
-WIDEST_RATIO = 2.0
-"""Gains change at most by this factor."""
-
-
-@dataclass
-class Moments:
-    """Weighted sums over tokens of the outputs of a module, in float64: weights, weights², y and y², per channel."""
-
-    weight: float = 0.0
-    squared_weight: float = 0.0
-    first: Tensor | float = 0.0
-    second: Tensor | float = 0.0
-
-    def add(self, outputs: Tensor, weights: Tensor) -> None:
-        """Add outputs (tokens, channels) with weights (tokens,)."""
-        outputs = outputs.double()
-        self.weight += float(weights.sum())
-        self.squared_weight += float(weights.square().sum())
-        self.first = self.first + weights @ outputs
-        self.second = self.second + weights @ outputs.square()
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean (channels,)."""
-        return torch.as_tensor(self.first) / self.weight
-
-    @property
-    def mean_square(self) -> Tensor:
-        """Mean square (channels,)."""
-        return torch.as_tensor(self.second) / self.weight
-
-    @property
-    def num_tokens(self) -> float:
-        """Number of equally weighted tokens whose mean is as exact: (Σ w)² / Σ w²."""
-        return self.weight**2 / self.squared_weight if self.squared_weight else 0.0
-
-
-@dataclass
-class Target:
-    """A module to be corrected.
-
-    path          of the module in the model
-    rows          (channels,) bool: the channels to be corrected; of a fused weight, those of the compressed parts
-    rescaled      whether the gain is corrected as well
-    num_uses      how often the module is used in a forward pass
-    weights       for each use, the weights of its tokens, which are those of the outputs of the original
-    original      the outputs of the original
-    """
-
-    path: str
-    module: nn.Module
-    rows: Tensor
-    rescaled: bool
-    num_uses: int = 0
-    weights: list[Tensor] = field(default_factory=list)
-    original: Moments = field(default_factory=Moments)
 
 
 def corrected_vectors(
@@ -143,14 +81,14 @@ class Corrector:
         self.model = model
         self.batch = joined(batches)
         self.by_output = weighting == "output"
-        self.targets = self._in_order(_targets(model, specs))
+        self.targets = self._in_order(targets_in(model, specs))
+        if what == "norms":
+            for target in self.targets:
+                target.rescaled = target.is_norm
+        else:
+            self.targets = [target for target in self.targets if target.bias is not None]
         if what == "shift":
-            norms = [target for target in self.targets if not isinstance(target.module, MATRIX_MODULES)]
-            self.targets = [target for target in norms if _bias(target.module) is not None][-1:]
-        for target in self.targets:
-            target.rescaled = what == "norms" and not isinstance(target.module, MATRIX_MODULES)
-        if what == "biases":
-            self.targets = [target for target in self.targets if _bias(target.module) is not None]
+            self.targets = [target for target in self.targets if target.is_norm][-1:]
 
     def _in_order(self, targets: Sequence[Target]) -> list[Target]:
         """The targets that are used, in the order of their first use, which a pass over one text shows."""
@@ -189,7 +127,7 @@ class Corrector:
 
     def correct(self) -> dict[str, Tensor]:
         """The parameters that need a correction, by their full path, on the CPU. The model's own vectors are restored."""
-        originals = {path: parameter.clone() for target in self.targets for path, parameter in _vectors(target).items()}
+        originals = {path: parameter.clone() for target in self.targets for path, parameter in target.vectors.items()}
         try:
             pending = list(self.targets)
             while pending:
@@ -220,7 +158,7 @@ class Corrector:
                 uses += 1
                 if uses < target.num_uses:
                     return None
-                _correct(target, seen)
+                target.correct(seen)
                 del pending[0]
                 if uses > 1 or not pending:
                     raise _Reached
@@ -263,64 +201,3 @@ def joined(batches: Sequence[TokenBatch]) -> TokenBatch:
 
     inputs = {name: join([batch.inputs[name] for batch in batches]) for name in batches[0].inputs}
     return TokenBatch(inputs, inputs["attention_mask"].bool())
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether the outputs of a module are proportional to its `weight` per channel, apart from its `bias`."""
-    weight = module._parameters.get("weight")
-    if weight is None or weight.ndim != 1 or isinstance(module, MATRIX_MODULES) or any(True for _ in module.children()):
-        return False
-    inputs = torch.linspace(-1, 1, weight.numel(), dtype=weight.dtype, device=weight.device).expand(2, 3, -1)
-    with torch.no_grad(), suppress(TypeError, ValueError, RuntimeError):
-        outputs = functional_call(module, {"weight": torch.zeros_like(weight)}, (inputs,))
-        bias = _bias(module)
-        expected = torch.zeros_like(inputs) if bias is None else bias.expand_as(inputs)
-        return isinstance(outputs, Tensor) and torch.equal(outputs, expected)
-    return False
-
-
-def _targets(model: PreTrainedModel, specs: Iterable[ModuleSpec]) -> list[Target]:
-    """Normalisations, and the modules that have a bias and use one of these weights, embeddings apart."""
-    paths = {id(module): path for path, module in model.named_modules()}
-    found: dict[str, Target] = {}
-    for spec in specs:
-        for module in modules_of(model, spec):
-            bias = _bias(module)
-            if bias is not None and not is_embedding(module):
-                path = paths[id(module)]
-                target = found.setdefault(path, Target(path, module, torch.zeros_like(bias, dtype=torch.bool), False))
-                target.rows[spec.start : spec.start + spec.rows] = True
-    for path, module in model.named_modules():
-        if is_norm(module):
-            alive = module.get_parameter("weight").abs() > DEAD_GAIN
-            found[path] = Target(path, module, alive, True)
-    return list(found.values())
-
-
-def _bias(module: nn.Module) -> nn.Parameter | None:
-    return module._parameters.get("bias")
-
-
-def _vectors(target: Target) -> dict[str, Tensor]:
-    """The parameters to be corrected, by their full path."""
-    vectors = {"bias": _bias(target.module)} | ({"weight": target.module.get_parameter("weight")} if target.rescaled else {})
-    return {f"{target.path}.{name}": vector.detach() for name, vector in vectors.items() if vector is not None}
-
-
-def _correct(target: Target, seen: Moments) -> None:
-    """Change the vectors of a target whose outputs have these moments so that they match those of the original."""
-    original, bias = target.original, _bias(target.module)
-    trust = seen.num_tokens / (seen.num_tokens + PRIOR_TOKENS)
-    ratio = torch.ones_like(seen.mean)
-    if target.rescaled:
-        centre, centre_seen = (0.0, 0.0) if bias is None else (original.mean, seen.mean)
-        spread = (original.mean_square - centre**2).clamp_min(0)
-        spread_seen = (seen.mean_square - centre_seen**2).clamp_min(0)
-        ratio = torch.where((spread > 0) & (spread_seen > 0), spread / spread_seen, 1.0).sqrt() ** trust
-        ratio = torch.where(target.rows, ratio.clamp(1 / WIDEST_RATIO, WIDEST_RATIO), 1.0)
-        target.module.get_parameter("weight").data.mul_(ratio)
-    if bias is not None:
-        shift = torch.where(target.rows, trust * (original.mean - seen.mean), 0.0)
-        if target.rescaled:
-            shift = shift + (1 - ratio) * (seen.mean - bias.double())
-        bias.data.add_(shift)
