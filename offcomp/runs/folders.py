@@ -88,12 +88,15 @@ class Run:
         return self.folder / documents.CORRECTIONS_FILE
 
     @property
+    def tensor_files(self) -> list[Path]:
+        """Paths of all files of stored tensors that the run has, or had before they were deleted."""
+        corrected = self.result is not None and bool(self.result.corrections)
+        return [self.group_file(group.name) for group in self.plan.groups] + [self.corrections_file] * corrected
+
+    @property
     def has_weights(self) -> bool:
         """Whether all stored tensors are available. Bundled runs and baselines have no stored tensors."""
-        files = [self.group_file(group.name) for group in self.plan.groups]
-        if files and self.result and self.result.corrections:
-            files.append(self.corrections_file)
-        return bool(files) and all(file.is_file() for file in files)
+        return bool(self.plan.groups) and all(file.is_file() for file in self.tensor_files)
 
     @property
     def error(self) -> str:
