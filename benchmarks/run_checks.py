@@ -123,8 +123,8 @@ def digest(run: Run) -> str:
     groups = [{name: value for name, value in group.items() if name not in OWN_TIME} for group in result["groups"]]
     found = {"groups": groups, "scores": result["scores"], "sizes": result["model"]["sizes"]}
     whole = hashlib.sha256(json.dumps(found, sort_keys=True).encode())
-    for group in run.plan.groups:
-        whole.update(run.group_file(group.name).read_bytes())
+    for file in run.tensor_files:
+        whole.update(file.read_bytes())
     return whole.hexdigest()
 
 

@@ -25,7 +25,7 @@ from offcomp.planning.cost import duration, estimate, gigabytes
 from offcomp.planning.data.calibration_text import SUFFIXES
 from offcomp.planning.data.tasks import usual_tasks
 from offcomp.planning.grouping import GROUPINGS, STACKS
-from offcomp.planning.plan import DEFAULT_TASKS, Plan, make_groups, validate
+from offcomp.planning.plan import CORRECTIONS, DEFAULT_TASKS, NOTHING, Plan, make_groups, validate
 from offcomp.planning.ranks import with_computed_ranks
 from offcomp.planning.size_notes import unlisted_note
 from offcomp.planning.sizes import original_dtypes, predict, resolved
@@ -88,6 +88,7 @@ def plan(arguments: argparse.Namespace) -> None:
         tasks=inputs.requested_tasks(arguments) or default_tasks,
         seed=arguments.seed,
         calibration=calibration,
+        correct=arguments.correct,
     )
     new_plan = Plan.from_dict(new_plan.to_dict())
     validate(new_plan, info)
@@ -207,6 +208,9 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     inputs.task_flags(flags, "sentiment")
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--calibration", metavar="FILE", help=f"file with calibration text ({', '.join(SUFFIXES)})")
+    flags.add_argument(
+        "--correct", default=NOTHING, choices=tuple(CORRECTIONS), help="biases and normalisations to correct after compression"
+    )
     flags.add_argument("--out", help="also write the plan to this file")
 
 

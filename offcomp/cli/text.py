@@ -93,6 +93,8 @@ def run_text(run: Run) -> str:
         lines += [f"{task}: {score_line(score)}", *notes(task, score)]
     if reading := calibration_reading(group.calibration for group in result.groups):
         lines.append(f"calibration: {reading}")
+    if result.corrections:
+        lines.append(f"corrected: {run.plan.correct} ({len(result.corrections)} parameters, as large as before)")
     return "\n".join(lines).rstrip()
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,12 +22,13 @@ from offcomp.models.weights import replace
 from offcomp.numerics.accounting import STORED
 from offcomp.planning.data.calibration_text import CalibrationText
 from offcomp.planning.grams import Grams
-from offcomp.planning.plan import Plan, make_groups, members, validate
+from offcomp.planning.plan import NOTHING, Plan, make_groups, members, validate
 from offcomp.planning.ranks import with_ranks
 from offcomp.planning.selection import select_modules
 from offcomp.results.runs import overall_error
 from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.compress import CompressedGroup, compress_group
+from offcomp.runs.corrections import corrections_of
 from offcomp.runs.folders import TABLE_COLUMNS
 
 SHOWN = 6
@@ -36,24 +38,31 @@ SHOWN = 6
 class CompressedModel(Sequence[CompressedGroup]):
     """The compressed groups of a model, in order. Index it with a number or the name of a group.
 
-    groups      the compressed groups, with their stored tensors and figures
-    original    the model that was compressed; it already has the new weights if it was compressed in place
-    inplace    whether the weights of `original` have been replaced
+    groups         the compressed groups, with their stored tensors and figures
+    original       the model that was compressed; it already has the new weights if it was compressed in place
+    inplace        whether the weights of `original` have been replaced
+    corrections    full path of each corrected bias or gain -> its new value
     """
 
     groups: tuple[CompressedGroup, ...]
     original: PreTrainedModel
     inplace: bool
+    corrections: Mapping[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """The model with the reconstructed weights, which is the original if it was compressed in place, otherwise a copy."""
+        """The model with reconstructed weights and corrections: the original if compressed in place, otherwise a copy."""
         if self.inplace:
             return self.original
         model = deepcopy(self.original)
+        self.write_to(model)
+        return model
+
+    def write_to(self, model: PreTrainedModel) -> None:
+        """Replace the weights of a model of the same architecture by the compressed ones. Raises ModelError."""
         for group in self.groups:
             replace(model, group.reconstructions)
-        return model
+        replace(model, {}, self.corrections)
 
     @property
     def relative_error(self) -> float:
@@ -102,6 +111,7 @@ def compress(
     unit: str = "parameters",
     dtype: str = STORED,
     calibration: Sequence[str] | CalibrationText | None = None,
+    correct: str = NOTHING,
     tokenizer: PreTrainedTokenizerBase | None = None,
     inplace: bool = False,
     seed: int = 0,
@@ -125,7 +135,10 @@ def compress(
         multiple: round ranks to a multiple of this number.
         unit: what the ratio counts, "parameters" or "bytes".
         dtype: storage dtype; "stored" means that of the weights.
-        calibration: texts for methods that need them; the bundled text by default.
+        calibration: texts for methods and corrections that need them; the bundled text by default.
+        correct: which biases and normalisations to correct afterwards, so that the outputs on the calibration text match those
+            of the original: "nothing", "shift" (only the bias of the last normalisation), "biases" (those of compressed modules
+            and of normalisations) or "norms" (also the gains of normalisations).
         tokenizer: the tokenizer of a live model, for calibration.
         inplace: whether to replace the weights of a live model; otherwise `CompressedModel.model` is a copy.
         seed: seed of the methods' random generators.
@@ -153,7 +166,7 @@ def compress(
         multiple=multiple,
     )
     text = calibration if isinstance(calibration, CalibrationText) else CalibrationText()
-    plan = Plan(model=info.model, groups=groups, tasks=(), seed=seed, calibration=text)
+    plan = Plan(model=info.model, groups=groups, tasks=(), seed=seed, calibration=text, correct=correct)
     validate(plan, info)
     grams = Grams.of_model(loaded.model)
     plan = with_ranks(plan, info, lambda group: grams.spectrum(members(group, info), group.stack).values)
@@ -167,10 +180,11 @@ def compress(
         )
         with hints or nullcontext():
             compressed.append(compress_group(loaded.model, info, group, hints=hints, seed=seed, measure_outputs=False))
+    corrections = corrections_of(correct, shared, compressed) if shared and plan.corrects else {}
+    result = CompressedModel(tuple(compressed), loaded.model, inplace, corrections)
     if inplace:
-        for done in compressed:
-            replace(loaded.model, done.reconstructions)
-    return CompressedModel(tuple(compressed), loaded.model, inplace)
+        result.write_to(loaded.model)
+    return result
 
 
 def _loaded(model: str | LoadedModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> LoadedModel:
@@ -184,8 +198,8 @@ def _loaded(model: str | LoadedModel | PreTrainedModel, tokenizer: PreTrainedTok
 
 
 def _calibration(plan: Plan, loaded: LoadedModel, texts: Sequence[str] | None) -> Calibration | None:
-    """The calibration of groups whose methods need it."""
-    if not plan.calibrated_groups:
+    """The calibration of a plan that needs text."""
+    if not plan.needs_text:
         return None
     drawn = texts if texts is not None else plan.calibration.read(plan.seed).texts
     ahead = [spec for group in plan.calibrated_groups for spec in members(group, loaded.info)]

@@ -25,11 +25,11 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.models.checkpoint import Checkpoint, as_model_error, check_not_changed, network_on_meta, open_checkpoint
 from offcomp.models.families import family_of
 from offcomp.models.matrix_model import Matrices
-from offcomp.models.safetensors_files import stored_dtype
+from offcomp.models.safetensors_files import stored_dtype, stored_tensors, weight_files
 from offcomp.models.sentence_modules import SentenceModules, sentence_modules
 from offcomp.models.skeleton import check_memory
 from offcomp.models.sources import check_checksum
-from offcomp.models.stored_parameters import Sources, stored_parameters, tensors_of
+from offcomp.models.stored_parameters import Sources, parameter_dtypes, stored_parameters, tensors_of
 from offcomp.models.tokens import read_tokenizer
 from offcomp.models.weights import check_finite, list_modules
 
@@ -101,6 +101,15 @@ def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
     with _quiet():
         checkpoint = open_checkpoint(model)
         return checkpoint.folder, tensors_of(network_on_meta(checkpoint), checkpoint.tensors)
+
+
+def stored_dtypes(loaded: LoadedModel) -> dict[str, torch.dtype]:
+    """The dtype of each parameter in the files of a loaded model, by path; for a model created in memory, its dtype there."""
+    if loaded.folder is None:
+        return {path: parameter.dtype for path, parameter in loaded.model.named_parameters(remove_duplicate=False)}
+    tensors = stored_tensors(weight_files(loaded.folder))
+    names = parameter_dtypes(loaded.model, tensors, loaded.info.dtype)
+    return {path: getattr(torch, name) for path, name in names.items()}
 
 
 def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:

@@ -34,19 +34,27 @@ def stored_parameters(
     Raises:
         ModelError: a parameter is stored in an unsupported dtype.
     """
-    sources = tensors_of(network, tensors)
+    sources, dtypes = tensors_of(network, tensors), parameter_dtypes(network, tensors, default_dtype)
     listed = {path for spec in modules for path in (spec.path, *spec.tied)}
-    dtypes: dict[str, str] = {}
     num_bytes = unlisted = 0
     for paths, parameter in parameters_by_tie(network):
         copies = [sources[path] for path in paths if path in sources]
-        dtype = min((_dtype(copy) for copy in copies), key=lambda name: BYTES_PER_VALUE[name], default=default_dtype)
-        dtypes |= dict.fromkeys(paths, dtype)
+        dtype = dtypes[paths[0]]
         whole = [copy for copy in copies if sum(tensor.num_parameters for _, tensor in copy) == parameter.numel()]
         sizes = [sum(tensor.num_bytes for _, tensor in copy) for copy in whole]
         num_bytes += min(sizes, default=parameter.numel() * BYTES_PER_VALUE[dtype])
         unlisted += parameter.numel() if parameter.ndim > 1 and not listed.intersection(paths) else 0
     return tuple(replace(spec, dtype=dtypes[spec.path]) for spec in modules), num_bytes, unlisted
+
+
+def parameter_dtypes(network: PreTrainedModel, tensors: Mapping[str, StoredTensor], default_dtype: str) -> dict[str, str]:
+    """The dtype in which each parameter is stored, by path; see `stored_parameters`, also for the ModelError raised."""
+    sources = tensors_of(network, tensors)
+    dtypes: dict[str, str] = {}
+    for paths, _ in parameters_by_tie(network):
+        found = [_dtype(sources[path]) for path in paths if path in sources]
+        dtypes |= dict.fromkeys(paths, min(found, key=BYTES_PER_VALUE.__getitem__, default=default_dtype))
+    return dtypes
 
 
 Sources = list[tuple[str, StoredTensor]]

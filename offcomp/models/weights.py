@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,7 @@ from offcomp.models.matrix_model import Matrices
 from offcomp.numerics.storage import num_not_finite
 
 MATRIX_MODULES = (nn.Linear, nn.Embedding, Conv1D)
+NO_VECTORS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def list_modules(model: PreTrainedModel) -> tuple[ModuleSpec, ...]:
@@ -89,37 +91,54 @@ def _as_stored(view: Tensor, spec: ModuleSpec, matrix: Tensor) -> Tensor:
     """Check the matrix (rows, cols) and cast it to the dtype and device of `view`. Raises ModelError."""
     if tuple(matrix.shape) != spec.shape:
         raise ModelError(f"{spec.name} has the shape {spec.shape}, but the new matrix has the shape {tuple(matrix.shape)}.")
-    cast = matrix.detach().to(view)
-    if bad := num_not_finite(cast):
-        raise ModelError(f"The new matrix for {spec.name} has {bad} values that are not finite in {view.dtype}.")
-    return cast
+    return _finite(matrix.detach().to(view), spec.name)
 
 
-def replace(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> None:
+def _finite(values: Tensor, name: str) -> Tensor:
+    """The values to be written to the weight with this name. Raises ModelError if any is not finite."""
+    if bad := num_not_finite(values):
+        raise ModelError(f"The new weight for {name} has {bad} values that are not finite in {values.dtype}.")
+    return values
+
+
+def replace(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor], vectors: Mapping[str, Tensor] = NO_VECTORS) -> None:
     """Write matrices (rows, cols) into the model permanently, then verify each weight and all weights tied to it.
 
+    `vectors` are other parameters to be written, such as biases, by their full path.
+
     Raises:
-        ModelError: a matrix is rejected (see `write`), two matrices overlap, or a tied weight was not updated.
+        ModelError: a matrix is rejected (see `write`), two matrices overlap, or a tied weight was not updated; or a vector does
+            not exist in the model, has a different shape, or has a value that is not finite in the parameter's dtype.
     """
     for spec, matrix in matrices.items():
         write(model, spec, matrix)
     for spec, matrix in matrices.items():
         _check_written(model, spec, matrix)
+    for path, vector in vectors.items():
+        parameter = _parameter(model, path).data
+        if vector.shape != parameter.shape:
+            raise ModelError(f"'{path}' has the shape {tuple(parameter.shape)}, but its correction {tuple(vector.shape)}.")
+        parameter.copy_(_finite(vector.detach().to(parameter), path))
 
 
 @contextmanager
-def substituted(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> Iterator[None]:
-    """Substitute matrices (rows, cols) inside the `with` block; the original values are always restored exactly on exit.
+def substituted(
+    model: nn.Module, matrices: Mapping[ModuleSpec, Tensor], vectors: Mapping[str, Tensor] = NO_VECTORS
+) -> Iterator[None]:
+    """Like `replace`, but only inside the `with` block; the original values are always restored exactly on exit.
 
     Raises:
         ModelError: see `replace`.
     """
     originals = {spec: stored_view(model, spec).clone() for spec in matrices}
+    original_vectors = {path: _parameter(model, path).detach().clone() for path in vectors}
     try:
-        replace(model, matrices)
+        replace(model, matrices, vectors)
         del matrices  # they may be large, and the block may run for a long time
         yield
     finally:
+        for path, original in original_vectors.items():
+            _parameter(model, path).data.copy_(original)
         for spec, original in originals.items():
             stored_view(model, spec).copy_(original)
 

@@ -22,6 +22,8 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.plan import Plan
 from offcomp.planning.sizes import Prediction
 
+CORRECT = "correct biases and normalisations"
+"""The stage of a run in which this happens."""
 LOAD_SECONDS = 6.0
 EMBED_SECONDS_PER_PARAMETER = 2e-7
 CALIBRATE_SECONDS_PER_PARAMETER = 5e-7  # of the whole model, for a forward pass over about 250 short texts
@@ -58,8 +60,10 @@ def estimate(plan: Plan, info: ModelInfo, prediction: Prediction, known: Mapping
     embed = 1.0 + EMBED_SECONDS_PER_PARAMETER * info.num_parameters
     names = [task.name for task in plan.resolved_tasks]
     stages = {"load the model": LOAD_SECONDS} | {f"score the original on {name}": 2 * embed for name in names}
-    reading = 3 * CALIBRATE_SECONDS_PER_PARAMETER * info.num_parameters if plan.calibrated_groups else 0.0
+    text_pass = CALIBRATE_SECONDS_PER_PARAMETER * info.num_parameters
+    reading = 3 * text_pass if plan.calibrated_groups else 0.0
     stages |= {f"compress {group.name}": group.seconds + reading for group in prediction.groups}
+    stages |= {CORRECT: 3 * text_pass} if plan.corrects else {}
     stages |= {f"evaluate {name}": embed for name in names}
     stages |= {name: seconds for name, seconds in (known or {}).items() if name in stages}
     return Estimate(stages, PROCESS_BYTES + _peak_bytes(plan, info, prediction))
@@ -70,7 +74,7 @@ def _peak_bytes(plan: Plan, info: ModelInfo, prediction: Prediction) -> int:
     groups = [FLOAT32_BYTES * group.rows * group.cols for group in prediction.groups]
     workspaces = [make_method(group.method, group.options).memory for group in plan.groups]
     fits = [size * (1 + workspace) for size, workspace in zip(groups, workspaces, strict=True)]
-    copies = WITH_TEXT if plan.calibrated_groups else WRITTEN_BACK
+    copies = WITH_TEXT if plan.needs_text else WRITTEN_BACK
     model = FLOAT32_BYTES * info.num_parameters + copies * max(groups, default=0)
     return round(max([model, *fits]))
 

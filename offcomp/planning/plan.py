@@ -44,6 +44,14 @@ from offcomp.planning.json_fields import (
 
 PLAN_SCHEMA: Final = 1
 DEFAULT_TASKS = ("sentiment",)
+NOTHING = "nothing"
+CORRECTIONS = {
+    NOTHING: "Keep all biases and normalisations of the original.",
+    "shift": "Only the bias of the last normalisation, which undoes the mean shift of the outputs.",
+    "biases": "The biases of compressed modules and of normalisations.",
+    "norms": "The same biases, and the gains of normalisations.",
+}
+"""What to correct after compression, so that outputs match those of the original on calibration text -> a description."""
 
 
 def _is_unset(value: Any) -> bool:
@@ -131,12 +139,24 @@ class Plan(JsonModel):
     calibration: CalibrationText = Field(
         default=_DEFAULT_CALIBRATION, exclude_if=lambda calibration: calibration == _DEFAULT_CALIBRATION
     )
-    """The text on which activations and gradients are measured, for methods that need them."""
+    """The text on which activations and gradients are measured, for methods and corrections that need them."""
+    correct: Annotated[str, one_of(CORRECTIONS)] = Field(default=NOTHING, exclude_if=lambda correct: correct == NOTHING)
+    """Which biases and normalisations to correct in closed form, once all groups are compressed."""
 
     @property
     def calibrated_groups(self) -> list[Group]:
         """The groups whose methods need calibration text. Options must be valid."""
         return [group for group in self.groups if make_method(group.method, group.options).calibrated]
+
+    @property
+    def corrects(self) -> bool:
+        """Whether biases or normalisations are corrected; without groups, there is nothing to correct."""
+        return bool(self.groups) and self.correct != NOTHING
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether calibration text is needed, by a method or for corrections. Options must be valid."""
+        return self.corrects or bool(self.calibrated_groups)
 
     @property
     def resolved_tasks(self) -> tuple[Task, ...]:
@@ -180,15 +200,17 @@ def validate(plan: Plan, info: ModelInfo) -> None:
 
 
 def _calibration_faults(plan: Plan, info: ModelInfo) -> list[str]:
-    """Faults that prevent calibration of the groups that need it; the groups themselves must be valid."""
-    groups = plan.calibrated_groups
-    if not groups:
+    """Faults that prevent calibration of the groups that need it, or corrections; the groups themselves must be valid."""
+    if not plan.needs_text:
         return []
     faults = [plan.calibration.fault()]
     if not may_have_tokenizer(info):
+        groups = plan.calibrated_groups
+        needing = f"group {groups[0].name!r} needs" if groups else f"correcting {plan.correct!r} needs"
+        remedy = "choose a method that needs only the weights" if groups else f"correct {NOTHING!r}"
         faults.append(
-            f"group {groups[0].name!r} needs calibration text, but {info.model} has no tokenizer; "
-            "add tokenizer.json to the model's folder, or choose a method that needs only the weights."
+            f"{needing} calibration text, but {info.model} has no tokenizer; "
+            f"add tokenizer.json to the model's folder, or {remedy}."
         )
     return [fault for fault in faults if fault is not None]
 

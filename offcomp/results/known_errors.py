@@ -117,12 +117,13 @@ def _settings(plan: Plan, calibration: str) -> tuple[str, ...] | None:
 
 
 def _calibration(plan: Plan, digest: str | None) -> str:
-    """A plan's calibration settings and text `digest` (None if unknown), as JSON; empty if nothing is calibrated."""
+    """A plan's calibration settings, text `digest` (None if unknown) and corrections, as JSON; empty if it needs no text."""
     try:
-        calibrated = bool(plan.calibrated_groups)
+        calibrated = plan.needs_text
     except InputError:  # the plan was made by a version with different methods or options
         calibrated = True
-    return json.dumps([plan.calibration.model_dump(), digest], sort_keys=True) if calibrated else ""
+    corrected = [plan.correct] if plan.corrects else []
+    return json.dumps([plan.calibration.model_dump(), digest, *corrected], sort_keys=True) if calibrated else ""
 
 
 def measured_of(runs: Iterable[Run], fingerprint: str) -> list[Measured]:

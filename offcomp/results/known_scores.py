@@ -1,8 +1,8 @@
 """What is known about a plan's scores before it runs: measured by a finished run of exactly this plan, or estimated. No torch.
 
 A score counts only if it was measured on the same weights and on the same version of the same task. Estimates are described in
-`offcomp.results.score_curve`. Scores of calibrated methods are estimated only from runs of the same method with the same
-options, because the error of the weights says little about a method that minimises something else.
+`offcomp.results.score_curve`. Scores of calibrated methods, and of plans with corrections, are estimated only from runs of the
+same method with the same options and corrections, because the error of the weights says little about them.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def _estimated(
     plan: Plan, info: ModelInfo, error: Errors, measured: Sequence[Measured], task: Task, *, uncertainty: float
 ) -> KnownScore | None:
     fitted = fitted_scores(plan, info, measured, task)
-    settings = _settings(plan.groups)
+    settings = _settings(plan)
     if fitted is None:
         return None
     estimate = fitted.curve.estimate(module_errors(plan.groups, info, error), settings, uncertainty)
@@ -191,7 +191,7 @@ def _estimated(
 
 def fitted_scores(plan: Plan, info: ModelInfo, measured: Sequence[Measured], task: Task) -> FittedScores | None:
     """The curve of a task for plans like this one; None if there are too few measurements. Cached until these change."""
-    calibrated = _settings(plan.groups) if plan.calibrated_groups else ""
+    calibrated = _settings(plan) if plan.needs_text else ""
     runs = tuple((m.run.id, m.run.submitted) for m in measured)
     return _fitted(
         _Question(
@@ -213,12 +213,12 @@ def _fitted(question: _Question) -> FittedScores | None:
 def scored(measured: Sequence[Measured], task: Task, calibrated: str = "") -> list[tuple[Measured, Score]]:
     """The measurements that an estimate is based on: those that compressed something and were scored on the task.
 
-    calibrated      restricts them to runs with these methods and options; if empty, to methods that are not calibrated
+    calibrated      restricts them to runs with these methods, options and corrections; if empty, to runs that need no text
     """
     found = []
     for m in measured:
         score = score_on(m, task) if m.relative_error > 0 else None
-        alike = _settings(m.run.plan.groups) == calibrated if calibrated else not m.run.plan.calibrated_groups
+        alike = _settings(m.run.plan) == calibrated if calibrated else not m.run.plan.needs_text
         if alike and score is not None and score.paired.interval is not None:
             found.append((m, score))
     return found
@@ -227,7 +227,7 @@ def scored(measured: Sequence[Measured], task: Task, calibrated: str = "") -> li
 def evidence_of(m: Measured, score: Score, info: ModelInfo) -> Evidence:
     """Convert a measurement and its score to the form that a score curve is fitted to."""
     groups = m.run.plan.groups
-    return Evidence(module_errors(groups, info, errors_of(m.run.plan, m)), *_loss_of(score), _settings(groups))
+    return Evidence(module_errors(groups, info, errors_of(m.run.plan, m)), *_loss_of(score), _settings(m.run.plan))
 
 
 def errors_of(plan: Plan, m: Measured) -> dict[str, float]:
@@ -244,10 +244,10 @@ def module_errors(groups: Sequence[Group], info: ModelInfo, error: Errors) -> Ve
     return np.array([by_module.get(spec.name, 0.0) for spec in info.modules])
 
 
-def _settings(groups: Sequence[Group]) -> str:
-    """The methods and options of these groups, as text."""
-    used = {json.dumps([group["method"], group["options"]], sort_keys=True) for group in map(Group.to_dict, groups)}
-    return " ".join(sorted(used))
+def _settings(plan: Plan) -> str:
+    """The methods and options of the groups, and what is corrected, as text."""
+    used = {json.dumps([group["method"], group["options"]], sort_keys=True) for group in map(Group.to_dict, plan.groups)}
+    return " ".join([*sorted(used), *([plan.correct] if plan.corrects else [])])
 
 
 def _loss_of(score: Score) -> tuple[float, float]:

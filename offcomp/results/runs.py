@@ -57,8 +57,9 @@ def scored_tasks(runs: Sequence[Run]) -> Iterator[tuple[Run, str, str, Score]]:
 
 
 def method_title(run: Run) -> str:
-    """The methods of a run: "SVD", "SVD + Autoencoder" if the groups differ, or "Original" if there are no groups."""
-    return " + ".join(dict.fromkeys(group_title(group) for group in run.plan.groups)) or "Original"
+    """The methods of a run: "SVD", "SVD + Autoencoder", "SVD, biases corrected"; "Original" if there are no groups."""
+    titles = " + ".join(dict.fromkeys(group_title(group) for group in run.plan.groups)) or "Original"
+    return f"{titles}, {run.plan.correct} corrected" if run.plan.corrects else titles
 
 
 def group_title(group: Group) -> str:
@@ -261,8 +262,8 @@ def difference_table(runs: Sequence[Run], *, show_all: bool = False) -> pd.DataF
 def _facts(run: Run) -> dict[str, str]:
     """The plan and figures of a run, as text. Values that differ between groups are all listed."""
     result, plan = result_of(run), run.plan.to_dict()
-    tasks = ", ".join(map(task_name, run.plan.tasks))
-    facts = {"model": plan["model"], "seed": plan["seed"], "tasks": tasks, "groups": len(plan["groups"])}
+    facts = {"model": plan["model"], "seed": plan["seed"], "tasks": ", ".join(map(task_name, run.plan.tasks))}
+    facts |= {"corrected": run.plan.correct, "groups": len(plan["groups"])}
     for field in ("name", "modules", "stack", "method", "ratio", "unit", "dtype"):
         facts[f"group {field}"] = _listed([group[field] for group in plan["groups"]])
     for option in dict.fromkeys(name for group in plan["groups"] for name in group["options"]):

@@ -9,7 +9,8 @@ parent folders. Other links within the model's folder are replaced by copies of 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import stored_weights
 from offcomp.models.offloading import DTYPES
 from offcomp.models.safetensors_files import INDEX, PICKLES, WEIGHTS, StoredTensor
+from offcomp.models.stored_parameters import Sources
 from offcomp.models.weights import canonical_view
 from offcomp.numerics.storage import num_not_finite
 from offcomp.runs.manifest import MANIFEST
@@ -53,13 +55,21 @@ class DenseModel:
         """
         for spec, matrix in matrices.items():
             copies = [self._sources.get(path, []) for path in (spec.path, *spec.tied)]
-            if not any(copies) or any(len(parts) > 1 for parts in copies):
-                raise ModelError(
-                    f"{spec.name} is not a separate tensor in the model's files: transformers builds it from other "
-                    "tensors when it loads the model, so it cannot be written back; export without --dense."
-                )
-            for _, tensor in chain(*copies):
-                _overwrite(self._copy / tensor.file.name, tensor, spec, matrix)
+            self._overwrite(spec.name, copies, matrix, partial(canonical_view, spec=spec))
+
+    def write_vectors(self, vectors: Mapping[str, Tensor]) -> None:
+        """Overwrite whole parameters, given by their path. Raises ModelError, see `write`."""
+        for path, vector in vectors.items():
+            self._overwrite(path, [self._sources.get(path, [])], vector, lambda stored: stored)
+
+    def _overwrite(self, name: str, copies: Sequence[Sources], values: Tensor, view: Callable[[Tensor], Tensor]) -> None:
+        if not any(copies) or any(len(parts) > 1 for parts in copies):
+            raise ModelError(
+                f"{name} is not a separate tensor in the model's files: transformers builds it from other "
+                "tensors when it loads the model, so it cannot be written back; export without --dense."
+            )
+        for _, tensor in chain(*copies):
+            _overwrite(self._copy / tensor.file.name, tensor, name, values, view)
 
 
 def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -109,14 +119,13 @@ def _copied(name: str, file: Path, target: Path, weights: set[str]) -> bool:
     return True
 
 
-def _overwrite(file: Path, stored: StoredTensor, spec: ModuleSpec, matrix: Tensor) -> None:
-    """Overwrite the part of a stored tensor that contains a module's matrix, leaving the rest of the tensor unchanged."""
+def _overwrite(file: Path, stored: StoredTensor, name: str, values: Tensor, view: Callable[[Tensor], Tensor]) -> None:
+    """Overwrite the part of a stored tensor that `view` selects, leaving the rest of the tensor unchanged."""
     content = np.fromfile(file, np.uint8, stored.num_bytes, offset=stored.start)
-    values = torch.from_numpy(content).view(DTYPES[stored.dtype]).view(stored.shape)
-    view = canonical_view(values, spec)
-    view.copy_(matrix)
-    if bad := num_not_finite(view):
-        raise ModelError(f"{bad} values of the compressed {spec.name} overflow {stored.dtype}, its dtype in the model.")
+    part = view(torch.from_numpy(content).view(DTYPES[stored.dtype]).view(stored.shape))
+    part.copy_(values)
+    if bad := num_not_finite(part):
+        raise ModelError(f"{bad} values of the compressed {name} overflow {stored.dtype}, its dtype in the model.")
     with file.open("r+b") as stream:
         stream.seek(stored.start)
         stream.write(content.tobytes())

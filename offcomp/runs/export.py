@@ -1,7 +1,8 @@
 """Export a finished run to a self-contained folder: its stored groups with a manifest, and optionally the whole model.
 
 `runs.manifest` describes the folder's layout. The stored tensors and the original are sufficient to rebuild the compressed
-model: call `weights.replace(model, reconstructions(folder, manifest, group))` for every group.
+model: call `weights.replace(model, reconstructions(folder, manifest, group))` for every group, and then
+`weights.replace(model, {}, corrections(folder, manifest))`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from offcomp.models.listing import check_unchanged
 from offcomp.planning.model_sizes import ModelSizes
 from offcomp.planning.plan import members
 from offcomp.runs.compress import SavedGroup
+from offcomp.runs.corrections import Corrections, read_corrections, save_corrections, stored_corrections
 from offcomp.runs.dense_export import GROUPS, DenseModel
+from offcomp.runs.documents import CORRECTIONS_FILE
 from offcomp.runs.manifest import MANIFEST, Manifest, StoredGroup, file_entry, ledger_faults
 from offcomp.runs.result import GroupResult
 from offcomp.runs.store import Run
@@ -38,6 +41,7 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
     with new_folder(folder) as part:
         (part / GROUPS).mkdir()
         groups = tuple(_copied_group(run, entry, part) for entry in figures)
+        corrected = save_corrections(stored_corrections(run), part / CORRECTIONS_FILE)
         dense_model = DenseModel(run.plan.model, part) if dense else None
         manifest = Manifest(
             offcomp=__version__,
@@ -45,6 +49,7 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
             plan=run.plan,
             original=replace(original, modules=tuple(chain(*(members(group, original) for group in run.plan.groups)))),
             groups=groups,
+            corrections=corrected,
             num_parameters=sum(group.num_parameters for group in groups),
             num_bytes=sum(group.num_bytes for group in groups),
             sizes=sizes,
@@ -55,6 +60,7 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
         if dense_model:
             for group in manifest.groups:
                 dense_model.write(reconstructions(part, manifest, group))
+            dense_model.write_vectors(corrections(part, manifest))
         files = {file.relative_to(part).as_posix(): file_entry(file) for file in sorted(part.rglob("*")) if file.is_file()}
         manifest = manifest.replace(files=files)
         (part / MANIFEST).write_text(json.dumps(manifest.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
@@ -99,3 +105,8 @@ def _copied_group(run: Run, figures: GroupResult, part: Path) -> StoredGroup:
 def reconstructions(folder: Path, manifest: Manifest, group: StoredGroup) -> dict[ModuleSpec, Tensor]:
     """Decode the approximate matrices (rows, cols) of a group's modules from an export; see `written_back`."""
     return SavedGroup(folder / group.file, manifest.members(group), manifest.planned(group).stack).reconstructions
+
+
+def corrections(folder: Path, manifest: Manifest) -> Corrections:
+    """The corrected biases and gains in an export, by parameter path. Raises StorageError if they do not match the manifest."""
+    return read_corrections(folder / CORRECTIONS_FILE, manifest.corrections)

@@ -83,9 +83,20 @@ class Run:
         return self.folder / "groups" / f"{name}.safetensors"
 
     @property
+    def corrections_file(self) -> Path:
+        """Path of the file that contains the corrected biases and gains; it exists only if there are any."""
+        return self.folder / documents.CORRECTIONS_FILE
+
+    @property
+    def tensor_files(self) -> list[Path]:
+        """Paths of all files of stored tensors that the run has, or had before they were deleted."""
+        corrected = self.result is not None and bool(self.result.corrections)
+        return [self.group_file(group.name) for group in self.plan.groups] + [self.corrections_file] * corrected
+
+    @property
     def has_weights(self) -> bool:
-        """Whether the stored tensors of all groups are available. Bundled runs and baselines have no stored tensors."""
-        return bool(self.plan.groups) and all(self.group_file(group.name).is_file() for group in self.plan.groups)
+        """Whether all stored tensors are available. Bundled runs and baselines have no stored tensors."""
+        return bool(self.plan.groups) and all(file.is_file() for file in self.tensor_files)
 
     @property
     def error(self) -> str:

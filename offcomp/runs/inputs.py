@@ -83,7 +83,7 @@ def check_inputs(plan: Plan, info: ModelInfo, inputs: Inputs) -> None:
 
 def calibration_digest(plan: Plan) -> str:
     """SHA-256 of a plan's current calibration text; empty if no text is needed or the text cannot be read."""
-    if not plan.calibrated_groups:
+    if not plan.needs_text:
         return ""
     text = plan.calibration.text
     return _digest(BUNDLED_FILE if text == BUNDLED else path_of(text))

@@ -44,6 +44,7 @@ from offcomp.numerics.progress import ignore_progress
 from offcomp.planning.data.tasks import fitting_families
 from offcomp.planning.plan import members
 from offcomp.runs.compress import SavedGroup
+from offcomp.runs.corrections import stored_corrections
 from offcomp.runs.store import RunStore
 
 MOST_TEXTS, LONGEST = 8, 500
@@ -116,7 +117,7 @@ def kind_of(loaded: LoadedModel) -> str:
 
 
 def substitute(loaded: LoadedModel, name: str, home: Path) -> None:
-    """Replace a model's weights with those that a run stored. Raises InputError if there is no such run, and RunError."""
+    """Replace a model's weights with those that a run stored. Raises InputError, RunError and StorageError."""
     run = RunStore(home).get(str(name))
     if run.result is None or run.result.model is None or not run.has_weights:
         raise InputError(f"run {run.id} has no stored weights; run its plan again")
@@ -125,6 +126,7 @@ def substitute(loaded: LoadedModel, name: str, home: Path) -> None:
     for group in run.plan.groups:
         saved = SavedGroup(run.group_file(group.name), tuple(members(group, loaded.info)), group.stack)
         replace(loaded.model, saved.reconstructions)
+    replace(loaded.model, {}, stored_corrections(run))
 
 
 def continue_texts(loaded: LoadedModel, texts: Sequence[str]) -> Answers:

@@ -2,6 +2,7 @@
 
 DIR/offcomp.json               the manifest: run, plan, original, the ledger of every group, checksums
 DIR/groups/NAME.safetensors    the stored tensors of a group, exactly those in its ledger
+DIR/corrections.safetensors    corrected biases and gains, if there are any: whole parameters by their path in the model
 DIR/config.json and so on      dense exports only: every file of the original, with the reconstructions written into its weights
                                in their dtypes; an ordinary transformers folder
 """
@@ -9,7 +10,7 @@ DIR/config.json and so on      dense exports only: every file of the original, w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
@@ -122,6 +123,10 @@ class Manifest(JsonModel):
     """The model that was compressed, listing only the modules of the plan."""
     groups: Annotated[tuple[StoredGroup, ...], parts_of("a list of groups")]
     """The groups of the plan, in order."""
+    corrections: Annotated[
+        tuple[LedgerEntry, ...], Field(strict=False), MustBe("a list of tensors, each with name, shape, dtype and bytes")
+    ] = Field(default=(), exclude_if=lambda corrections: not corrections)
+    """Corrected biases and gains, by parameter path. They replace parameters of the same size and do not count as stored."""
     num_parameters: Count
     """Number of stored values."""
     num_bytes: Count
@@ -197,14 +202,10 @@ def ledger_faults(folder: Path, group: StoredGroup) -> list[str]:
     """List the differences between a group's file and its ledger (tensors, total and payload size), one clause each."""
     file, where = folder / group.file, f"group {group.name!r}"
     try:
-        tensors = stored_tensors([file])
+        stored = _stored(file)
     except (ModelError, OSError) as error:
-        return [f"{where} cannot be read: {str(error).rstrip('.')}"]
-    stored = {
-        name: (tensor.shape, DTYPES.get(tensor.dtype, tensor.dtype), tensor.num_bytes) for name, tensor in tensors.items()
-    }
-    listed = {entry.name: (entry.shape, entry.dtype, entry.bytes) for entry in group.ledger}
-    faults = _tensor_faults(where, stored, listed)
+        return [_unreadable(where, error)]
+    faults = _tensor_faults(where, stored, _listed(group.ledger))
     total = sum(entry.bytes for entry in group.ledger)
     if total != group.num_bytes:
         faults.append(f"{where} claims {group.num_bytes:,} bytes, but the tensors in its ledger add up to {total:,}")
@@ -212,6 +213,31 @@ def ledger_faults(folder: Path, group: StoredGroup) -> list[str]:
     if payload != group.num_bytes:
         faults.append(f"{where} claims {group.num_bytes:,} bytes, but {group.file} contains {payload:,} bytes of tensors")
     return faults
+
+
+def correction_faults(file: Path, ledger: Iterable[LedgerEntry]) -> list[str]:
+    """List the differences between a file of corrections and its ledger, one clause each."""
+    where = "the file of corrections"
+    try:
+        return _tensor_faults(where, _stored(file), _listed(ledger))
+    except (ModelError, OSError) as error:
+        return [_unreadable(where, error)]
+
+
+def _stored(file: Path) -> Tensors:
+    """The tensors in a file. Raises ModelError and OSError."""
+    return {
+        name: (tensor.shape, DTYPES.get(tensor.dtype, tensor.dtype), tensor.num_bytes)
+        for name, tensor in stored_tensors([file]).items()
+    }
+
+
+def _listed(ledger: Iterable[LedgerEntry]) -> Tensors:
+    return {entry.name: (entry.shape, entry.dtype, entry.bytes) for entry in ledger}
+
+
+def _unreadable(where: str, error: Exception) -> str:
+    return f"{where} cannot be read: {str(error).rstrip('.')}"
 
 
 def _tensor_faults(where: str, stored: Tensors, listed: Tensors) -> list[str]:

@@ -253,6 +253,8 @@ class RunResult(Document):
     inputs: Inputs | None = None
     notes: Items[str] = ()
     """Caveats about the sizes, one sentence each."""
+    corrections: Items[LedgerEntry] = ()
+    """Corrected biases and gains, by parameter path. They replace parameters of the same size, so they do not add to it."""
 
     @model_validator(mode="after")
     def _has_model(self) -> Self:

@@ -4,7 +4,7 @@
     ledger          the ledgers match the stored tensors, byte for byte
     decoding        every group decodes to a matrix of the expected shape with finite values
     errors          the errors relative to the original match those in the manifest
-    dense model     the dense model equals the original, except for the decoded matrices
+    dense model     the dense model equals the original, except for the decoded matrices and the corrections
 
 If the original cannot be loaded, the checks that need it are skipped and the reason is recorded.
 """
@@ -25,12 +25,14 @@ from offcomp.errors import InputError, ModelError, OffcompError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.identity import is_content
 from offcomp.models.loading import load
-from offcomp.models.weights import read, write
+from offcomp.models.weights import read, replace, write
 from offcomp.numerics.reconstruction_error import reconstruction_error
 from offcomp.numerics.storage import num_not_finite
 from offcomp.planning.grouping import group_shape
 from offcomp.runs.compress import in_own_dtype, load_group, unstack
-from offcomp.runs.manifest import Manifest, StoredGroup, file_entry, ledger_faults, read_manifest
+from offcomp.runs.documents import CORRECTIONS_FILE
+from offcomp.runs.export import corrections
+from offcomp.runs.manifest import Manifest, StoredGroup, correction_faults, file_entry, ledger_faults, read_manifest
 
 ERROR_TOLERANCE = 1e-4  # relative; the order of summation depends on the machine
 ROUNDING = {"float32": 1e-6, "float16": 5e-4, "bfloat16": 4e-3}
@@ -65,19 +67,24 @@ def verify(folder: Path, original: str | None = None) -> list[Check]:
     damaged = file_faults(folder, manifest)
     files = Check("files", f"{len(manifest.files)} files (size and checksum)", [f"{name} {damaged[name]}" for name in damaged])
     ledger = Check("ledger", f"{manifest.num_bytes:,} bytes of tensors", total_faults(manifest))
+    if manifest.corrections:
+        ledger.faults += correction_faults(folder / CORRECTIONS_FILE, manifest.corrections)
     contents = _Contents(folder, manifest, original)
     for group in manifest.groups:
         faults = ledger_faults(folder, group)
         ledger.faults += faults
         if not faults and group.file not in damaged:
             contents.check(group)
+    if not ledger.faults and CORRECTIONS_FILE not in damaged:
+        contents.check_corrections()
     contents.finish()
     return [files, ledger, contents.decoding, contents.errors, contents.dense]
 
 
 def file_faults(folder: Path, manifest: Manifest) -> dict[str, str]:
     """Map each damaged file to a description of the fault, worded as a predicate that follows the file name."""
-    faults = {group.file: "has no checksum" for group in manifest.groups if group.file not in manifest.files}
+    stored = [*(group.file for group in manifest.groups), *([CORRECTIONS_FILE] if manifest.corrections else [])]
+    faults = {name: "has no checksum" for name in stored if name not in manifest.files}
     for name, expected in manifest.files.items():
         try:
             actual = file_entry(folder / name)
@@ -155,6 +162,18 @@ class _Contents:
             if self.original:
                 write(self.original, spec, matrix)
 
+    def check_corrections(self) -> None:
+        """Check that the corrections are finite and fit the original, into which they are then written."""
+        vectors = corrections(self.folder, self.manifest)
+        for path, vector in vectors.items():
+            if bad := num_not_finite(vector):
+                self.decoding.faults.append(f"{bad} values of the correction of {path} are not finite")
+        if self.original and not self.decoding.faults:
+            try:
+                replace(self.original, {}, vectors)
+            except ModelError as error:
+                self.decoding.faults.append(str(error).rstrip("."))
+
     def _decode(self, group: StoredGroup, specs: Sequence[ModuleSpec]) -> Tensor:
         """Decode the matrix (rows, cols) of a group. Raises one of DECODING_FAULTS if it does not match the manifest."""
         saved, compressed = load_group(self.folder / group.file)
@@ -225,7 +244,12 @@ class _Contents:
             if path not in actual:
                 self.dense.faults.append(f"{path} is missing")
             elif path not in reported and not _same(expected, actual[path], tolerances.get(path, 0.0)):
-                self.dense.faults.append(f"{path} differs from the original although no group compresses it")
+                self.dense.faults.append(f"{path} {self._why_wrong(path)}")
+
+    def _why_wrong(self, path: str) -> str:
+        if any(entry.name == path for entry in self.manifest.corrections):
+            return "does not match its correction"
+        return "differs from the original although no group compresses it"
 
 
 def _same(expected: Tensor, actual: Tensor, tolerance: float) -> bool:

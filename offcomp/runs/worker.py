@@ -18,16 +18,16 @@ from offcomp.errors import ModelError, OffcompError, RunError, first_line
 from offcomp.files import storage_error
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.listing import check_unchanged, model_info
-from offcomp.planning.cost import FLOAT32_BYTES, estimate, free_memory
+from offcomp.planning.cost import CORRECT, FLOAT32_BYTES, estimate, free_memory
 from offcomp.planning.data.scores import Score
 from offcomp.planning.json_checks import Malformed
 from offcomp.planning.model_sizes import model_sizes
 from offcomp.planning.plan import Group, Plan, members
 from offcomp.planning.size_notes import size_notes
 from offcomp.planning.sizes import predict
-from offcomp.runs.documents import read_inputs
+from offcomp.runs.documents import CORRECTIONS_FILE, read_inputs
 from offcomp.runs.inputs import check_inputs, inputs_of
-from offcomp.runs.result import GroupResult, ModelResult
+from offcomp.runs.result import GroupResult, LedgerEntry, ModelResult
 from offcomp.runs.slots import slot
 from offcomp.runs.worker_lock import hold_lock
 from offcomp.runs.worker_process import Outcome, Worker
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from offcomp.models.loading import LoadedModel
     from offcomp.runs.calibration import Calibration, GroupHints
     from offcomp.runs.compress import SavedGroup
+    from offcomp.runs.corrections import Corrections
 
 log = logging.getLogger("offcomp")
 
@@ -64,6 +65,7 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
         from offcomp.evaluation import open_task
         from offcomp.models.offloading import StoredMatrices, offloaded
         from offcomp.runs.compress import SavedGroup, add_output_errors, check_finite, compress_group, save_group
+        from offcomp.runs.corrections import corrections_of, save_corrections
 
         loaded = _loaded(plan.model, preloaded)
     inputs = read_inputs(worker.folder) or inputs_of(plan, loaded.info.reads)
@@ -76,6 +78,8 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
             opened.prepare(report)
             tasks.append(opened)
     compressed: list[SavedGroup] = []
+    corrections: Corrections = {}
+    ledger: tuple[LedgerEntry, ...] = ()
     model_loaded, specs = is_small(loaded.info), [spec for group in plan.groups for spec in members(group, loaded.info)]
     source = loaded.model if model_loaded else StoredMatrices(loaded, specs)
     calibration = _calibration(plan, loaded, model_loaded=model_loaded)
@@ -89,10 +93,14 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
                 path = save_group(result, worker.groups_folder, make_folder=False)
             compressed.append(SavedGroup(path, result.members, result.stacking))
             worker.groups.append(result.figures)
-    if calibration and model_loaded:
-        with worker.stage("measure outputs on text"):
-            worker.groups = add_output_errors(calibration, compressed, worker.groups)
-    scores = _evaluate(worker, loaded, tasks, compressed)
+        if calibration and model_loaded:
+            with worker.stage("measure outputs on text"):
+                worker.groups = add_output_errors(calibration, compressed, worker.groups)
+        if calibration and plan.corrects:
+            with worker.stage(CORRECT):
+                corrections = corrections_of(plan.correct, calibration, compressed)
+                ledger = save_corrections(corrections, worker.groups_folder.parent / CORRECTIONS_FILE)
+    scores = _evaluate(worker, loaded, tasks, compressed, corrections)
     try:
         check_inputs(plan, loaded.info, inputs)
     except RunError:
@@ -108,7 +116,7 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
         unlisted=info.unlisted,
         sizes=sizes,
     )
-    return Outcome(model, scores, inputs, size_notes(worker.groups))
+    return Outcome(model, scores, inputs, size_notes(worker.groups), ledger)
 
 
 def _loaded(model: str, preloaded: LoadedModel | None) -> LoadedModel:
@@ -130,8 +138,8 @@ def is_small(info: ModelInfo) -> bool:
 
 
 def _calibration(plan: Plan, loaded: LoadedModel, *, model_loaded: bool) -> Calibration | None:
-    """Return the calibration of a run, or None if no group needs calibration."""
-    if not plan.calibrated_groups:
+    """Return the calibration of a run, or None if neither a group nor a correction needs text."""
+    if not plan.needs_text:
         return None
     from offcomp.runs.calibration import Calibration
 
@@ -163,13 +171,16 @@ def _hints(
     return GroupHints(calibration, specs, group.stack, lambda: (saved.reconstructions for saved in compressed))
 
 
-def _evaluate(worker: Worker, loaded: LoadedModel, tasks: list[OpenTask], compressed: list[SavedGroup]) -> dict[str, Score]:
+def _evaluate(
+    worker: Worker, loaded: LoadedModel, tasks: list[OpenTask], compressed: list[SavedGroup], corrections: Corrections
+) -> dict[str, Score]:
     """Scores of the compressed model, by task. The loaded weights are overwritten with the reconstructions."""
     from offcomp.models.weights import replace
 
     scores = {}
     for group in compressed:
         replace(loaded.model, group.reconstructions)
+    replace(loaded.model, {}, corrections)
     for opened in tasks:
         with worker.stage(f"evaluate {opened.task.name}") as report:
             scores[opened.task.name] = opened.compare(report)

@@ -26,7 +26,7 @@ from offcomp.planning.json_checks import Malformed
 from offcomp.runs.claims import claim
 from offcomp.runs.documents import HEARTBEAT, PROGRESS, RESULT, WORKER, Progress, read_plan, read_worker
 from offcomp.runs.forecast import Forecast
-from offcomp.runs.result import RUN_SCHEMA, Environment, GroupResult, Inputs, ModelResult, RunResult
+from offcomp.runs.result import RUN_SCHEMA, Environment, GroupResult, Inputs, LedgerEntry, ModelResult, RunResult
 from offcomp.runs.worker_environment import parent_is_gone
 from offcomp.runs.worker_lock import is_in_place
 
@@ -45,12 +45,17 @@ RESERVE = f".reserve{PART}"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run has produced when it ends: the model, its scores by task, and notes on its sizes. Empty if the run failed."""
+    """What a run has produced when it ends, apart from its groups. Empty if the run failed.
+
+    notes          caveats about the sizes
+    corrections    the ledger of the corrected biases and gains
+    """
 
     model: ModelResult | None = None
     scores: dict[str, Score] = field(default_factory=dict)
     inputs: Inputs | None = None
     notes: Sequence[str] = ()
+    corrections: Sequence[LedgerEntry] = ()
 
 
 NOTHING = Outcome()
@@ -133,6 +138,7 @@ class Worker:
         """The content of run.json. It is not validated, so that a failure can always be reported."""
         known: dict[str, Any] = {"inputs": outcome.inputs, "notes": tuple(outcome.notes)} if outcome.inputs else {}
         known |= {"attempt": self.attempt} if self.attempt is not None else {}
+        known |= {"corrections": tuple(outcome.corrections)} if outcome.corrections else {}
         started = self._started or time.time()
         return RunResult.model_construct(
             schema=RUN_SCHEMA,

@@ -21,6 +21,7 @@ from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS
 from offcomp.plain_text import is_plain, text_fault
 from offcomp.planning.data.tasks import TASKS
 from offcomp.planning.grouping import GROUPINGS, STACKS
+from offcomp.planning.plan import CORRECTIONS, NOTHING
 from offcomp.results.groups import ranges
 from offcomp.results.targets import parse_target
 
@@ -206,6 +207,7 @@ FIELDS = (
     Field("equal", "equal_bytes", False, _flag, lambda _: "1"),
     Field("unit", "unit", UNITS[0], _one_of(UNITS)),
     Field("dtype", "dtype", DTYPE_CHOICES[0], _one_of(DTYPE_CHOICES)),
+    Field("correct", "correct", NOTHING, _one_of(CORRECTIONS)),
     Field("seed", "seed", 0, _integer(0, 2**31 - 1)),
     Field("tasks", "tasks", None, _list_of(task.name for task in TASKS), _listed),
     Field("module", "inspected", None, str),

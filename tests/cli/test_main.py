@@ -37,6 +37,12 @@ def small_plan(folder: Path, **group: Any) -> dict[str, Any]:
     return {"model": str(folder), "tasks": [], "groups": [{"name": "key", "modules": ["key.0", "key.1"]} | group]}
 
 
+def test_a_plan_says_what_is_corrected(offcomp: Command) -> None:
+    flags = ("plan", "offcomp-gpt", "--kinds", "key", "--task", "causal-prose", "--json")
+    plain, corrected = (json.loads(offcomp(*flags, *more)[1]) for more in ((), ("--correct", "biases")))
+    assert corrected == plain | {"correct": "biases"}
+
+
 def test_modules_lists_every_weight_without_weights_in_memory(offcomp: Command) -> None:
     status, out, err = offcomp("modules", "minilm-l6", "--json")
     listing = json.loads(out)

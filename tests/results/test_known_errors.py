@@ -109,8 +109,20 @@ def test_a_measurement_is_found_by_groups_settings_ratio_and_seed_whatever_the_t
         plan(dtype="float16"),
         plan(options={"positions": "indices"}),
         plan().replace(seed=1),
+        plan().replace(correct="biases"),
     ):
         assert measurement_of(other, known) is None
+
+
+def test_a_measurement_with_other_corrections_is_none_of_this_plan() -> None:
+    run = measured("a", "pruning", 3.0, 0.4).run
+    corrected = Measured(replace(run, plan=run.plan.replace(correct="biases")), 0.4)
+    same = plan().replace(correct="biases")
+    digest = {"calibration": calibration_digest(same)}
+    corrected = replace(corrected, run=with_result(corrected.run, inputs=digest))
+    assert measurement_of(same, [corrected]) is corrected
+    assert measurement_of(plan(), [corrected]) is None
+    assert measurement_of(plan().replace(correct="norms"), [corrected]) is None
 
 
 def test_a_run_calibrated_on_other_text_is_no_measurement_of_this_one(tmp_path: Path) -> None:

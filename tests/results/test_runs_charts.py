@@ -189,6 +189,14 @@ def test_an_unusual_preset_is_named_and_a_method_of_another_version_too() -> Non
     assert method_title(unknown) == "magic"
 
 
+def test_corrections_are_part_of_the_name_of_a_run() -> None:
+    plain = made_run("1" * 12, [made_group("query", 0.5)])
+    corrected = replace(made_run("2" * 12, [made_group("query", 0.5)]), plan=plain.plan.replace(correct="biases"))
+    assert [*short_names([plain, corrected]).values()] == ["SVD", "SVD, biases corrected"]
+    table = difference_table([plain, corrected]).set_index("Property")
+    assert list(table.loc["corrected"]) == ["nothing", "biases"]
+
+
 def test_methods_that_share_colour_and_shape_differ_by_fill() -> None:
     alike = [
         made_run(str(i) * 12, [made_group("query", 0.5, method=method)])

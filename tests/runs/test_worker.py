@@ -48,7 +48,7 @@ class Run:
 
     def evaluate(self) -> dict[str, Score]:
         """The score of each task."""
-        return _evaluate(self.worker, self.loaded, [self.task], [self.group])
+        return _evaluate(self.worker, self.loaded, [self.task], [self.group], {})
 
 
 def test_compressed_weights_reach_the_answers(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_compressed_weights_reach_the_answers(tmp_path: Path) -> None:
 def test_a_model_that_was_not_really_changed_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault: the reconstructions are never written to the model."""
     run = Run(tmp_path)
-    monkeypatch.setattr(offcomp.models.weights, "replace", lambda _model, _matrices: None)
+    monkeypatch.setattr(offcomp.models.weights, "replace", lambda *_: None)
     with pytest.raises(RunError, match=r"bit-identical.*choose modules"):
         run.evaluate()
 

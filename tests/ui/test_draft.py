@@ -67,6 +67,16 @@ def test_a_link_opens_the_same_draft_in_another_browser() -> None:
     assert strip(other) == strip(app)
 
 
+def test_a_correction_is_part_of_the_draft_and_asks_for_text() -> None:
+    app = open_part(opened("compress"), "methods")
+    assert not [box for box in app.expander if box.label == "Calibration text"]
+    app.segmented_control(key="correct").set_value("biases").run()
+    assert link_of(app) == {"correct": "biases"}
+    assert [box for box in app.expander if box.label == "Calibration text"]
+    assert opened("compress", correct="biases").session_state["correct"] == "biases"
+    assert "ignored: the choices are nothing, shift, biases, norms" in texts(opened("compress", correct="all"))
+
+
 @pytest.mark.parametrize(("seconds", "ratio"), [(3600.0, 8.0), (0.0, 4.0)], ids=["an echo", "a link"])
 def test_an_address_that_lags_behind_the_draft_undoes_nothing(
     seconds: float, ratio: float, monkeypatch: pytest.MonkeyPatch

@@ -15,7 +15,7 @@ from offcomp.models.families import KIND_TITLES
 from offcomp.planning.data.calibration_text import CalibrationText
 from offcomp.planning.data.tasks import Task, find_task
 from offcomp.planning.grouping import GROUPINGS, name_groups
-from offcomp.planning.plan import Group, Plan, make_groups
+from offcomp.planning.plan import NOTHING, Group, Plan, make_groups
 from offcomp.results.model import rounded_to
 from offcomp.results.scores import sentence_start, within_sentence
 from offcomp.ui import draft
@@ -48,6 +48,7 @@ class Choices:
     target: str = ""
     allocate: bool = False
     equal_bytes: bool = False
+    correct: str = NOTHING
     calibration: CalibrationText = field(default_factory=CalibrationText)
 
     @property
@@ -88,7 +89,14 @@ class Choices:
             groups = self._own_groups(settings)
         else:
             groups = make_groups(self.specs, self.grouping, stack=self.stack, block=self.block, **settings)
-        return Plan(model=self.info.model, groups=groups, tasks=self.tasks, seed=self.seed, calibration=self.calibration)
+        return Plan(
+            model=self.info.model,
+            groups=groups,
+            tasks=self.tasks,
+            seed=self.seed,
+            calibration=self.calibration,
+            correct=self.correct,
+        )
 
     def _own_groups(self, settings: dict[str, Any]) -> tuple[Group, ...]:
         """Return the custom groups, restricted to chosen modules; each remaining chosen module forms its own group."""
@@ -139,6 +147,7 @@ def read_choices(info: ModelInfo) -> Choices:
         target=state["target"],
         allocate=state["allocate"],
         equal_bytes=state["equal_bytes"],
+        correct=state["correct"],
         calibration=state.get(CALIBRATION, CalibrationText()),
     )
 

@@ -16,6 +16,7 @@ from offcomp.models.bundled_models import MODELS
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.data.tasks import find_task
 from offcomp.planning.grouping import GROUPINGS, STACK_HELP, STACKS
+from offcomp.planning.plan import CORRECTIONS, NOTHING
 from offcomp.results.charts.plan_map import plan_map_alt, plan_map_svg
 from offcomp.ui import draft
 from offcomp.ui.escape import plain
@@ -122,13 +123,21 @@ def _choose_methods() -> None:
                 st.caption(plain(method.paper))
                 for option in shown:
                     _option_widget(method.style_key, option.name, option.default, option.metadata)
-    _choose_calibration()
+    correct = st.segmented_control(
+        "Correct afterwards",
+        list(CORRECTIONS),
+        key="correct",
+        required=True,
+        persist_state="session",
+        help="  \n".join(f"**{plain(name)}**: {plain(text)}" for name, text in CORRECTIONS.items()),
+    )
+    _choose_calibration(is_needed=correct != NOTHING)
 
 
-def _choose_calibration() -> None:
-    """Let the user choose the text for methods that are calibrated on text, if there are any."""
+def _choose_calibration(*, is_needed: bool) -> None:
+    """Let the user choose the calibration text, if it is needed or a method is calibrated on it."""
     choices = [method for method in all_methods() if method.style_key in (st.session_state["methods"] or [])]
-    if any(_is_calibrated(method) for method in choices):
+    if is_needed or any(_is_calibrated(method) for method in choices):
         with st.expander("Calibration text"):
             bring_calibration_text()
 
