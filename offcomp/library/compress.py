@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import pandas as pd
@@ -159,14 +160,14 @@ def compress(
     plan = with_ranks(plan, info, lambda group: grams.spectrum(members(group, info), group.stack).values)
     texts = None if calibration is None or isinstance(calibration, CalibrationText) else list(calibration)
     shared = _calibration(plan, loaded, texts)
-    compressed: list[CompressedGroup] = []
-    for group in tqdm(plan.groups, desc="compress", unit="group", disable=not progress or len(plan.groups) == 1):
-        specs = members(group, info)
-        hints = (
-            GroupHints(shared, specs, group.stack, lambda: (done.reconstructions for done in compressed)) if shared else None
-        )
-        with hints or nullcontext():
-            compressed.append(compress_group(loaded.model, info, group, hints=hints, seed=seed, measure_outputs=False))
+    order, compressed = plan.compression_order(info), list[CompressedGroup]()
+    with shared.keeping_earlier_groups() if shared else nullcontext():
+        for number in tqdm(order, desc="compress", unit="group", disable=not progress or len(order) == 1):
+            group = plan.groups[number]
+            hints = GroupHints(shared, members(group, info), group.stack, compressed) if shared else None
+            with hints or nullcontext():
+                compressed.append(compress_group(loaded.model, info, group, hints=hints, seed=seed, measure_outputs=False))
+    compressed = [done for _, done in sorted(zip(order, compressed, strict=True), key=itemgetter(0))]
     if inplace:
         for done in compressed:
             replace(loaded.model, done.reconstructions)

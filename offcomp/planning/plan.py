@@ -138,6 +138,17 @@ class Plan(JsonModel):
         """The groups whose methods need calibration text. Options must be valid."""
         return [group for group in self.groups if make_method(group.method, group.options).calibrated]
 
+    def compression_order(self, info: ModelInfo) -> list[int]:
+        """Numbers of the groups in the order in which they are compressed.
+
+        That of the plan or, if a group follows earlier ones (`Method.follows`), that of the first member of each in the model.
+        """
+        numbers = list(range(len(self.groups)))
+        if not any(make_method(group.method, group.options).follows for group in self.groups):
+            return numbers
+        position = {spec.name: number for number, spec in enumerate(info.modules)}
+        return sorted(numbers, key=lambda number: min(position[name] for name in self.groups[number].modules))
+
     @property
     def resolved_tasks(self) -> tuple[Task, ...]:
         """The tasks, with each name replaced by the full description. Raises TaskError for an unknown name."""

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,8 +80,12 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
     model_loaded, specs = is_small(loaded.info), [spec for group in plan.groups for spec in members(group, loaded.info)]
     source = loaded.model if model_loaded else StoredMatrices(loaded, specs)
     calibration = _calibration(plan, loaded, model_loaded=model_loaded)
-    with nullcontext() if model_loaded else calibration.offloaded() if calibration else offloaded(loaded):
-        for group in plan.groups:
+    order = plan.compression_order(loaded.info)
+    with (
+        nullcontext() if model_loaded else calibration.offloaded() if calibration else offloaded(loaded),
+        calibration.keeping_earlier_groups() if calibration else nullcontext(),
+    ):
+        for group in (plan.groups[number] for number in order):
             with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, compressed) as hints:
                 result = compress_group(
                     source, loaded.info, group, hints=hints, seed=plan.seed, report=report, measure_outputs=not model_loaded
@@ -89,6 +94,8 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
                 path = save_group(result, worker.groups_folder, make_folder=False)
             compressed.append(SavedGroup(path, result.members, result.stacking))
             worker.groups.append(result.figures)
+    compressed = [group for _, group in sorted(zip(order, compressed, strict=True), key=itemgetter(0))]
+    worker.groups = [figures for _, figures in sorted(zip(order, worker.groups, strict=True), key=itemgetter(0))]
     if calibration and model_loaded:
         with worker.stage("measure outputs on text"):
             worker.groups = add_output_errors(calibration, compressed, worker.groups)
@@ -160,7 +167,7 @@ def _hints(
     from offcomp.runs.calibration import GroupHints
 
     specs = members(group, calibration.loaded.info)
-    return GroupHints(calibration, specs, group.stack, lambda: (saved.reconstructions for saved in compressed))
+    return GroupHints(calibration, specs, group.stack, compressed)
 
 
 def _evaluate(worker: Worker, loaded: LoadedModel, tasks: list[OpenTask], compressed: list[SavedGroup]) -> dict[str, Score]:

@@ -92,6 +92,14 @@ class SVD(Method):
             "range": (0.0, 1.0),
         },
     )
+    follow: bool = field(
+        default=False,
+        metadata={"help": "Compute the metrics with all earlier matrices of the model already compressed."},
+    )
+    toward_original: bool = field(
+        default=False,
+        metadata={"help": "With follow, fit the outputs of the original model rather than those of the weight itself."},
+    )
 
     @property
     def sources(self) -> tuple[str, str]:
@@ -104,6 +112,11 @@ class SVD(Method):
     def calibrated(self) -> bool:
         """Whether either metric is computed from calibration text."""
         return self.sources != ("none", "none")
+
+    @property
+    def follows(self) -> bool:
+        """Whether the metrics are computed with all earlier matrices compressed."""
+        return self.follow and self.calibrated
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
         """The two factors of rank `size`, and the row norms for the preset "direction"."""
