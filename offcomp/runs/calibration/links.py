@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -85,7 +85,7 @@ class Links:
         """Watch the blocks in the same list as this one in passes inside the `with` block."""
         name = block.rpartition(".")[0]
         with ExitStack() as stack:
-            for number, each in enumerate(self._model.get_submodule(name).children()):
+            for number, each in enumerate(cast(nn.ModuleList, self._model.get_submodule(name))):
                 path = f"{name}.{number}"
                 before, after = partial(self._before, path, path == block), partial(self._after, path)
                 stack.callback(each.register_forward_pre_hook(before, with_kwargs=True).remove)
