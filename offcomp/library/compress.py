@@ -20,6 +20,7 @@ from offcomp.models.live import loaded_from
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import replace
 from offcomp.numerics.accounting import STORED
+from offcomp.planning.cost import free_memory
 from offcomp.planning.data.calibration_text import CalibrationText
 from offcomp.planning.grams import Grams
 from offcomp.planning.plan import Plan, make_groups, members, validate
@@ -29,6 +30,7 @@ from offcomp.results.runs import overall_error
 from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.compress import CompressedGroup, compress_group
 from offcomp.runs.folders import TABLE_COLUMNS
+from offcomp.runs.worker import SMALL_SHARE
 
 SHOWN = 6
 
@@ -198,6 +200,6 @@ def _calibration(plan: Plan, loaded: LoadedModel, texts: Sequence[str] | None) -
         special_tokens=settings.special_tokens,
         weighting=settings.weighting,
         seed=plan.seed,
-        cache_bytes=sum(8 * spec.cols**2 for spec in ahead),
+        cache_bytes=max(sum(8 * spec.cols**2 for spec in ahead), int(SMALL_SHARE * (free_memory() or 0))),
         ahead=ahead,
     )
