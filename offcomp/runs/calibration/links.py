@@ -32,7 +32,7 @@ class Link(NamedTuple):
     def call(self, call: Call, outputs: Sequence[Any]) -> Call:
         """The call of this block, given that of the block before and what it returned."""
         numbers = count()
-        return mapped(call, lambda value: outputs[self.returned[n]] if (n := next(numbers)) in self.returned else value)  # type: ignore[no-any-return]
+        return mapped(call, lambda value: outputs[self.returned[n]] if (n := next(numbers)) in self.returned else value)
 
     @staticmethod
     def between(call: Call, outputs: Sequence[Any], target: str, following: Call) -> Link | None:
