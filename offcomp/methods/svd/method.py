@@ -26,6 +26,17 @@ The preset "direction" (Bałazy et al., "Direction is what you need", RepL4NLP 2
 u_i and then restores the norm of every row, ŵ_i = ‖w_i‖ · f_i / ‖f_i‖ with f = A B. Since f_i is the projection of u_i onto the
 row space of B, this maximises Σ_i cos²(w_i, ŵ_i) exactly. Zero rows stay zero.
 
+With `follow`, all statistics are measured with the earlier matrices of the model already compressed: x becomes x', the input
+that their reconstructions produce. Groups are then compressed in the order of the model. The members of a group share one
+factorisation, so they follow the groups before them but not one another. With `toward_original`, W is also replaced by the
+matrix whose outputs for x' are closest to those of W for x, with the penalty λ ‖W* - W‖²:
+
+    W* = (W C + λ W) (H + λ I)⁻¹          C = mean x x'ᵀ, H = mean x' x'ᵀ, λ = 0.3 · mean diagonal of H
+
+For λ = 0, mean ‖W x - A B x'‖² is ‖(W* - A B) H^½‖² plus a constant, so the truncated SVD of W* under H minimises it. AA-SVD
+(Sinha and Fleuret, arXiv 2604.02119) has the same objective, and SAES-SVD (Hu et al., arXiv 2602.03051) a weighted one. The
+tokens are weighted by the outputs of the original model.
+
 Our SVD is exact, whereas the paper (arXiv 2302.04045) uses a randomised SVD whose number of iterations is chosen by test
 perplexity.
 """
@@ -94,7 +105,7 @@ class SVD(Method):
     )
     follow: bool = field(
         default=False,
-        metadata={"help": "Compute the metrics with all earlier matrices of the model already compressed."},
+        metadata={"help": "Compute the metrics on inputs that the earlier matrices, already compressed, produce."},
     )
     toward_original: bool = field(
         default=False,
