@@ -48,7 +48,8 @@ def one_after_another(
 ) -> list[Tensor]:
     """The statistics of each member, which is then halved, in the order of `specs`, and of the last in the restored model."""
     found: list[Tensor | None] = []
-    with GroupHints(Calibration(loaded, TEXTS, cache_bytes=cache_bytes), specs, "columns") as hints:
+    ahead = specs if cache_bytes else ()  # gathers the statistics of modules with the same input together
+    with GroupHints(Calibration(loaded, TEXTS, cache_bytes=cache_bytes, ahead=ahead), specs, "columns") as hints:
         hints.use_compressed_predecessors(keep_original=keep_original)
         for index, spec in enumerate(specs):
             statistics = hints.statistics(index)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.planning.grouping import is_transposed
+from offcomp.runs.calibration.cache import FLOAT32_BYTES
 from offcomp.runs.calibration.cross import CrossMoments
 from offcomp.runs.calibration.moments import InputMoments
-from offcomp.runs.calibration.passes import FLOAT32_BYTES, Calibration
+from offcomp.runs.calibration.passes import Calibration
 from offcomp.runs.calibration.substitutions import Reconstructed
 from offcomp.runs.result import CalibrationResult
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +18,7 @@ from offcomp.planning.data.calibration_text import digest
 from offcomp.planning.data.row_counts import RowCounts, Truncation
 from offcomp.runs.calibration.batches import token_batches
 from offcomp.runs.calibration.blocks import ModelPair
+from offcomp.runs.calibration.cache import StatisticsCache
 from offcomp.runs.calibration.cross import CrossMoments, sum_cross_moments
 from offcomp.runs.calibration.forward import is_embedding, modules_of
 from offcomp.runs.calibration.gradients import sum_gradients
@@ -35,11 +34,7 @@ from offcomp.runs.calibration.moments import (
 from offcomp.runs.calibration.substitutions import Reconstructed, Substitutions
 
 HELD_OUT_SHARE = 0.2
-FLOAT32_BYTES = 4
-
 OF_GRADIENTS = ("fisher", "sensitivity", "row_moment")
-Gather = Callable[[list[ModuleSpec]], Callable[[ModuleSpec], Any]]
-"""A function that gathers a statistic for some modules and returns a lookup function, to be called once per module."""
 
 
 class Calibration:
@@ -90,9 +85,9 @@ class Calibration:
         self.limit = longest_text(loaded.model, max_tokens)
         if not any(batch.counted.any() for batch in self.batches):
             raise InputError("the calibration text has no tokens; provide at least one text that contains a word")
-        self._kept: dict[tuple[ModuleSpec, str], Any] = {}
         self._is_changed = self._is_kept = False
         self._weights = Substitutions(loaded)
+        self._kept = StatisticsCache(self._weights.model_loaded)
         self._models = ModelPair(loaded.model, cache_bytes)
 
     @property
@@ -201,12 +196,14 @@ class Calibration:
         inputs = self._models.substituted
         for spec in changed:
             inputs.drop_unless_inside(spec)
-        owners = {self._shared.get(spec) for spec in changed} if inputs.path and self._kept else set()
+        owners = {self._shared.get(spec) for spec in changed} if inputs.path and self._kept.values else set()
         owner = owners.pop() if len(owners) == 1 else None
-        for spec, name in list(self._kept):
-            is_alike = owner is not None and self._shared.get(spec) == owner and name not in OF_GRADIENTS
-            if not is_alike or (spec in changed and self.weighting == "output"):  # weighted by the output of the module itself
-                del self._kept[spec, name]
+        weighted = changed if self.weighting == "output" else ()  # by the output of the module itself
+        self._kept.keep(
+            lambda spec, name: (
+                owner is not None and self._shared.get(spec) == owner and spec not in weighted and name not in OF_GRADIENTS
+            )
+        )
 
     def moments(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> InputMoments:
         """Input moments of the first module. The same pass gathers the moments of as many later modules as fit in the cache."""
@@ -214,7 +211,7 @@ class Calibration:
         def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], InputMoments]:
             return sum_moments(self.loaded.model, owners, self.batches, self.weighting, self._models.substituted).means
 
-        return self._first([self._owner(spec) for spec in self._alike(specs)], "inputs", cache_bytes, gather)
+        return self._kept.first([self._owner(spec) for spec in self._alike(specs)], "inputs", cache_bytes, gather)
 
     def cross_moments(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> CrossMoments:
         """Moments of the first module's inputs in both models; see `moments`. Needs the original; not for embeddings."""
@@ -222,7 +219,7 @@ class Calibration:
         def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], CrossMoments]:
             return sum_cross_moments(self._models, owners, self.batches, self.weighting).means
 
-        return self._first([self._owner(spec) for spec in self._alike(specs)], "cross", cache_bytes, gather)
+        return self._kept.first([self._owner(spec) for spec in self._alike(specs)], "cross", cache_bytes, gather)
 
     def magnitude(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> Tensor:
         """Mean absolute inputs (cols,) of the first module, which must not be an embedding; see `moments`."""
@@ -230,7 +227,7 @@ class Calibration:
         def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], Tensor]:
             return sum_magnitudes(self.loaded.model, owners, self.batches, self._models.substituted).means
 
-        return self._first([self._shared.get(spec, spec) for spec in self._alike(specs)], "magnitude", cache_bytes, gather)
+        return self._kept.first([self._shared.get(spec, spec) for spec in self._alike(specs)], "magnitude", cache_bytes, gather)
 
     def gradients(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int) -> Tensor:
         """The "fisher", "sensitivity" or "row_moment" statistic of the first module; see `moments`."""
@@ -242,7 +239,7 @@ class Calibration:
 
         ahead = () if self._is_changed else self._ahead
         later = [spec for spec in ahead if name != "row_moment" or spec not in self.embeddings]
-        return self._first([*specs, *later], name, cache_bytes, gather)
+        return self._kept.first([*specs, *later], name, cache_bytes, gather)
 
     @cached_property
     def embeddings(self) -> frozenset[ModuleSpec]:
@@ -265,26 +262,6 @@ class Calibration:
         owner = self._shared.get(first)
         return [spec for spec in self._ahead if owner and self._shared.get(spec) == owner]
 
-    def _first(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int, gather: Gather) -> Any:
-        """A statistic of the first module, either cached or gathered now, along with others likely to be needed next."""
-        if (specs[0], name) not in self._kept:
-            missing = [spec for spec in dict.fromkeys(specs) if (spec, name) not in self._kept]
-            sizes = accumulate(_num_bytes(spec, name) for spec in missing)
-            wanted = [spec for spec, size in zip(missing, sizes, strict=True) if spec == specs[0] or size <= cache_bytes]
-            needed = sum(_num_bytes(spec, name) for spec in wanted)
-            if sum(_num_bytes(*key) for key in self._kept) + needed > cache_bytes:
-                self._kept.clear()
-            with self.model_loaded():
-                means = gather(wanted)
-            found = {(specs[0], name): means(specs[0])}
-            for spec in wanted[1:]:
-                with suppress(InputError):  # the error is raised later if the statistic is requested
-                    found[spec, name] = means(spec)
-            if needed > cache_bytes:
-                return found[specs[0], name]
-            self._kept |= found
-        return self._kept[specs[0], name]
-
     def output_errors(
         self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool
     ) -> Mapping[ModuleSpec, tuple[float, float]]:
@@ -303,7 +280,7 @@ class Calibration:
     def _cached_moments(self, specs: Iterable[ModuleSpec]) -> dict[ModuleSpec, InputMoments]:
         """The cached moments of those modules that have any, except embeddings, whose moments are not weighted by token."""
         keys = {spec: (self._owner(spec), "inputs") for spec in specs if spec not in self.embeddings}
-        return {spec: self._kept[key] for spec, key in keys.items() if key in self._kept}
+        return {spec: self._kept.values[key] for spec, key in keys.items() if key in self._kept.values}
 
     def forget(self) -> None:
         """Drop captured inputs, and cached statistics unless they are kept across groups (`ahead`), to free memory."""
@@ -319,9 +296,3 @@ class Calibration:
     def _shared(self) -> dict[ModuleSpec, ModuleSpec]:
         with self.model_loaded():
             return shared_inputs(self.loaded.model, self.loaded.info.modules, next(self.batches[0].parts(1)))
-
-
-def _num_bytes(spec: ModuleSpec, name: str) -> int:
-    """Approximate size of a statistic in bytes."""
-    sizes = {"inputs": 8 * spec.cols**2, "cross": 16 * spec.cols**2, "magnitude": 8 * spec.cols, "row_moment": 8 * spec.rows**2}
-    return sizes.get(name, FLOAT32_BYTES * spec.num_parameters)
