@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Discriminator, Field, Tag, field_serializer
 
 from offcomp.errors import InputError, ModelError, PlanError
-from offcomp.methods import default_options, make_method
+from offcomp.methods import default_options, make_method, stated_options
 from offcomp.methods.base import Method
 from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
@@ -90,14 +90,14 @@ class Group(JsonModel):
 
     @field_serializer("options")
     def _all_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """All options of the method; numbers are cast so that equal plans produce the same JSON."""
+        """The options as `stated_options`; numbers are cast so that equal plans produce the same JSON."""
         try:
-            defaults = default_options(self.method, options.get("preset"))
+            defaults, stated = default_options(self.method, options.get("preset")), stated_options(self.method, options)
         except InputError:
             return options
-        return defaults | {
+        return {
             key: float(value) if isinstance(defaults.get(key), float) and is_number(value) else value
-            for key, value in options.items()
+            for key, value in stated.items()
         }
 
 

@@ -105,11 +105,17 @@ class SVD(Method):
     )
     follow: bool = field(
         default=False,
-        metadata={"help": "Compute the metrics on inputs that the earlier matrices, already compressed, produce."},
+        metadata={
+            "help": "Compute the metrics on inputs that the earlier matrices, already compressed, produce.",
+            "omit_default": True,
+        },
     )
     toward_original: bool = field(
         default=False,
-        metadata={"help": "With follow, fit the outputs of the original model rather than those of the weight itself."},
+        metadata={
+            "help": "With follow, fit the outputs of the original model rather than those of the weight itself.",
+            "omit_default": True,
+        },
     )
 
     @property
