@@ -4,7 +4,7 @@ Each linear weight of a model (24 in offcomp-gpt) is compressed on its own at ra
 with statistics of the bundled text: of the original model or, with `follow`, of the model with the earlier weights compressed.
 "compress" is the sum over the stages of all groups; the first one includes the pass over the text. "outputs" measures all
 output errors: on held-out text in a pass, and on the text used for fitting from its second moments or, if there are none (as
-with ASVD or `follow`), in another pass.
+with ASVD or `follow`), in a second pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OPTIONS = {
 
 
 def measured(model: str, name: str) -> dict[str, object]:
-    """Seconds of one run."""
+    """The row of one run, with its times in seconds."""
     with TemporaryDirectory() as folder:
         store = RunStore(Path(folder))
         info = model_info(model, store.home)

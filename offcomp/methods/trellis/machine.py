@@ -164,10 +164,10 @@ def shortest_path(
 
 def quantizers_along(symbols: Integer[Tensor, "rows cols"], automaton: Machine) -> Integer[Tensor, "rows cols"]:
     """The quantizer (uint8) of each entry, found by following the parities of the integers from state 0."""
-    states = torch.zeros(len(symbols), dtype=torch.int64)
-    by_column = (symbols.T & 1).long()
-    found = torch.empty(by_column.shape, dtype=torch.uint8)
-    for column, parities in enumerate(by_column):
-        found[column] = states & 1
-        states = automaton.successors[states, parities]
-    return found.T
+    states, successors = torch.zeros(len(symbols), dtype=torch.int32), automaton.successors.int().view(-1)
+    by_column = (symbols.T & 1).to(torch.uint8, memory_format=torch.contiguous_format)
+    for parities in by_column:
+        quantizers = (states & 1).byte()
+        states = successors.index_select(0, 2 * states + parities)
+        parities.copy_(quantizers)
+    return by_column.T

@@ -16,6 +16,7 @@ from offcomp.methods.trellis.latents import Block, Latents, decode_bytes, orthon
 from offcomp.methods.trellis.method import FIXED_BYTES, TrellisAutoencoder
 from offcomp.methods.trellis.rate import fill
 from offcomp.methods.trellis.symbols import SymbolModel
+from offcomp.numerics.chunks import float64_chunks
 from offcomp.numerics.eigenvectors import eigenvectors
 from offcomp.numerics.grams import gram
 from offcomp.numerics.progress import Report, ignore_progress
@@ -92,9 +93,14 @@ class Plain:
 
 def row_and_column_sizes(matrix: Float[Tensor, "rows cols"]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The root mean square of each row, and that of each column relative to the whole matrix."""
-    energy = matrix.double().square()
-    whole = energy.mean().clamp_min(1e-300)
-    return energy.mean(1).sqrt().numpy(), (energy.mean(0) / whole).sqrt().numpy()
+    across = torch.zeros(matrix.shape[1], dtype=torch.float64)
+    down = []
+    for rows in float64_chunks(matrix):
+        energy = rows.square()
+        down.append(energy.mean(1))
+        across += energy.sum(0)
+    across /= len(matrix)
+    return torch.cat(down).sqrt().numpy(), (across / across.mean().clamp_min(1e-300)).sqrt().numpy()
 
 
 def far_out(matrix: Float[Tensor, "rows cols"], times: float) -> Bool[Tensor, "rows cols"]:
@@ -105,7 +111,8 @@ def far_out(matrix: Float[Tensor, "rows cols"], times: float) -> Bool[Tensor, "r
 def coded_basis(method: TrellisAutoencoder, matrix: Float[Tensor, "rows cols"], bits: float) -> NDArray[np.uint8]:
     """The coded eigenvectors of WᵀW, in decreasing order of eigenvalue, or nothing if the matrix is not to be rotated."""
     rows, cols = matrix.shape
-    if method.rotation == "off":
+    never_pays = rows * bits < BASIS_SHARE * BASIS_BITS * cols  # not even if it saved all bits
+    if method.rotation == "off" or (method.rotation == "auto" and never_pays):
         return np.zeros(0, np.uint8)
     second = gram(matrix) / rows
     values, vectors = eigenvectors(second)
