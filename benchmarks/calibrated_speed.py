@@ -23,8 +23,8 @@ from offcomp.runs.store import RunStore
 OPTIONS = {
     "asvd": {"preset": "asvd"},
     "whitened": {"preset": "whitened"},
-    "whitened, follow": {"preset": "whitened", "follow": True},
-    "whitened, toward original": {"preset": "whitened", "follow": True, "toward_original": True},
+    "whitened, follow": {"preset": "whitened", "follow": True, "toward_original": False},
+    "whitened, toward original": {"preset": "whitened", "follow": True},
 }
 """Name -> options of SVD."""
 

@@ -37,7 +37,7 @@ from offcomp.models.weights import substituted
 MODELS = ("offcomp-gpt", "offcomp-bert", "minilm-l6")
 RATIOS = (2.0, 3.0, 4.0)
 PRESETS = ("whitened", "asvd")
-VARIANTS = {"usual": {}, "follow": {"follow": True}, "toward original": {"follow": True, "toward_original": True}}
+VARIANTS = {"usual": {}, "follow": {"follow": True, "toward_original": False}, "toward original": {"follow": True}}
 """Name -> options of the method."""
 CALIBRATION = ("corpus_wiki/train", "corpus_books/train")
 HELD_OUT = {

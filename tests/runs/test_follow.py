@@ -28,8 +28,8 @@ from tests import tiny_models
 from tests.calibration_texts import PLENTY, TEXTS, Earlier, calibrate, spec_of
 from tests.tiny_models import Tiny
 
-FOLLOW: dict[str, Any] = {"follow": True}
-TOWARD: dict[str, Any] = FOLLOW | {"toward_original": True}
+TOWARD: dict[str, Any] = {"follow": True}
+FOLLOW: dict[str, Any] = TOWARD | {"toward_original": False}
 RATIO = 1.5
 
 

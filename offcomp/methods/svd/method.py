@@ -35,7 +35,10 @@ matrix whose outputs for x' are closest to those of W for x, with the penalty λ
 
 For λ = 0, mean ‖W x - A B x'‖² is ‖(W* - A B) H^½‖² plus a constant, so the truncated SVD of W* under H minimises it. AA-SVD
 (Sinha and Fleuret, arXiv 2604.02119) has the same objective, and SAES-SVD (Hu et al., arXiv 2602.03051) a weighted one. The
-tokens are weighted by the outputs of the original model.
+tokens are weighted by the outputs of the original model. If the model is too large to stay in memory, W is not replaced.
+
+Without `toward_original`, nothing ties the compressed model to the original: each matrix is faithful on inputs that drift away.
+This helped a language model a little and made sentence embeddings worse (`benchmarks.follow`).
 
 Our SVD is exact, whereas the paper (arXiv 2302.04045) uses a randomised SVD whose number of iterations is chosen by test
 perplexity.
@@ -111,7 +114,7 @@ class SVD(Method):
         },
     )
     toward_original: bool = field(
-        default=False,
+        default=True,
         metadata={
             "help": "With follow, fit the outputs of the original model rather than those of the weight itself.",
             "omit_default": True,
