@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,7 +30,7 @@ from offcomp.models.weights import substituted
 from offcomp.planning.data.tasks import Task
 from offcomp.planning.plan import Group, members
 from offcomp.runs.calibration import Calibration, GroupHints
-from offcomp.runs.compress import compress_group
+from offcomp.runs.compress import CompressedGroup, compress_group
 
 TASKS = {
     "offcomp-gpt": Task(name="wikitext2", family="causal-lm", data="wikitext2"),
@@ -67,23 +67,26 @@ def groups(loaded: LoadedModel, method: str, options: Mapping[str, Any], bits: f
 
 
 def hints_for(
-    group: Group, calibration: Calibration, before: dict[ModuleSpec, Tensor]
+    group: Group, calibration: Calibration, earlier: Sequence[CompressedGroup]
 ) -> AbstractContextManager[GroupHints | None]:
     """Calibration hints, if the group needs them."""
     if not group.options.get("feedback"):
         return nullcontext()
-    return GroupHints(calibration, members(group, calibration.loaded.info), group.stack, lambda: [before])
+    return GroupHints(calibration, members(group, calibration.loaded.info), group.stack, earlier)
 
 
 def measured(loaded: LoadedModel, name: str, bits: float, calibration: Calibration, task: OpenTask) -> dict[str, Any]:
     """A row of the table."""
     method, options = METHODS[name]
     matrices: dict[ModuleSpec, Tensor] = {}
+    earlier: list[CompressedGroup] = []
     num_bytes = num_weights = 0
     started = time.perf_counter()
     for group in groups(loaded, method, options, bits + (SCALE_BITS if name == INTEGERS else 0.0)):
-        with hints_for(group, calibration, matrices) as hints:
+        with hints_for(group, calibration, earlier) as hints:
             done = compress_group(loaded.model, loaded.info, group, hints=hints, measure_outputs=False)
+        earlier.append(done)
+        earlier.append(done)
         matrices |= done.reconstructions
         num_bytes += done.figures.num_bytes
         num_weights += sum(spec.num_parameters for spec in done.members)

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.quality import KEPT, REFITTED, TASKS, Opened, forget, opened
-from benchmarks.sts import MAX_TOKENS, MODEL, Case, _hints, cases, read_texts
+from benchmarks.sts import MAX_TOKENS, MODEL, Case, cases, hints_for, read_texts
 from offcomp.cli.text import format_table
 from offcomp.evaluation import open_task
 from offcomp.evaluation.embeddings import embed
@@ -41,7 +41,7 @@ from offcomp.planning.data.tasks import find_task
 from offcomp.planning.plan import CORRECTIONS, NOTHING, make_groups
 from offcomp.runs.calibration import Calibration
 from offcomp.runs.calibration.corrections import corrected_vectors
-from offcomp.runs.compress import compress_group
+from offcomp.runs.compress import CompressedGroup, compress_group
 
 CASES = (
     "int3, row by row",
@@ -60,25 +60,31 @@ LANGUAGE_CASES: dict[str, dict[str, Any]] = {
 }
 """Name -> fields of the groups: each kind of linear matrix is one group; embeddings are left as they are. Stored in float16."""
 RESAMPLES, SEED = 2000, 0
-Matrices = dict[ModuleSpec, Tensor]
 
 
-def compressed(loaded: LoadedModel, case: Case, texts: Sequence[str]) -> Matrices:
-    """The reconstructions of a case."""
-    matrices: Matrices = {}
+def compressed(loaded: LoadedModel, case: Case, texts: Sequence[str]) -> list[CompressedGroup]:
+    """The groups of a case."""
+    done: list[CompressedGroup] = []
     for group in sorted(case.groups, key=lambda group: group.options.get("feedback", False)):
-        with _hints(loaded, group, texts, matrices) as hints:
-            matrices |= compress_group(loaded.model, loaded.info, group, hints=hints).reconstructions
-    return matrices
+        with hints_for(loaded, group, texts, done) as hints:
+            done.append(compress_group(loaded.model, loaded.info, group, hints=hints))
+    return done
 
 
-def vectors_of(loaded: LoadedModel, matrices: Matrices, texts: Sequence[str], what: str) -> tuple[dict[str, Tensor], float]:
+def matrices_of(groups: Sequence[CompressedGroup]) -> dict[ModuleSpec, Tensor]:
+    """The reconstructions of all groups."""
+    return {spec: matrix for group in groups for spec, matrix in group.reconstructions.items()}
+
+
+def vectors_of(
+    loaded: LoadedModel, groups: Sequence[CompressedGroup], texts: Sequence[str], what: str
+) -> tuple[dict[str, Tensor], float]:
     """The corrections of a compressed model, and the CPU seconds that they take."""
     started = process_time()
     if what == NOTHING:
         return {}, 0.0
     calibration = Calibration(loaded, texts, max_tokens=MAX_TOKENS)
-    return corrected_vectors(calibration, matrices, lambda: [matrices], what), process_time() - started
+    return corrected_vectors(calibration, list(matrices_of(groups)), groups, what), process_time() - started
 
 
 def distances(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -125,10 +131,10 @@ class Questions:
 def rows(loaded: LoadedModel, case: Case, texts: Sequence[str], questions: Questions) -> list[dict[str, Any]]:
     """One row per correction of a case."""
     original = embed(loaded, list(questions.texts))
-    matrices, found = compressed(loaded, case, texts), []
+    groups, found = compressed(loaded, case, texts), []
     for what in CORRECTIONS:
-        vectors, seconds = vectors_of(loaded, matrices, texts, what)
-        with substituted(loaded.model, matrices, vectors):
+        vectors, seconds = vectors_of(loaded, groups, texts, what)
+        with substituted(loaded.model, matrices_of(groups), vectors):
             distance = bootstrapped(distances(original, embed(loaded, list(questions.texts))))
             scores = questions.differences()
         row = {"stored": case.name, "corrected": what, "distance": distance}
@@ -146,12 +152,10 @@ def language_rows(model: str, texts: Sequence[str]) -> list[dict[str, Any]]:
     task.prepare()
     linear = [spec for spec in loaded.info.modules if spec.default and spec.kind != "word_embeddings"]
     for name, fields in LANGUAGE_CASES.items():
-        matrices: Matrices = {}
-        for group in make_groups(linear, "kind", **fields):
-            matrices |= compress_group(loaded.model, loaded.info, group).reconstructions
+        groups = [compress_group(loaded.model, loaded.info, group) for group in make_groups(linear, "kind", **fields)]
         for what in CORRECTIONS:
-            vectors, _ = vectors_of(loaded, matrices, texts, what)
-            with substituted(loaded.model, matrices, vectors):
+            vectors, _ = vectors_of(loaded, groups, texts, what)
+            with substituted(loaded.model, matrices_of(groups), vectors):
                 score = task.compare()
             low, high = score.paired.interval or (0.0, 0.0)
             start = score.original.value

@@ -35,7 +35,7 @@ from offcomp.planning.model_sizes import model_sizes
 from offcomp.planning.plan import Group, members
 from offcomp.planning.sizes import original_size
 from offcomp.runs.calibration import Calibration, GroupHints
-from offcomp.runs.compress import compress_group
+from offcomp.runs.compress import CompressedGroup, compress_group
 
 MODEL = "minilm-l6"
 LINEAR = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")
@@ -197,9 +197,11 @@ def stored(loaded: LoadedModel, case: Case, texts: Sequence[str]) -> Iterator[di
     sizes: list[tuple[Size, Size]] = []
     started = time.perf_counter()
     ordered = sorted(case.groups, key=lambda group: group.options.get("feedback", False))
+    earlier: list[CompressedGroup] = []
     for group in ordered:
-        with _hints(loaded, group, texts, matrices) as hints:
+        with hints_for(loaded, group, texts, earlier) as hints:
             done = compress_group(loaded.model, loaded.info, group, hints=hints)
+        earlier.append(done)
         matrices |= done.reconstructions
         sizes.append((original_size(done.members), done.compressed.stored))
     seconds = time.perf_counter() - started
@@ -208,13 +210,14 @@ def stored(loaded: LoadedModel, case: Case, texts: Sequence[str]) -> Iterator[di
         yield {"bytes": whole.bytes_after, "ratio": whole.byte_ratio, "seconds": seconds}
 
 
-def _hints(
-    loaded: LoadedModel, group: Group, texts: Sequence[str], before: dict[ModuleSpec, Tensor]
+def hints_for(
+    loaded: LoadedModel, group: Group, texts: Sequence[str], earlier: Sequence[CompressedGroup]
 ) -> AbstractContextManager[GroupHints | None]:
+    """Calibration hints, if the group needs them."""
     if not group.options.get("feedback"):
         return nullcontext()
     calibration = Calibration(loaded, texts, max_tokens=MAX_TOKENS, cache_bytes=CACHE_BYTES)
-    return GroupHints(calibration, members(group, loaded.info), group.stack, lambda: [before])
+    return GroupHints(calibration, members(group, loaded.info), group.stack, earlier)
 
 
 def read_texts(files: Sequence[Path], number: int, draw: int = 0) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel
@@ -12,6 +15,13 @@ from offcomp.runs.calibration import Calibration, GroupHints
 TEXTS = ["w2 w3 w4 w5 w6 w7 w8 w9", "w9 w8", "w10 w11 w12 w13 w14", "w5 w5 w5", "w20 w21 w22 w23", "w30 w31"]
 PLENTY = 1 << 26
 """A cache size in bytes that is sufficient for the statistics of any tiny model."""
+
+
+@dataclass
+class Earlier:
+    """A group compressed earlier, of which only the reconstructions are known."""
+
+    reconstructions: Mapping[ModuleSpec, Tensor]
 
 
 def spec_of(loaded: LoadedModel, name: str) -> ModuleSpec:

@@ -30,7 +30,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"preset": "fwsvd_rows"},
         {"preset": "asvd", "shrinkage": 0.1},
         {"preset": "whitened"},
-        {"preset": "two_sided"},
+        {"preset": "two_sided", "follow": True},
     ],
     "autoencoder": [
         {"epochs": 2},

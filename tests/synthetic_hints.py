@@ -62,7 +62,7 @@ class SyntheticHints:
     def release(self) -> None:
         """Do nothing: no statistics are cached."""
 
-    def use_compressed_predecessors(self, *, keep_original: bool = False) -> None:
+    def use_compressed_predecessors(self, *, keep_original: bool = False, one_by_one: bool = True) -> None:
         """Do nothing: no group precedes this one."""
 
     def substitute(self, index: int, reconstruction: Tensor) -> None:
@@ -95,7 +95,7 @@ class GivenHints:
     def release(self) -> None:
         """Do nothing: no statistics are cached."""
 
-    def use_compressed_predecessors(self, *, keep_original: bool = False) -> None:
+    def use_compressed_predecessors(self, *, keep_original: bool = False, one_by_one: bool = True) -> None:
         self.followed, self.kept = True, keep_original
 
     def substitute(self, index: int, reconstruction: Tensor) -> None:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import pandas as pd
@@ -20,6 +21,7 @@ from offcomp.models.live import loaded_from
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import replace
 from offcomp.numerics.accounting import STORED
+from offcomp.planning.cost import free_memory
 from offcomp.planning.data.calibration_text import CalibrationText
 from offcomp.planning.grams import Grams
 from offcomp.planning.plan import NOTHING, Plan, make_groups, members, validate
@@ -30,6 +32,7 @@ from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.compress import CompressedGroup, compress_group
 from offcomp.runs.corrections import corrections_of
 from offcomp.runs.folders import TABLE_COLUMNS
+from offcomp.runs.worker import SMALL_SHARE
 
 SHOWN = 6
 
@@ -172,14 +175,14 @@ def compress(
     plan = with_ranks(plan, info, lambda group: grams.spectrum(members(group, info), group.stack).values)
     texts = None if calibration is None or isinstance(calibration, CalibrationText) else list(calibration)
     shared = _calibration(plan, loaded, texts)
-    compressed: list[CompressedGroup] = []
-    for group in tqdm(plan.groups, desc="compress", unit="group", disable=not progress or len(plan.groups) == 1):
-        specs = members(group, info)
-        hints = (
-            GroupHints(shared, specs, group.stack, lambda: (done.reconstructions for done in compressed)) if shared else None
-        )
-        with hints or nullcontext():
-            compressed.append(compress_group(loaded.model, info, group, hints=hints, seed=seed, measure_outputs=False))
+    order, compressed = plan.compression_order(info), list[CompressedGroup]()
+    with shared.keeping_earlier_groups() if shared else nullcontext():
+        for number in tqdm(order, desc="compress", unit="group", disable=not progress or len(order) == 1):
+            group = plan.groups[number]
+            hints = GroupHints(shared, members(group, info), group.stack, compressed) if shared else None
+            with hints or nullcontext():
+                compressed.append(compress_group(loaded.model, info, group, hints=hints, seed=seed, measure_outputs=False))
+    compressed = [done for _, done in sorted(zip(order, compressed, strict=True), key=itemgetter(0))]
     corrections = corrections_of(correct, shared, compressed) if shared and plan.corrects else {}
     result = CompressedModel(tuple(compressed), loaded.model, inplace, corrections)
     if inplace:
@@ -211,6 +214,6 @@ def _calibration(plan: Plan, loaded: LoadedModel, texts: Sequence[str] | None) -
         special_tokens=settings.special_tokens,
         weighting=settings.weighting,
         seed=plan.seed,
-        cache_bytes=sum(8 * spec.cols**2 for spec in ahead),
+        cache_bytes=max(sum(8 * spec.cols**2 for spec in ahead), int(SMALL_SHARE * (free_memory() or 0))),
         ahead=ahead,
     )

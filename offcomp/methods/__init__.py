@@ -129,6 +129,18 @@ def default_options(name: str, preset: str | None = None) -> dict[str, Any]:
     return {option.name: option.default for option in options_of(method_class(name, preset)) if option.default is not MISSING}
 
 
+def stated_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """All options of a method as plans and run ids state them: these, and the defaults of the others.
+
+    Options with the metadata `omit_default` are left out if they have their default, so that plans from before they were added
+    stay the same. Raises InputError if the method is unknown.
+    """
+    known = options_of(method_class(name, _preset(options)))
+    omitted = {option.name: option.default for option in known if option.metadata.get("omit_default")}
+    stated = default_options(name, _preset(options)) | options
+    return {key: value for key, value in stated.items() if key not in omitted or value != omitted[key]}
+
+
 def options_of(method: type[Method]) -> tuple[Field[Any], ...]:
     """The options of a method: dataclass fields with help text and, if restricted, choices or a range."""
     return fields(method)
@@ -169,5 +181,6 @@ __all__ = [
     "packages_of",
     "plugin_faults",
     "presets_of",
+    "stated_options",
     "style_key_in_plan",
 ]

@@ -62,6 +62,11 @@ class Method:
         """Whether `fit` needs calibration hints."""
         return False
 
+    @property
+    def follows(self) -> bool:
+        """Whether earlier matrices of the model should be compressed first, so groups are compressed in the model's order."""
+        return False
+
     def sizes(self, rows: int, cols: int) -> range:
         """The possible sizes (ranks, latent widths) for a (rows, cols) matrix; larger sizes need more storage."""
         return range(1, min(rows, cols) + 1)

@@ -92,10 +92,11 @@ class Hints(Protocol):
     def release(self) -> None:
         """Drop cached statistics that the caller no longer needs."""
 
-    def use_compressed_predecessors(self, *, keep_original: bool = False) -> None:
+    def use_compressed_predecessors(self, *, keep_original: bool = False, one_by_one: bool = True) -> None:
         """Measure all subsequent statistics on the model with the previously compressed groups in place.
 
-        Call this before substituting. With `keep_original`, a copy of the original model is kept for the statistics
+        Call this before substituting. Without `one_by_one`, no member will be substituted, so the statistics of all members may
+        be measured together. With `keep_original`, a copy of the original model is kept for the statistics
         `cross_moment` and `input_means`. They are None without it, and for a model too large to stay in memory.
         """
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Discriminator, Field, Tag, field_serializer
 
 from offcomp.errors import InputError, ModelError, PlanError
-from offcomp.methods import default_options, make_method
+from offcomp.methods import default_options, make_method, stated_options
 from offcomp.methods.base import Method
 from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
@@ -98,14 +98,14 @@ class Group(JsonModel):
 
     @field_serializer("options")
     def _all_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """All options of the method; numbers are cast so that equal plans produce the same JSON."""
+        """The options as `stated_options`; numbers are cast so that equal plans produce the same JSON."""
         try:
-            defaults = default_options(self.method, options.get("preset"))
+            defaults, stated = default_options(self.method, options.get("preset")), stated_options(self.method, options)
         except InputError:
             return options
-        return defaults | {
+        return {
             key: float(value) if isinstance(defaults.get(key), float) and is_number(value) else value
-            for key, value in options.items()
+            for key, value in stated.items()
         }
 
 
@@ -147,6 +147,17 @@ class Plan(JsonModel):
     def calibrated_groups(self) -> list[Group]:
         """The groups whose methods need calibration text. Options must be valid."""
         return [group for group in self.groups if make_method(group.method, group.options).calibrated]
+
+    def compression_order(self, info: ModelInfo) -> list[int]:
+        """Numbers of the groups in the order in which they are compressed.
+
+        That of the plan or, if a group follows earlier ones (`Method.follows`), that of the first member of each in the model.
+        """
+        numbers = list(range(len(self.groups)))
+        if not any(make_method(group.method, group.options).follows for group in self.groups):
+            return numbers
+        position = {spec.name: number for number, spec in enumerate(info.modules)}
+        return sorted(numbers, key=lambda number: min(position[name] for name in self.groups[number].modules))
 
     @property
     def corrects(self) -> bool:

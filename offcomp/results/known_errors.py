@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from offcomp.errors import InputError
-from offcomp.methods import default_options
+from offcomp.methods import stated_options
 from offcomp.planning.data.scores import Score
 from offcomp.planning.model_sizes import ModelSizes
 from offcomp.planning.plan import Plan
@@ -44,7 +44,7 @@ BEYOND = 1.5
 """Estimates extend beyond the range of measured ratios by up to this factor."""
 NO_ERROR = 1e-3
 """SVD errors below this are too small to divide by: the quotient would not carry over to other compression ratios."""
-PLAIN_SVD = ("svd", json.dumps(default_options("svd"), sort_keys=True))
+PLAIN_SVD = ("svd", json.dumps(stated_options("svd", {}), sort_keys=True))
 """SVD with its default options, as (method, options)."""
 POINT_COLUMNS = ("method", "style_key", "origin", "requested_ratio", "ratio", "relative_error", "run", "seed", "about")
 

@@ -144,7 +144,7 @@ def compress_group(
     energy = squared_norm(matrix)
     del matrix
     if hints is not None:
-        hints.restore()  # a method may have replaced weights, but errors are relative to the original weights
+        hints.restore_members()  # a method may have replaced them, but errors are relative to the original weights
     reconstructions = written_back(compressed, specs, group.stack)
     errors = reconstruction_error((read_matrix(model, spec), decoded) for spec, decoded in reconstructions.items())
     module_errors = {

@@ -36,7 +36,7 @@ def corrections_of(
     """
     specs = [spec for group in groups for spec in group.members]
     with calibration.model_loaded():
-        exact = corrected_vectors(calibration, specs, lambda: (group.reconstructions for group in groups), what)
+        exact = corrected_vectors(calibration, specs, groups, what)
         dtypes = stored_dtypes(calibration.loaded)
     rounded = {path: vector.to(dtypes[path]) for path, vector in exact.items()}
     for path, vector in rounded.items():

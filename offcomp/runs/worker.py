@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,6 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
         from offcomp.evaluation import open_task
         from offcomp.models.offloading import StoredMatrices, offloaded
         from offcomp.runs.compress import SavedGroup, add_output_errors, check_finite, compress_group, save_group
-        from offcomp.runs.corrections import corrections_of, save_corrections
 
         loaded = _loaded(plan.model, preloaded)
     inputs = read_inputs(worker.folder) or inputs_of(plan, loaded.info.reads)
@@ -78,28 +78,33 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
             opened.prepare(report)
             tasks.append(opened)
     compressed: list[SavedGroup] = []
-    corrections: Corrections = {}
-    ledger: tuple[LedgerEntry, ...] = ()
     model_loaded, specs = is_small(loaded.info), [spec for group in plan.groups for spec in members(group, loaded.info)]
     source = loaded.model if model_loaded else StoredMatrices(loaded, specs)
     calibration = _calibration(plan, loaded, model_loaded=model_loaded)
+    order = plan.compression_order(loaded.info)
     with nullcontext() if model_loaded else calibration.offloaded() if calibration else offloaded(loaded):
-        for group in plan.groups:
-            with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, compressed) as hints:
-                result = compress_group(
-                    source, loaded.info, group, hints=hints, seed=plan.seed, report=report, measure_outputs=not model_loaded
-                )
-                check_finite(result)
-                path = save_group(result, worker.groups_folder, make_folder=False)
-            compressed.append(SavedGroup(path, result.members, result.stacking))
-            worker.groups.append(result.figures)
+        with calibration.keeping_earlier_groups() if calibration else nullcontext():
+            for group in (plan.groups[number] for number in order):
+                with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, compressed) as hints:
+                    result = compress_group(
+                        source,
+                        loaded.info,
+                        group,
+                        hints=hints,
+                        seed=plan.seed,
+                        report=report,
+                        measure_outputs=not model_loaded,
+                    )
+                    check_finite(result)
+                    path = save_group(result, worker.groups_folder, make_folder=False)
+                compressed.append(SavedGroup(path, result.members, result.stacking))
+                worker.groups.append(result.figures)
+        compressed = [group for _, group in sorted(zip(order, compressed, strict=True), key=itemgetter(0))]
+        worker.groups = [figures for _, figures in sorted(zip(order, worker.groups, strict=True), key=itemgetter(0))]
         if calibration and model_loaded:
             with worker.stage("measure outputs on text"):
                 worker.groups = add_output_errors(calibration, compressed, worker.groups)
-        if calibration and plan.corrects:
-            with worker.stage(CORRECT):
-                corrections = corrections_of(plan.correct, calibration, compressed)
-                ledger = save_corrections(corrections, worker.groups_folder.parent / CORRECTIONS_FILE)
+        corrections, ledger = _correct(worker, calibration, compressed) if plan.corrects else ({}, ())
     scores = _evaluate(worker, loaded, tasks, compressed, corrections)
     try:
         check_inputs(plan, loaded.info, inputs)
@@ -168,7 +173,19 @@ def _hints(
     from offcomp.runs.calibration import GroupHints
 
     specs = members(group, calibration.loaded.info)
-    return GroupHints(calibration, specs, group.stack, lambda: (saved.reconstructions for saved in compressed))
+    return GroupHints(calibration, specs, group.stack, compressed)
+
+
+def _correct(
+    worker: Worker, calibration: Calibration | None, compressed: Sequence[SavedGroup]
+) -> tuple[Corrections, tuple[LedgerEntry, ...]]:
+    """The corrections of the plan, which are saved, and their ledger."""
+    from offcomp.runs.corrections import corrections_of, save_corrections
+
+    assert calibration, "a plan that corrects has calibration text"
+    with worker.stage(CORRECT):
+        corrections = corrections_of(worker.plan.correct, calibration, compressed)
+        return corrections, save_corrections(corrections, worker.groups_folder.parent / CORRECTIONS_FILE)
 
 
 def _evaluate(

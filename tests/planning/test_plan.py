@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from offcomp.errors import PlanError
-from offcomp.methods import default_options
+from offcomp.methods import default_options, stated_options
 from offcomp.planning.data.calibration_text import CalibrationText
 from offcomp.planning.json_fields import JsonModel
 from offcomp.planning.plan import PLAN_SCHEMA, Group, Plan, validate
@@ -91,7 +91,7 @@ def test_omitted_fields_get_defaults_and_are_written_out() -> None:
             "modules": ["key.0"],
             "stack": "rows",
             "method": "svd",
-            "options": default_options("svd"),
+            "options": stated_options("svd", {}),
             "ratio": 2.0,
             "unit": "parameters",
             "dtype": "stored",
@@ -427,3 +427,12 @@ def test_no_json_value_raises_anything_but_a_plan_error(document: Any) -> None:
 def test_every_name_that_passes_is_one_plain_file_name(name: str) -> None:
     if only_plan_errors(lambda: validate(Plan(model="minilm-l6", groups=(svd_group("key.0", name=name),)), INFO) or True):
         assert name.isascii() and name[0].isalnum() and not set(name) & set("/\\:\x00\n ")
+
+
+def test_options_added_later_do_not_change_plans_that_do_not_use_them() -> None:
+    def written(options: dict[str, Any]) -> dict[str, Any]:
+        return Group(name="key", modules=("key.0",), options=options).to_dict()["options"]
+
+    assert written({}) == written({"follow": False}) == stated_options("svd", {})
+    assert written({"follow": True}) == {**written({}), "follow": True}
+    assert default_options("svd").keys() - written({}).keys() == {"follow", "toward_original"}

@@ -20,7 +20,7 @@ from offcomp.runs.calibration.batches import TokenBatch
 from offcomp.runs.calibration.correctable import is_norm
 from offcomp.runs.calibration.corrections import Corrector, corrected_vectors, joined
 from tests import tiny_models
-from tests.calibration_texts import TEXTS
+from tests.calibration_texts import TEXTS, Earlier
 from tests.tiny_models import Tiny
 
 WITH_UNSHARED_LAYERS = ("bert", "deberta_v2", "distilbert", "gpt2", "llama", "opt", "qwen2", "t5")
@@ -187,7 +187,7 @@ def test_tokens_count_as_the_calibration_weights_them(tiny: Tiny) -> None:
     loaded = tiny("bert_base")
     matrices = noisy(loaded.model)
     found = [
-        corrected_vectors(Calibration(loaded, TEXTS, weighting=weighting), matrices, lambda: [matrices], "biases")
+        corrected_vectors(Calibration(loaded, TEXTS, weighting=weighting), matrices, [Earlier(matrices)], "biases")
         for weighting in ("equal", "output")
     ]
     assert found[0].keys() == found[1].keys()
@@ -199,9 +199,9 @@ def test_a_model_that_is_offloaded_is_corrected_alike(tiny: Tiny) -> None:
     matrices = noisy(loaded.model)
     calibration = Calibration(loaded, TEXTS)
     before = bits(loaded)
-    expected = corrected_vectors(calibration, matrices, lambda: [matrices], "norms")
+    expected = corrected_vectors(calibration, matrices, [Earlier(matrices)], "norms")
     with calibration.offloaded():
-        found = corrected_vectors(calibration, matrices, lambda: [matrices], "norms")
+        found = corrected_vectors(calibration, matrices, [Earlier(matrices)], "norms")
         assert all(parameter.numel() == 0 for parameter in loaded.model.parameters())
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[path], found[path]) for path in expected)

@@ -19,7 +19,7 @@ from offcomp.models.weights import read, replace
 from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.calibration.blocks import ModelPair
 from offcomp.runs.calibration.cross import CrossSums, Use, sum_cross_moments
-from tests.calibration_texts import PLENTY, TEXTS, calibrate, spec_of
+from tests.calibration_texts import PLENTY, TEXTS, Earlier, calibrate, spec_of
 from tests.tiny_models import Tiny
 
 
@@ -58,7 +58,7 @@ def test_statistics_are_those_of_two_explicit_models(tiny: Tiny, name: str, modu
     weights = (weights / weights.sum())[:, None]
 
     before = {path: parameter.clone() for path, parameter in loaded.model.named_parameters()}
-    with GroupHints(calibration, [earlier, spec], "columns", lambda: [{later: changed[later]}]) as hints:
+    with GroupHints(calibration, [earlier, spec], "columns", [Earlier({later: changed[later]})]) as hints:
         hints.use_compressed_predecessors(keep_original=True)
         hints.calibration.substitute(earlier, changed[earlier])
         statistics = hints.statistics(1)

@@ -45,7 +45,7 @@ def test_statistics_that_outweigh_the_cache_take_more_passes_and_are_the_same(
         found = [hints.statistics(index).column_moment for index in range(4)]
     alone = [sum_moments(loaded.model, [spec], calibration.batches, "output").means(spec).second for spec in specs]
     assert len(gathered) == passes and sum(gathered) == 4
-    assert sum(8 * width**2 for width in [24] * len(calibration._kept)) <= max(cache_bytes, 0)
+    assert sum(8 * width**2 for width in [24] * len(calibration._kept.values)) <= max(cache_bytes, 0)
     assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
 
 

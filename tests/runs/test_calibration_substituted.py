@@ -9,7 +9,7 @@ from torch import Tensor
 from offcomp.models.loading import LoadedModel
 from offcomp.models.weights import read, substituted
 from offcomp.runs.calibration import Calibration, GroupHints
-from tests.calibration_texts import TEXTS, calibrate, spec_of
+from tests.calibration_texts import TEXTS, Earlier, calibrate, spec_of
 from tests.tiny_models import Tiny
 
 
@@ -46,7 +46,7 @@ def test_a_group_that_follows_sees_the_groups_before_it_and_others_do_not(tiny: 
     weights = bits_of(loaded)
     earlier, spec = spec_of(loaded, "ffn_out.0"), spec_of(loaded, "query.1")
     before = {earlier: read(loaded.model, earlier) * 0.3}
-    with GroupHints(Calibration(loaded, TEXTS), [spec], "rows", lambda: [before]) as hints:
+    with GroupHints(Calibration(loaded, TEXTS), [spec], "rows", [Earlier(before)]) as hints:
         alone = hints.statistics(0).column_moment
         hints.use_compressed_predecessors()
         following = hints.statistics(0).column_moment
@@ -68,15 +68,20 @@ def test_an_offloaded_model_has_what_was_settled_each_time_it_is_in_memory(tiny:
     names = ("key.0", "ffn_out.0", "ffn_in.1", "query.1")
     spec, transposed, earlier, other = (spec_of(loaded, name) for name in names)
     matrices = {each: factor * read(loaded.model, each) for factor, each in enumerate((spec, transposed, earlier, other), 2)}
-    decoded: list[int] = []
+    decoded: list[str] = []
     calibration = Calibration(loaded, TEXTS)
 
-    def groups_before() -> list[dict[ModuleSpec, Tensor]]:
-        decoded.append(1)
-        return [{earlier: matrices[earlier]}, {other: matrices[other]}]
+    class Saved:
+        def __init__(self, spec: ModuleSpec) -> None:
+            self.spec = spec
+
+        @property
+        def reconstructions(self) -> dict[ModuleSpec, Tensor]:
+            decoded.append(self.spec.name)
+            return {self.spec: matrices[self.spec]}
 
     with calibration.offloaded():
-        with GroupHints(calibration, [spec, transposed], "residual", groups_before) as hints:
+        with GroupHints(calibration, [spec, transposed], "residual", [Saved(earlier), Saved(other)]) as hints:
             assert hints.transposed == (False, True)
             hints.use_compressed_predecessors()
             hints.substitute(0, matrices[spec])
@@ -86,7 +91,7 @@ def test_an_offloaded_model_has_what_was_settled_each_time_it_is_in_memory(tiny:
                 with calibration.model_loaded():
                     assert all(torch.equal(read(loaded.model, each), matrix) for each, matrix in matrices.items())
                 assert is_offloaded(loaded)
-            assert len(decoded) == 2
+            assert decoded == 2 * [earlier.name, other.name]
             with calibration.model_loaded():
                 hints.restore()
                 assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())

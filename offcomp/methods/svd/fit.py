@@ -11,6 +11,7 @@ from offcomp.methods.base import CompressedMatrix, Hints
 from offcomp.methods.svd.group_metrics import group_metrics
 from offcomp.methods.svd.method import SVD
 from offcomp.numerics.accounting import Budget
+from offcomp.numerics.changed_inputs import weight_for_changed_inputs
 from offcomp.numerics.metrics import Metric
 from offcomp.numerics.progress import Report
 from offcomp.numerics.storage import pack
@@ -26,9 +27,30 @@ def fit(
     """Truncate to rank `size`. The result is unique, so the seed is not used."""
     metrics: Metrics = (None, None)
     if hints is not None and method.calibrated:
+        if method.follows:
+            hints.use_compressed_predecessors(keep_original=method.toward_original, one_by_one=False)
+            if method.toward_original:
+                matrix = adapted(matrix, hints)
         metrics = group_metrics(hints, method.sources, method.shrinkage, matrix.device)
     report(0.3)
     return truncated(method, metrics, matrix, size, budget.dtype)
+
+
+def adapted(matrix: Tensor, hints: Hints) -> Tensor:
+    """The stacked matrix (rows, cols) with each member replaced by the weight that makes up for its changed inputs.
+
+    Embeddings stay as they are, and so does every member if the original model is not kept.
+    """
+    members = list(matrix.split(hints.heights))
+    for index, part in enumerate(members):
+        statistics = hints.statistics(index)
+        moment, cross = statistics.column_moment, statistics.cross_moment
+        if moment is not None and cross is not None:
+            swapped = hints.transposed[index]
+            weight = (part.T if swapped else part).double()
+            target = weight_for_changed_inputs(weight, moment.to(weight), cross.to(weight)).float()
+            members[index] = target.T if swapped else target
+    return torch.cat(members)
 
 
 def truncated(method: SVD, metrics: Metrics, matrix: Tensor, rank: int, dtype: str) -> CompressedMatrix:

@@ -26,6 +26,20 @@ The preset "direction" (Bałazy et al., "Direction is what you need", RepL4NLP 2
 u_i and then restores the norm of every row, ŵ_i = ‖w_i‖ · f_i / ‖f_i‖ with f = A B. Since f_i is the projection of u_i onto the
 row space of B, this maximises Σ_i cos²(w_i, ŵ_i) exactly. Zero rows stay zero.
 
+With `follow`, all statistics are measured with the earlier matrices of the model already compressed: x becomes x', the input
+that their reconstructions produce. Groups are then compressed in the order of the model. The members of a group share one
+factorisation, so they follow the groups before them but not one another. With `toward_original`, W is also replaced by the
+matrix whose outputs for x' are closest to those of W for x, with the penalty λ ‖W* - W‖²:
+
+    W* = (W C + λ W) (H + λ I)⁻¹          C = mean x x'ᵀ, H = mean x' x'ᵀ, λ = 0.3 · mean diagonal of H
+
+For λ = 0, mean ‖W x - A B x'‖² is ‖(W* - A B) H^½‖² plus a constant, so the truncated SVD of W* under H minimises it. AA-SVD
+(Sinha and Fleuret, arXiv 2604.02119) has the same objective, and SAES-SVD (Hu et al., arXiv 2602.03051) a weighted one. The
+tokens are weighted by the outputs of the original model. If the model is too large to stay in memory, W is not replaced.
+
+Without `toward_original`, nothing ties the compressed model to the original: each matrix is faithful on inputs that drift away.
+This helped a language model a little and made sentence embeddings worse (`benchmarks.follow`).
+
 Our SVD is exact, whereas the paper (arXiv 2302.04045) uses a randomised SVD whose number of iterations is chosen by test
 perplexity.
 """
@@ -92,6 +106,20 @@ class SVD(Method):
             "range": (0.0, 1.0),
         },
     )
+    follow: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute the metrics on inputs that the earlier matrices, already compressed, produce.",
+            "omit_default": True,
+        },
+    )
+    toward_original: bool = field(
+        default=True,
+        metadata={
+            "help": "With follow, fit the outputs of the original model rather than those of the weight itself.",
+            "omit_default": True,
+        },
+    )
 
     @property
     def sources(self) -> tuple[str, str]:
@@ -104,6 +132,11 @@ class SVD(Method):
     def calibrated(self) -> bool:
         """Whether either metric is computed from calibration text."""
         return self.sources != ("none", "none")
+
+    @property
+    def follows(self) -> bool:
+        """Whether the metrics are computed with all earlier matrices compressed."""
+        return self.follow and self.calibrated
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
         """The two factors of rank `size`, and the row norms for the preset "direction"."""

@@ -3,7 +3,7 @@
 Let x be an input of a member in the original model, x' its input in the model with the earlier members already coded,
 H = E x'x'ᵀ and C = E x x'ᵀ. The member is coded to minimise E ‖Wx - Ŵx'‖², regularised towards W:
 
-    target           W* = (W C + λI W) (H + λI)⁻¹                  λ = CROSS_DAMPING · mean diagonal of H
+    target           W* = (W C + λI W) (H + λI)⁻¹                  λ = 0.3 · mean diagonal of H
     factor           (H / level + damping I)⁻¹ = UᵀU, columns in coding order
     column steps     Δ_j = f · rms(W*) · U_jj / (geometric mean of U), so that a squared step costs the same in every column
     order            decreasing H_jj when computing the steps; then by the stored step exponents, which the decoder knows
@@ -34,9 +34,9 @@ from offcomp.methods.trellis.method import TrellisAutoencoder
 from offcomp.methods.trellis.plain import EXPONENT_BITS, Plain, far_out, row_and_column_sizes
 from offcomp.methods.trellis.rate import fill
 from offcomp.methods.trellis.symbols import Coded, SymbolModel
+from offcomp.numerics.changed_inputs import weight_for_changed_inputs
 from offcomp.numerics.progress import Report
 
-CROSS_DAMPING = 0.3
 LAST_ATTEMPTS = 4
 CHEAP_ATTEMPTS = 6
 SAMPLE_ENTRIES = 1 << 15
@@ -120,7 +120,7 @@ def _member(method: TrellisAutoencoder, stacked: Tensor, hints: Hints, index: in
             )
         moment = moment.double().cpu()
         if method.toward_original and statistics.cross_moment is not None:
-            matrix = _target(matrix, moment, statistics.cross_moment.cpu())
+            matrix = weight_for_changed_inputs(matrix, moment, statistics.cross_moment.cpu())
         if method.column_steps:
             step_exponents = _step_exponents(*damped_order_and_factor(moment, method.damping, 1))
         factor = damped_factor(moment, torch.from_numpy(coding_order(step_exponents)), method.damping).float()
@@ -128,18 +128,6 @@ def _member(method: TrellisAutoencoder, stacked: Tensor, hints: Hints, index: in
     outliers = torch.where(large, matrix, 0.0).float()
     targets = (matrix.masked_fill(large, 0.0) / torch.from_numpy(relative_steps(step_exponents))).float()
     return _Member(targets, outliers, factor, step_exponents, transposed)
-
-
-def _target(
-    matrix: Float64[Tensor, "rows cols"], moment: Float64[Tensor, "cols cols"], cross: Float64[Tensor, "cols cols"]
-) -> Float64[Tensor, "rows cols"]:
-    """W* = (W C + λI W) (H + λI)⁻¹."""
-    weight = CROSS_DAMPING * moment.diagonal().mean()
-    if weight <= 0:
-        return matrix
-    damped = moment.clone()
-    damped.diagonal().add_(weight)
-    return torch.linalg.solve(damped, (matrix @ cross).add_(matrix, alpha=float(weight)).T).T
 
 
 def _step_exponents(order: Tensor, factor: Float64[Tensor, "cols cols"]) -> Integers:

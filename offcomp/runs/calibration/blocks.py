@@ -18,9 +18,8 @@ from transformers import PreTrainedModel
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.runs.calibration.batches import TokenBatch
 from offcomp.runs.calibration.forward import entry_point, run
+from offcomp.runs.calibration.links import Call, Link, Links, copied, values_in
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""The positional and keyword arguments of a call."""
 RunPart = Callable[[TokenBatch], None]
 """A function that runs a forward pass over the next part of the text."""
 PLAIN = (bool, int, float, str, type(None))
@@ -41,7 +40,8 @@ class BlockInputs:
     """The inputs of one block for every part of a text, captured during a full pass, from which later passes start.
 
     Only the inputs of the latest block are kept. They are valid as long as no weight outside the block changes; a caller that
-    changes one must call `drop`. Nothing is kept, and every pass is a full one, if
+    changes one must call `drop`. The inputs of later blocks of the same list are computed from them (`Links`). Nothing is kept,
+    and every pass is a full one, if
 
     - the inputs take up more than `limit` bytes,
     - the block is not used exactly once per pass, as with shared layers, or
@@ -53,6 +53,7 @@ class BlockInputs:
         self.limit = limit
         self.path: str | None = None  # of the block whose inputs are kept
         self._calls: list[Call] = []
+        self._links = Links(model)
 
     def drop(self) -> None:
         """Discard the captured inputs."""
@@ -70,7 +71,7 @@ class BlockInputs:
         The pass starts at their block if its inputs are known; otherwise, they are captured.
         """
         block = block_of(self.model, specs) if self.limit else None
-        if block is not None and block == self.path:
+        if block is not None and self._reach(block):
             yield self._from_block(self.model.get_submodule(block))
             return
         entry = entry_point(self.model, specs)
@@ -83,21 +84,48 @@ class BlockInputs:
 
         def run_part(part: TokenBatch) -> None:
             capture.start_part()
+            self._links.start_part()
             run(entry, part)
 
         try:
-            yield run_part
+            with self._links.watching(block):
+                yield run_part
         finally:
             handle.remove()
         capture.start_part()  # checks the last part
         if capture.is_valid:
             self.path, self._calls = block, capture.calls
 
+    @property
+    def needs_whole_pass(self) -> bool:
+        """Whether a pass over the current part must not end before the last block."""
+        return self._links.is_new
+
+    def _reach(self, block: str) -> bool:
+        """Whether the inputs of a block are known; computes them from those of an earlier block if possible."""
+        if self.path is None:
+            return False
+        path, links = self.path, self._links.path(self.path, block)
+        for link in links or ():
+            self._advance(path, link)
+            path = link.target
+        return links is not None
+
+    def _advance(self, path: str, link: Link) -> None:
+        """Run the block at `path`, whose inputs are kept, to keep those of the next one instead."""
+        block, calls = self.model.get_submodule(path), self._calls
+        self.drop()
+        for number, (arguments, named) in enumerate(calls):
+            with torch.no_grad():
+                outputs = list(values_in(block(*arguments, **named)))
+            calls[number] = link.call((arguments, named), outputs)
+        self.path, self._calls = link.target, calls
+
     def _from_block(self, block: nn.Module) -> RunPart:
         calls = iter(self._calls)
 
         def run_part(_: TokenBatch) -> None:
-            arguments, named = _copied(next(calls))  # the block may modify its inputs in place
+            arguments, named = copied(next(calls))  # the block may modify its inputs in place
             with torch.no_grad():
                 block(*arguments, **named)
 
@@ -150,31 +178,11 @@ class _Capture:
 
     def __call__(self, block: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Copy the arguments of a call, or discard those of all calls if any of them cannot be kept."""
-        values = list(_values((arguments, named)))
+        values = list(values_in((arguments, named)))
         self._bytes_left -= sum(value.nbytes for value in values if isinstance(value, Tensor))
         is_plain = all(isinstance(value, (Tensor, *PLAIN)) for value in values)
         self.is_valid = self.is_valid and is_plain and self._bytes_left >= 0
         if self.is_valid:
-            self.calls.append(_copied((arguments, named)))
+            self.calls.append(copied((arguments, named)))
         else:
             self.calls = []
-
-
-def _values(nested: Any) -> Iterator[Any]:
-    """The values in nested tuples, lists and dictionaries."""
-    if type(nested) in (tuple, list):
-        for each in nested:
-            yield from _values(each)
-    elif type(nested) is dict:
-        yield from _values(list(nested.values()))
-    else:
-        yield nested
-
-
-def _copied(nested: Any) -> Any:
-    """Nested tuples, lists and dictionaries with a copy of every tensor."""
-    if type(nested) in (tuple, list):
-        return type(nested)(map(_copied, nested))
-    if type(nested) is dict:
-        return {name: _copied(value) for name, value in nested.items()}
-    return nested.clone() if isinstance(nested, Tensor) else nested

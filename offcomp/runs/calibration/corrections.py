@@ -34,17 +34,19 @@ from offcomp.runs.calibration.batches import TokenBatch
 from offcomp.runs.calibration.correctable import Moments, Target, targets_in
 from offcomp.runs.calibration.forward import is_narrow, without_cache
 from offcomp.runs.calibration.moments import token_weights
-from offcomp.runs.calibration.passes import Calibration, Changes
+from offcomp.runs.calibration.passes import Calibration
+from offcomp.runs.calibration.substitutions import Reconstructed
 
 MOST_TOKENS = 8192
 """Largest size of the text, with padding: all of it is run at once, and its activations have to fit in memory."""
 
 
 def corrected_vectors(
-    calibration: Calibration, specs: Iterable[ModuleSpec], replacements: Changes, what: str
+    calibration: Calibration, specs: Iterable[ModuleSpec], groups: Sequence[Reconstructed], what: str
 ) -> dict[str, Tensor]:
-    """The corrected parameters of a model, by full path, if the matrices of these modules are replaced.
+    """The corrected parameters of a model, by full path, if the matrices of its compressed groups are replaced.
 
+    specs   the members of these groups
     what    which parameters to correct, see `planning.plan.CORRECTIONS`
 
     The model must have its original weights, and has them again afterwards.
@@ -53,7 +55,7 @@ def corrected_vectors(
         with calibration.model_loaded():
             corrector = Corrector(calibration.loaded.model, specs, calibration.batches, what, calibration.weighting)
             corrector.read_original()
-            calibration.change(replacements)
+            calibration.follow(groups)
             return corrector.correct()
     finally:
         calibration.restore()

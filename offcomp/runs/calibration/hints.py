@@ -10,21 +10,25 @@ from torch import Tensor
 
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.planning.grouping import is_transposed
+from offcomp.runs.calibration.cache import FLOAT32_BYTES
 from offcomp.runs.calibration.cross import CrossMoments
 from offcomp.runs.calibration.moments import InputMoments
-from offcomp.runs.calibration.passes import FLOAT32_BYTES, Calibration, Changes
+from offcomp.runs.calibration.passes import Calibration
+from offcomp.runs.calibration.substitutions import Reconstructed
 from offcomp.runs.result import CalibrationResult
 
 
 class GroupHints:
     """Implements `Hints` for a group of modules of a loaded model, stacked as specified by `stack`.
 
-    When used as a context manager, restores all substituted weights bit for bit at the end of the block. `before` returns the
-    reconstructions of previously compressed groups.
+    When used as a context manager, restores substituted weights bit for bit at the end of the block (`restore_members`).
+    `earlier` are the previously compressed groups.
     """
 
-    def __init__(self, calibration: Calibration, specs: Sequence[ModuleSpec], stack: str, before: Changes = tuple) -> None:
-        self._before = before
+    def __init__(
+        self, calibration: Calibration, specs: Sequence[ModuleSpec], stack: str, earlier: Sequence[Reconstructed] = ()
+    ) -> None:
+        self._earlier = earlier
         self.specs = tuple(specs)
         self.transposed = tuple(is_transposed(spec, stack) for spec in specs)
         self.heights = tuple(spec.cols if swap else spec.rows for spec, swap in zip(specs, self.transposed, strict=True))
@@ -32,14 +36,14 @@ class GroupHints:
         position = {spec.name: number for number, spec in enumerate(calibration.loaded.info.modules)}
         self.order = tuple(sorted(range(len(specs)), key=lambda index: position[specs[index].name]))
         self.cache_bytes = max(calibration.cache_bytes, FLOAT32_BYTES * sum(spec.num_parameters for spec in specs) // 2)
-        self.has_substitutes = False
+        self.has_substitutes = self._one_by_one = self._compares = False
         self.calibration = calibration
 
     def __enter__(self) -> GroupHints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.restore()
+        self.restore_members()
 
     def statistics(self, index: int) -> MemberStatistics:
         """Statistics of a member, computed on access with all substitutions applied."""
@@ -49,28 +53,44 @@ class GroupHints:
         """Drop the cached statistics."""
         self.calibration.forget()
 
-    def use_compressed_predecessors(self, *, keep_original: bool = False) -> None:
+    def use_compressed_predecessors(self, *, keep_original: bool = False, one_by_one: bool = True) -> None:
         """From now on, compute statistics with previously compressed groups replaced by their reconstructions.
 
         With `keep_original`, a copy of the original model is kept for the cross statistics. If the model is offloaded between
-        passes (`Calibration.offloaded`), no copy is made and the cross statistics are None.
+        passes (`Calibration.offloaded`), no copy is made and the cross statistics are None. Without `one_by_one`, the
+        statistics of all members are gathered together.
 
-        Raises InputError if `keep_original` is set after weights have been replaced without it.
+        Raises InputError if `keep_original` is set after members have been substituted without it.
         """
         if keep_original:
             self.calibration.keep_original()
         self.has_substitutes = True
-        self.calibration.change(self._before)
+        self._one_by_one, self._compares = one_by_one, keep_original
+        self.calibration.follow(self._earlier)
 
     def substitute(self, index: int, reconstruction: Tensor) -> None:
         """From now on, compute statistics with a member replaced by its reconstruction (in its stacked orientation)."""
-        self.has_substitutes = True
+        self._ready()
+        self.has_substitutes = self._one_by_one = True
         self.calibration.substitute(self.specs[index], reconstruction.T if self.transposed[index] else reconstruction)
 
     def restore(self) -> None:
         """Undo all substitutions."""
+        self.has_substitutes = self._one_by_one = self._compares = False
+        self.calibration.restore()
+
+    def restore_members(self) -> None:
+        """Undo the substitutions of members, and those of earlier groups unless they are kept for the groups that follow.
+
+        See `Calibration.keeping_earlier_groups`.
+        """
         if self.has_substitutes:
-            self.has_substitutes = False
+            self.has_substitutes = self._one_by_one = self._compares = False
+            self.calibration.end_group()
+
+    def _ready(self) -> None:
+        """Restore the original model, unless this group uses the compressed one: an earlier group may have left it so."""
+        if not self.has_substitutes:
             self.calibration.restore()
 
     def output_error(self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool) -> float | None:
@@ -112,7 +132,7 @@ class GroupHints:
 
         None for an embedding, or if the original model is not kept.
         """
-        if not self.calibration.has_original or spec in self.calibration.embeddings:
+        if not self._compares or not self.calibration.has_original or spec in self.calibration.embeddings:
             return None
         return self.calibration.cross_moments(self._likely_next(spec), self.cache_bytes)
 
@@ -128,9 +148,10 @@ class GroupHints:
         return self.calibration.gradients(wanted, name, self.cache_bytes)
 
     def _likely_next(self, spec: ModuleSpec) -> tuple[ModuleSpec, ...]:
-        """This member and, unless a weight has been substituted, all later members, which are likely to be needed next."""
+        """This member and, unless members are substituted one by one, all later members, which are likely to be needed next."""
+        self._ready()
         first = self.specs.index(spec)
-        return self.specs[first : first + 1] if self.has_substitutes else self.specs[first:]
+        return self.specs[first : first + 1] if self._one_by_one else self.specs[first:]
 
 
 def share_of_outputs(sums: Collection[tuple[float, float]]) -> float | None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,13 +12,13 @@ from torch import Tensor
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel
-from offcomp.models.offloading import offloaded
 from offcomp.models.positions import longest_text
-from offcomp.models.weights import replace, stored_view, substituted
+from offcomp.models.weights import stored_view
 from offcomp.planning.data.calibration_text import digest
 from offcomp.planning.data.row_counts import RowCounts, Truncation
 from offcomp.runs.calibration.batches import token_batches
 from offcomp.runs.calibration.blocks import ModelPair
+from offcomp.runs.calibration.cache import StatisticsCache
 from offcomp.runs.calibration.cross import CrossMoments, sum_cross_moments
 from offcomp.runs.calibration.forward import is_embedding, modules_of
 from offcomp.runs.calibration.gradients import sum_gradients
@@ -33,14 +31,10 @@ from offcomp.runs.calibration.moments import (
     sum_magnitudes,
     sum_moments,
 )
+from offcomp.runs.calibration.substitutions import Reconstructed, Substitutions
 
 HELD_OUT_SHARE = 0.2
-FLOAT32_BYTES = 4
-
-Changes = Callable[[], Iterable[Mapping[ModuleSpec, Tensor]]]
-"""A function that returns replacements for a model's matrices, for example the reconstructions of each group in turn."""
-Gather = Callable[[list[ModuleSpec]], Callable[[ModuleSpec], Any]]
-"""A function that gathers a statistic for some modules and returns a lookup function, to be called once per module."""
+OF_GRADIENTS = ("fisher", "sensitivity", "row_moment")
 
 
 class Calibration:
@@ -91,11 +85,9 @@ class Calibration:
         self.limit = longest_text(loaded.model, max_tokens)
         if not any(batch.counted.any() for batch in self.batches):
             raise InputError("the calibration text has no tokens; provide at least one text that contains a word")
-        self._kept: dict[tuple[ModuleSpec, str], Any] = {}
-        self._offloaded: ExitStack | None = None
-        self._is_changed, self._users = False, 0
-        self._changes: list[Changes] = []
-        self._originals = ExitStack()
+        self._is_changed = self._is_kept = False
+        self._weights = Substitutions(loaded)
+        self._kept = StatisticsCache(self._weights.model_loaded)
         self._models = ModelPair(loaded.model, cache_bytes)
 
     @property
@@ -108,40 +100,27 @@ class Calibration:
     @contextmanager
     def offloaded(self) -> Iterator[None]:
         """Offload the model within the block, except during passes over the text."""
-        with ExitStack() as stack:
-            stack.enter_context(offloaded(self.loaded))
-            self._offloaded = stack
+        with self._weights.offloaded():
             self._models.reset(limit=0)
             try:
                 yield
             finally:
-                self._offloaded = None
                 self._models.reset(self.cache_bytes)
 
-    @contextmanager
-    def model_loaded(self) -> Iterator[None]:
+    def model_loaded(self) -> AbstractContextManager[None]:
         """Keep the model in memory within the block."""
-        self._users += 1
-        try:
-            if self._offloaded and self._users == 1:
-                self._offloaded.close()
-                for matrices in self._changes:
-                    self._write(matrices)
-            yield
-        finally:
-            self._users -= 1
-            if self._offloaded and not self._users:
-                self._offloaded.enter_context(offloaded(self.loaded))
+        return self._weights.model_loaded()
 
     def keep_original(self) -> None:
         """Keep a copy of the original model until `restore`, for `cross_moments`, unless it is too large and thus offloaded.
 
-        Raises InputError if weights have been replaced already.
+        Raises InputError if a member has been replaced already.
         """
-        if self.has_original or self._offloaded:
+        if self.has_original or self._weights.is_offloaded:
             return
-        if self._is_changed:
+        if self._weights.has_members:
             raise InputError("weights have been replaced already; keep the original model before the first replacement")
+        self.restore()
         self._models.keep_original()
 
     @property
@@ -149,43 +128,82 @@ class Calibration:
         """Whether a copy of the original model is kept."""
         return self._models.original is not None
 
-    def change(self, matrices: Changes) -> None:
-        """Replace matrices of the model until `restore` is called. Replacements are reapplied whenever the model is loaded."""
-        self._models.substituted.drop()
-        self._apply(matrices)
+    def follow(self, groups: Sequence[Reconstructed]) -> None:
+        """Replace the members of all earlier groups until `restore`, including each time the model is loaded.
+
+        Groups that are in place already are not decoded again.
+        """
+        missing = self._weights.missing(groups)
+        if missing is None:
+            self._restore_weights()
+            missing = groups
+        self._begin_changes()
+        for group in missing:
+            self._forget_outdated(self._weights.add_group(group))
+
+    @contextmanager
+    def keeping_earlier_groups(self) -> Iterator[None]:
+        """Within the block, leave earlier groups in place for the next group that follows; restores the model at the end.
+
+        A group that does not follow finds the original weights nevertheless. Has no effect on a model that is offloaded.
+        """
+        self._is_kept = True
+        try:
+            yield
+        finally:
+            self._is_kept = False
+            self.restore()
 
     def substitute(self, spec: ModuleSpec, matrix: Tensor) -> None:
-        """Replace the matrix of a single module; see `change`."""
-        self._models.substituted.drop_unless_inside(spec)
-        self._apply(lambda: [{spec: matrix}])
+        """Replace the matrix of a member of the current group until the end of the group."""
+        self._begin_changes()
+        self._weights.add_member(spec, matrix)
+        self._forget_outdated([spec])
 
-    def _apply(self, matrices: Changes) -> None:
-        self._kept.clear()
-        self._is_changed = True
-        if self._offloaded:
-            self._changes.append(matrices)
-        if self._users or not self._offloaded:
-            self._write(matrices)
+    def end_group(self) -> None:
+        """Restore the members of the current group, and the whole model unless `keeping_earlier_groups`."""
+        if not self._is_kept or self._weights.is_offloaded:
+            self.restore()
+        elif self._weights.has_members:
+            self._models.substituted.drop()
+            self._kept.clear()
+            self._weights.restore_members()
 
     def restore(self) -> None:
         """Restore the model's original matrices, bit for bit, and drop the copy of the original model."""
-        self._models.drop_original()
-        if not self._is_changed:
-            return
-        self._kept.clear()
-        self._is_changed = False
-        self._changes.clear()
-        self._originals.close()
-        if self._offloaded and self._users:
-            with offloaded(self.loaded):
-                pass  # reloads the model on exit
+        if self.has_original:
+            self._models.drop_original()
+        self._restore_weights()
 
-    def _write(self, changes: Changes) -> None:
-        for matrices in changes():
-            if self._offloaded:
-                replace(self.loaded.model, matrices)
-            else:
-                self._originals.enter_context(substituted(self.loaded.model, matrices))
+    def _restore_weights(self) -> None:
+        if self._is_changed:
+            self._is_changed = False
+            self._kept.clear()
+            self._models.substituted.drop()
+            self._weights.restore()
+
+    def _begin_changes(self) -> None:
+        if not self._is_changed:
+            self._is_changed = True
+            self._kept.clear()
+
+    def _forget_outdated(self, changed: Sequence[ModuleSpec]) -> None:
+        """Drop captured inputs and cached statistics that depend on the changed modules.
+
+        Statistics of inputs are kept if all changed modules have the same input, as query, key and value do, and the captured
+        inputs show that their block is used once in a pass.
+        """
+        inputs = self._models.substituted
+        for spec in changed:
+            inputs.drop_unless_inside(spec)
+        owners = {self._shared.get(spec) for spec in changed} if inputs.path and self._kept.values else set()
+        owner = owners.pop() if len(owners) == 1 else None
+        weighted = changed if self.weighting == "output" else ()  # by the output of the module itself
+        self._kept.keep(
+            lambda spec, name: (
+                owner is not None and self._shared.get(spec) == owner and spec not in weighted and name not in OF_GRADIENTS
+            )
+        )
 
     def moments(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> InputMoments:
         """Input moments of the first module. The same pass gathers the moments of as many later modules as fit in the cache."""
@@ -193,7 +211,7 @@ class Calibration:
         def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], InputMoments]:
             return sum_moments(self.loaded.model, owners, self.batches, self.weighting, self._models.substituted).means
 
-        return self._first([self._owner(spec) for spec in self._alike(specs)], "inputs", cache_bytes, gather)
+        return self._kept.first([self._owner(spec) for spec in self._alike(specs)], "inputs", cache_bytes, gather)
 
     def cross_moments(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> CrossMoments:
         """Moments of the first module's inputs in both models; see `moments`. Needs the original; not for embeddings."""
@@ -201,7 +219,7 @@ class Calibration:
         def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], CrossMoments]:
             return sum_cross_moments(self._models, owners, self.batches, self.weighting).means
 
-        return self._first([self._owner(spec) for spec in specs], "cross", cache_bytes, gather)
+        return self._kept.first([self._owner(spec) for spec in self._alike(specs)], "cross", cache_bytes, gather)
 
     def magnitude(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> Tensor:
         """Mean absolute inputs (cols,) of the first module, which must not be an embedding; see `moments`."""
@@ -209,7 +227,7 @@ class Calibration:
         def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], Tensor]:
             return sum_magnitudes(self.loaded.model, owners, self.batches, self._models.substituted).means
 
-        return self._first([self._shared.get(spec, spec) for spec in self._alike(specs)], "magnitude", cache_bytes, gather)
+        return self._kept.first([self._shared.get(spec, spec) for spec in self._alike(specs)], "magnitude", cache_bytes, gather)
 
     def gradients(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int) -> Tensor:
         """The "fisher", "sensitivity" or "row_moment" statistic of the first module; see `moments`."""
@@ -219,8 +237,9 @@ class Calibration:
             sums = sum_gradients(self.loaded.model, wanted, self.batches, [name], likelihood)
             return lambda spec: sums[spec].means()[name]
 
-        later = [spec for spec in self._later if name != "row_moment" or spec not in self.embeddings]
-        return self._first([*specs, *later], name, cache_bytes, gather)
+        ahead = () if self._is_changed else self._ahead
+        later = [spec for spec in ahead if name != "row_moment" or spec not in self.embeddings]
+        return self._kept.first([*specs, *later], name, cache_bytes, gather)
 
     @cached_property
     def embeddings(self) -> frozenset[ModuleSpec]:
@@ -229,34 +248,19 @@ class Calibration:
         return frozenset(spec for spec in modules if is_embedding(modules_of(self.loaded.model, spec)[0]))
 
     def _alike(self, specs: Sequence[ModuleSpec]) -> list[ModuleSpec]:
-        """The modules, and those of `_later`, that take inputs of the same kind as the first: vectors or token ids."""
+        """The modules, and those gathered in advance, that take inputs of the same kind as the first: vectors or token ids."""
         takes_ids = specs[0] in self.embeddings
-        return [spec for spec in (*specs, *self._later) if (spec in self.embeddings) == takes_ids]
+        return [spec for spec in (*specs, *self._in_advance(specs[0])) if (spec in self.embeddings) == takes_ids]
 
-    @property
-    def _later(self) -> tuple[ModuleSpec, ...]:
-        """Modules whose statistics are gathered in advance; empty once the model is changed, since more changes will follow."""
-        return () if self._is_changed else self._ahead
+    def _in_advance(self, first: ModuleSpec) -> Sequence[ModuleSpec]:
+        """Modules whose input statistics are gathered in advance.
 
-    def _first(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int, gather: Gather) -> Any:
-        """A statistic of the first module, either cached or gathered now, along with others likely to be needed next."""
-        if (specs[0], name) not in self._kept:
-            missing = [spec for spec in dict.fromkeys(specs) if (spec, name) not in self._kept]
-            sizes = accumulate(_num_bytes(spec, name) for spec in missing)
-            wanted = [spec for spec, size in zip(missing, sizes, strict=True) if spec == specs[0] or size <= cache_bytes]
-            needed = sum(_num_bytes(spec, name) for spec in wanted)
-            if sum(_num_bytes(*key) for key in self._kept) + needed > cache_bytes:
-                self._kept.clear()
-            with self.model_loaded():
-                means = gather(wanted)
-            found = {(specs[0], name): means(specs[0])}
-            for spec in wanted[1:]:
-                with suppress(InputError):  # the error is raised later if the statistic is requested
-                    found[spec, name] = means(spec)
-            if needed > cache_bytes:
-                return found[specs[0], name]
-            self._kept |= found
-        return self._kept[specs[0], name]
+        All of `ahead` in the original model; in a changed model, where more changes will follow, those with the same input.
+        """
+        if not self._is_changed or not self._ahead:
+            return self._ahead
+        owner = self._shared.get(first)
+        return [spec for spec in self._ahead if owner and self._shared.get(spec) == owner]
 
     def output_errors(
         self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool
@@ -276,7 +280,7 @@ class Calibration:
     def _cached_moments(self, specs: Iterable[ModuleSpec]) -> dict[ModuleSpec, InputMoments]:
         """The cached moments of those modules that have any, except embeddings, whose moments are not weighted by token."""
         keys = {spec: (self._owner(spec), "inputs") for spec in specs if spec not in self.embeddings}
-        return {spec: self._kept[key] for spec, key in keys.items() if key in self._kept}
+        return {spec: self._kept.values[key] for spec, key in keys.items() if key in self._kept.values}
 
     def forget(self) -> None:
         """Drop captured inputs, and cached statistics unless they are kept across groups (`ahead`), to free memory."""
@@ -292,9 +296,3 @@ class Calibration:
     def _shared(self) -> dict[ModuleSpec, ModuleSpec]:
         with self.model_loaded():
             return shared_inputs(self.loaded.model, self.loaded.info.modules, next(self.batches[0].parts(1)))
-
-
-def _num_bytes(spec: ModuleSpec, name: str) -> int:
-    """Approximate size of a statistic in bytes."""
-    sizes = {"inputs": 8 * spec.cols**2, "cross": 16 * spec.cols**2, "magnitude": 8 * spec.cols, "row_moment": 8 * spec.rows**2}
-    return sizes.get(name, FLOAT32_BYTES * spec.num_parameters)

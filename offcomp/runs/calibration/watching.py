@@ -84,7 +84,7 @@ class Watch:
             if self._with_others or len(output) in (len(batch.counted), batch.counted.numel()):
                 self.watcher(spec, batch.select(arguments[0], is_embedding(module)), batch.select(own))
             self._seen += 1
-            if self._seen == self._uses:
+            if self._seen == self._uses and not self.inputs.needs_whole_pass:
                 raise _AllSeen
 
         return see
