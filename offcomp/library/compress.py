@@ -28,6 +28,7 @@ from offcomp.results.runs import overall_error
 from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.compress import CompressedGroup, compress_group
 from offcomp.runs.folders import TABLE_COLUMNS
+from offcomp.runs.together import FitsTogether
 
 SHOWN = 6
 
@@ -159,6 +160,7 @@ def compress(
     plan = with_ranks(plan, info, lambda group: grams.spectrum(members(group, info), group.stack).values)
     texts = None if calibration is None or isinstance(calibration, CalibrationText) else list(calibration)
     shared = _calibration(plan, loaded, texts)
+    fits = FitsTogether(loaded.model, info, plan.groups, seed)
     compressed: list[CompressedGroup] = []
     for group in tqdm(plan.groups, desc="compress", unit="group", disable=not progress or len(plan.groups) == 1):
         specs = members(group, info)
@@ -166,7 +168,9 @@ def compress(
             GroupHints(shared, specs, group.stack, lambda: (done.reconstructions for done in compressed)) if shared else None
         )
         with hints or nullcontext():
-            compressed.append(compress_group(loaded.model, info, group, hints=hints, seed=seed, measure_outputs=False))
+            fitted = fits.take(group)
+            done = compress_group(loaded.model, info, group, hints=hints, seed=seed, measure_outputs=False, fitted=fitted)
+            compressed.append(done)
     if inplace:
         for done in compressed:
             replace(loaded.model, done.reconstructions)

@@ -64,6 +64,7 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
         from offcomp.evaluation import open_task
         from offcomp.models.offloading import StoredMatrices, offloaded
         from offcomp.runs.compress import SavedGroup, add_output_errors, check_finite, compress_group, save_group
+        from offcomp.runs.together import FitsTogether
 
         loaded = _loaded(plan.model, preloaded)
     inputs = read_inputs(worker.folder) or inputs_of(plan, loaded.info.reads)
@@ -79,11 +80,19 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
     model_loaded, specs = is_small(loaded.info), [spec for group in plan.groups for spec in members(group, loaded.info)]
     source = loaded.model if model_loaded else StoredMatrices(loaded, specs)
     calibration = _calibration(plan, loaded, model_loaded=model_loaded)
+    together = FitsTogether(source, loaded.info, plan.groups, plan.seed)
     with nullcontext() if model_loaded else calibration.offloaded() if calibration else offloaded(loaded):
         for group in plan.groups:
             with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, compressed) as hints:
                 result = compress_group(
-                    source, loaded.info, group, hints=hints, seed=plan.seed, report=report, measure_outputs=not model_loaded
+                    source,
+                    loaded.info,
+                    group,
+                    hints=hints,
+                    seed=plan.seed,
+                    report=report,
+                    measure_outputs=not model_loaded,
+                    fitted=together.take(group, report),
                 )
                 check_finite(result)
                 path = save_group(result, worker.groups_folder, make_folder=False)

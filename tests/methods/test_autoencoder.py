@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -316,6 +317,88 @@ def test_progress_within_an_epoch_is_reported_so_that_a_long_fit_can_be_cancelle
     assert len(seen) >= 5
     assert seen == sorted(seen)
     assert max(later - earlier for earlier, later in pairwise(seen)) < 0.25
+
+
+# Several matrices together
+
+
+def stacked_matrices() -> Tensor:
+    """Three matrices of one shape; the scale of the last is very different, and it has a row of zeros."""
+    matrices = torch.stack([low_rank_matrix() + 0.05 * randn(128, 32, seed=seed) for seed in (7, 8, 9)])
+    matrices[2] *= 30
+    matrices[2, 5] = 0
+    return matrices
+
+
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """That many threads, afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(
+    "options",
+    [{}, FAST, {"decoder": "linear", "encoder": "linear"}, {"refine_epochs": 5}, {"enforce_norm": False, "l1_weight": 0.01}],
+    ids=["paper", "fast", "linear", "refined", "free norms and l1"],
+)
+def test_matrices_trained_together_equal_those_trained_alone(options: dict[str, Any]) -> None:
+    matrices, method = stacked_matrices(), Autoencoder(**{"epochs": 4} | options)
+    assert method.trains_together
+    budget = budget_of(method, 128, 32, 4)
+    for matrix, together in zip(matrices, method.fit_together(matrices, 4, budget, seed=3), strict=True):
+        alone = method.fit(matrix, budget, seed=3)
+        assert list(together.history) == pytest.approx(list(alone.history), rel=1e-4)
+        assert {name: t.shape for name, t in together.tensors.items()} == {name: t.shape for name, t in alone.tensors.items()}
+        assert relative_error(alone.reconstruct(), together.reconstruct()) < 1e-3
+        assert (together.size, together.stored) == (alone.size, alone.stored)
+
+
+@pytest.mark.usefixtures("threads")
+def test_training_together_is_deterministic_and_leaves_the_matrices() -> None:
+    matrices, method = stacked_matrices(), Autoencoder(epochs=2)
+    before = matrices.clone()
+    first, second = (list(method.fit_together(matrices, 3, budget_of(method, 128, 32, 3))) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
+    assert torch.equal(matrices, before)
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_matrix_whose_training_fails_is_reported_at_its_turn_and_does_not_hurt_the_others() -> None:
+    matrices, method = stacked_matrices(), Autoencoder(epochs=3)
+    budget = budget_of(method, 128, 32, 3)
+    intact = [fit.reconstruct() for fit in method.fit_together(matrices, 3, budget)]
+    matrices[1, 0, 0] = float("nan")
+    fits = method.fit_together(matrices, 3, budget)
+    assert torch.equal(next(fits).reconstruct(), intact[0])
+    with pytest.raises(InputError, match="not finite"):
+        next(fits)
+    assert torch.equal(next(fits).reconstruct(), intact[2])
+
+
+def test_progress_of_training_together_rises_and_may_stop_it(threads: int) -> None:
+    matrices, method = stacked_matrices(), Autoencoder(epochs=4)
+    seen: list[float] = []
+    method.fit_together(matrices, 3, budget_of(method, 128, 32, 3), report=seen.append)
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (0.0, 1.0)
+    assert len(seen) >= 4 * threads
+
+    def stop(fraction: float) -> None:
+        if fraction >= 0.25:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        method.fit_together(matrices, 3, budget_of(method, 128, 32, 3), report=stop)
+    assert torch.get_num_threads() == threads
+
+
+def test_only_training_without_text_is_done_together() -> None:
+    assert not Autoencoder(coefficients="fisher_rows").trains_together
 
 
 # The SVD as a start, refined latents, coefficients

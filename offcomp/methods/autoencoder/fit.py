@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import starmap
 from math import cos, pi
+from threading import Lock
 
 import torch
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from offcomp.methods.autoencoder.coefficients import group_coefficients
@@ -16,6 +20,7 @@ from offcomp.methods.autoencoder.svd_start import start_as_svd
 from offcomp.methods.autoencoder.training import RowTask, refine
 from offcomp.methods.base import CompressedMatrix, Hints
 from offcomp.numerics.accounting import Budget
+from offcomp.numerics.grams import in_parallel
 from offcomp.numerics.mlp import Network
 from offcomp.numerics.progress import Report
 from offcomp.numerics.storage import pack
@@ -29,9 +34,79 @@ def fit(
     method: Autoencoder, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
     """Train an autoencoder with latent width `size` on the device of `matrix`."""
-    task = _task(method, matrix, hints)
+    samples, coefficients = matrix.float(), None
+    if method.calibrated and hints is not None:
+        coefficients = group_coefficients(hints, method.coefficients).to(samples.device)[None]
+    trained = _train(method, samples[None], coefficients, size, seed=seed, report=report)
+    return trained.compressed(0, size=size, dtype=budget.dtype)
+
+
+def fit_together(
+    method: Autoencoder,
+    matrices: Float[Tensor, "stack rows cols"],
+    size: int,
+    budget: Budget,
+    *,
+    seed: int,
+    report: Report,
+) -> Iterator[CompressedMatrix]:
+    """See `Method.fit_together`. Every thread trains its share of the matrices in batched products."""
+    parts = matrices.float().tensor_split(min(torch.get_num_threads(), len(matrices)))
+    done, lock = [0.0] * len(parts), Lock()
+
+    def train_part(number: int) -> Trained:
+        def report_part(fraction: float) -> None:
+            with lock:
+                done[number] = fraction
+                report(sum(done) / len(done))
+
+        return _train(method, parts[number], None, size, seed=seed, report=report_part)
+
+    trained = in_parallel(train_part, range(len(parts)))
+    each = [(part, index) for part in trained for index in range(len(part.latents))]
+    return starmap(partial(Trained.compressed, size=size, dtype=budget.dtype), each)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves of one or more stacked autoencoders.
+
+    latents     (stack, rows, latent)
+    decoder     a stack of networks
+    norms       (stack, rows, 1), or None if norms are not stored
+    history     the losses (stack,) of each epoch
+    """
+
+    latents: Float[Tensor, "stack rows latent"]
+    decoder: Network
+    norms: Float[Tensor, "stack rows 1"] | None
+    history: Sequence[Float[Tensor, " stack"]]
+
+    def compressed(self, index: int, *, size: int, dtype: str) -> CompressedMatrix:
+        """The stored form of one matrix. Raises InputError if it has values that are not finite."""
+        tensors = {"latents": self.latents[index]}
+        for layer, (weight, bias) in enumerate(self.decoder.layers):
+            tensors |= {f"decoder.{layer}.weight": weight[index], f"decoder.{layer}.bias": bias[index]}
+        if self.norms is not None:
+            tensors["row_norms"] = self.norms[index, :, 0]
+        history = tuple(float(losses[index]) for losses in self.history)
+        return CompressedMatrix(pack(tensors, dtype), decoded_latents, size, history)
+
+
+def _train(
+    method: Autoencoder,
+    samples: Float[Tensor, "stack rows cols"],
+    coefficients: Float[Tensor, "stack rows _"] | None,
+    latent: int,
+    *,
+    seed: int,
+    report: Report,
+) -> Trained:
+    """Train stacked autoencoders, all with the random numbers that one of them alone would draw."""
+    norms = samples.double().norm(dim=-1, keepdim=True).float()
+    task = RowTask(samples, norms, coefficients, method.enforce_norm, partial(_loss, method))
     generator = torch.Generator().manual_seed(PAPER_SEED + seed)
-    encoder, decoder = _networks(method, task, size, generator)
+    encoder, decoder = _networks(method, task, latent, generator)
     refined = method.refine_epochs / (method.epochs + method.refine_epochs)
     history = train(
         decoder.parameters + encoder.parameters,
@@ -55,31 +130,19 @@ def fit(
             report=lambda done: report(1 - refined + refined * done),
         )
         history += losses
-    tensors = {"latents": latents}
-    for index, (weight, bias) in enumerate(decoder.layers):
-        tensors |= {f"decoder.{index}.weight": weight, f"decoder.{index}.bias": bias}
-    if method.enforce_norm:
-        tensors["row_norms"] = task.norms
-    return CompressedMatrix(pack(tensors, budget.dtype), decoded_latents, size, tuple(history))
-
-
-def _task(method: Autoencoder, matrix: Tensor, hints: Hints | None) -> RowTask:
-    """The training task, on the same device as the matrix."""
-    samples = matrix.float()
-    coefficients = None
-    if method.calibrated and hints is not None:
-        coefficients = group_coefficients(hints, method.coefficients).to(samples.device)
-    norms = samples.double().norm(dim=1).float()
-    return RowTask(samples, norms, coefficients, method.enforce_norm, partial(_loss, method))
+    return Trained(latents, decoder, norms if method.enforce_norm else None, history)
 
 
 def _networks(method: Autoencoder, task: RowTask, latent: int, generator: Generator) -> tuple[Network, Network]:
-    """Create and initialise the encoder and decoder."""
-    cols, device = task.samples.shape[1], task.samples.device
-    decoder = Network.new(method.decoder_widths(latent, cols), _last(method.decoder, "tanh"), generator, device)
+    """Create and initialise the stacked encoders and decoders."""
+    stack, _, cols = task.samples.shape
+    device = task.samples.device
+    decoder = Network.new(method.decoder_widths(latent, cols), _last(method.decoder, "tanh"), generator, device).stacked(stack)
     encoder = Network.new(method.encoder_widths(latent, cols), _last(method.encoder, "leaky_relu"), generator, device)
+    encoder = encoder.stacked(stack)
     if method.init == "svd":
-        start_as_svd(encoder, decoder, task.samples, directions=method.enforce_norm)
+        for index, samples in enumerate(task.samples):
+            start_as_svd(encoder[index], decoder[index], samples, directions=method.enforce_norm)
     return encoder, decoder
 
 
@@ -106,4 +169,4 @@ def decoded_latents(tensors: Mapping[str, Tensor]) -> Tensor:
     count = sum(name.endswith(".weight") for name in tensors)
     layers = tuple((tensors[f"decoder.{i}.weight"], tensors[f"decoder.{i}.bias"]) for i in range(count))
     output = Network(layers, "tanh" if count > 1 else "identity")(tensors["latents"])
-    return rescale_rows(output, tensors["row_norms"]) if "row_norms" in tensors else output
+    return rescale_rows(output, tensors["row_norms"][:, None]) if "row_norms" in tensors else output

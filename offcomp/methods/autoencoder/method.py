@@ -138,6 +138,11 @@ class Autoencoder(Method):
         """Whether the loss coefficients are computed from calibration text."""
         return self.coefficients != "none"
 
+    @property
+    def trains_together(self) -> bool:
+        """Whether several matrices can be trained in batched products: if no coefficients are computed from text."""
+        return not self.calibrated
+
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
         """Shapes of the latents, decoder weights and biases, and row norms."""
         shapes: dict[str, tuple[int, ...]] = {"latents": (rows, size)}
@@ -161,7 +166,11 @@ class Autoencoder(Method):
 
     def seconds(self, rows: int, cols: int, size: int) -> float:
         """Number of steps times the time per step, which is a fixed overhead plus memory traffic for all trained parameters."""
+        return self.seconds_together(rows, cols, size, 1)
+
+    def seconds_together(self, rows: int, cols: int, size: int, count: int) -> float:
+        """Two threads train half of the matrices each; part of the overhead of a step is that of a single matrix."""
         widths = self.encoder_widths(size, cols) + self.decoder_widths(size, cols)[1:]
         trained = sum(a * b for a, b in pairwise(widths))
         steps = self.epochs * -(-rows // self.batch_size)
-        return steps * (8e-4 + 1.35e-9 * trained * (1 + self.batch_size / 64))
+        return steps * (3e-4 + -(-count // 2) * (2e-4 + 1.35e-9 * trained * (1 + self.batch_size / 64)))
