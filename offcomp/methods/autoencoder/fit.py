@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from offcomp.methods.autoencoder.coefficients import group_coefficients
+from offcomp.methods.autoencoder.latent_codes import LatentGrid, stored_latents
 from offcomp.methods.autoencoder.losses import RowLoss, rescale_rows
 from offcomp.methods.autoencoder.method import Autoencoder
 from offcomp.methods.autoencoder.svd_start import start_as_svd
@@ -37,8 +38,8 @@ def fit(
     samples, coefficients = matrix.float(), None
     if method.calibrated and hints is not None:
         coefficients = group_coefficients(hints, method.coefficients).to(samples.device)[None]
-    trained = _train(method, samples[None], coefficients, size, seed=seed, report=report)
-    return trained.compressed(0, size=size, dtype=budget.dtype)
+    trained = _train(method, samples[None], coefficients, size, budget.dtype, seed=seed, report=report)
+    return trained.compressed(0)
 
 
 def fit_together(
@@ -60,11 +61,11 @@ def fit_together(
                 done[number] = fraction
                 report(sum(done) / len(done))
 
-        return _train(method, parts[number], None, size, seed=seed, report=report_part)
+        return _train(method, parts[number], None, size, budget.dtype, seed=seed, report=report_part)
 
     trained = in_parallel(train_part, range(len(parts)))
     each = [(part, index) for part in trained for index in range(len(part.latents))]
-    return starmap(partial(Trained.compressed, size=size, dtype=budget.dtype), each)
+    return starmap(Trained.compressed, each)
 
 
 @dataclass(frozen=True)
@@ -72,25 +73,31 @@ class Trained:
     """What training leaves of one or more stacked autoencoders.
 
     latents     (stack, rows, latent)
+    grid        the grid of the latents, or None if they are stored as floats
     decoder     a stack of networks
     norms       (stack, rows, 1), or None if norms are not stored
     history     the losses (stack,) of each epoch
+    dtype       storage dtype
     """
 
     latents: Float[Tensor, "stack rows latent"]
+    grid: LatentGrid | None
     decoder: Network
     norms: Float[Tensor, "stack rows 1"] | None
     history: Sequence[Float[Tensor, " stack"]]
+    dtype: str
 
-    def compressed(self, index: int, *, size: int, dtype: str) -> CompressedMatrix:
+    def compressed(self, index: int) -> CompressedMatrix:
         """The stored form of one matrix. Raises InputError if it has values that are not finite."""
-        tensors = {"latents": self.latents[index]}
+        _, rows, latent = self.latents.shape
+        tensors = {"latents": self.latents[index]} if self.grid is None else self.grid.tensors(self.latents, index)
         for layer, (weight, bias) in enumerate(self.decoder.layers):
             tensors |= {f"decoder.{layer}.weight": weight[index], f"decoder.{layer}.bias": bias[index]}
         if self.norms is not None:
             tensors["row_norms"] = self.norms[index, :, 0]
         history = tuple(float(losses[index]) for losses in self.history)
-        return CompressedMatrix(pack(tensors, dtype), decoded_latents, size, history)
+        codes = {} if self.grid is None else {"latents": rows * latent, "latent_layout": 2}
+        return CompressedMatrix(pack(tensors, self.dtype), decoded_latents, latent, history, codes=codes)
 
 
 def _train(
@@ -98,6 +105,7 @@ def _train(
     samples: Float[Tensor, "stack rows cols"],
     coefficients: Float[Tensor, "stack rows _"] | None,
     latent: int,
+    dtype: str,
     *,
     seed: int,
     report: Report,
@@ -119,18 +127,20 @@ def _train(
         report=lambda done: report((1 - refined) * done),
     )
     latents = encoder(task.samples)
+    grid = LatentGrid.of(latents, method.latent_bits, dtype) if method.latent_bits else None
     if method.refine_epochs:
         latents, losses = refine(
             task,
             decoder,
             latents,
+            rounding=grid.rounded if grid else None,
             epoch=method.epochs,
             steps=method.refine_epochs,
             learning_rate=method.learning_rate,
             report=lambda done: report(1 - refined + refined * done),
         )
         history += losses
-    return Trained(latents, decoder, norms if method.enforce_norm else None, history)
+    return Trained(latents, grid, decoder, norms if method.enforce_norm else None, history, dtype)
 
 
 def _networks(method: Autoencoder, task: RowTask, latent: int, generator: Generator) -> tuple[Network, Network]:
@@ -165,8 +175,8 @@ def _last(kind: str, activation: str) -> str:
 
 
 def decoded_latents(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decoder: apply the stored network to the latents and restore the row norms, if stored."""
+    """Decoder: apply the stored network to the latents, which may be codes, and restore the row norms, if stored."""
     count = sum(name.endswith(".weight") for name in tensors)
     layers = tuple((tensors[f"decoder.{i}.weight"], tensors[f"decoder.{i}.bias"]) for i in range(count))
-    output = Network(layers, "tanh" if count > 1 else "identity")(tensors["latents"])
+    output = Network(layers, "tanh" if count > 1 else "identity")(stored_latents(tensors))
     return rescale_rows(output, tensors["row_norms"][:, None]) if "row_norms" in tensors else output

@@ -65,6 +65,7 @@ def refine(
     decoder: Network,
     latents: Float[Tensor, "stack rows latent"],
     *,
+    rounding: Callable[[Tensor], Tensor] | None,
     epoch: int,
     steps: int,
     learning_rate: float,
@@ -72,12 +73,14 @@ def refine(
 ) -> tuple[Float[Tensor, "stack rows latent"], list[Float[Tensor, " stack"]]]:
     """Train the latents and decoder jointly, with full batches and a learning rate that follows a cosine decay to zero.
 
-    Returns the latents and the losses of each step. The decoder is updated in place.
+    With `rounding`, the decoder sees the rounded latents; the gradient is that with respect to these. Returns the latents, not
+    rounded, and the losses of each step. The decoder is updated in place.
     """
     latents = latents.clone()
 
     def step(_batch: Batch, _epoch: int) -> Tensor:
-        loss, gradient = task.through_decoder(decoder, latents, task.tables, epoch)
+        seen = rounding(latents) if rounding else latents
+        loss, gradient = task.through_decoder(decoder, seen, task.tables, epoch)
         cast("Tensor", latents.grad).copy_(gradient)
         return loss
 
