@@ -51,8 +51,9 @@ def fit_together(
     seed: int,
     report: Report,
 ) -> Iterator[CompressedMatrix]:
-    """See `Method.fit_together`. Every thread trains its share of the matrices in batched products."""
-    parts = matrices.float().tensor_split(min(torch.get_num_threads(), len(matrices)))
+    """See `Method.fit_together`. Each processor core trains its share of the matrices in batched products."""
+    threads = torch.get_num_threads() if matrices.device.type == "cpu" else 1
+    parts = matrices.float().tensor_split(min(threads, len(matrices)))
     done, lock = [0.0] * len(parts), Lock()
 
     def train_part(number: int) -> Trained:
