@@ -12,7 +12,7 @@ largest size that fits into (bytes in float32) / ratio. Weights that are not in 
 
 Autoencoders have a linear encoder, which is not stored. They start at the SVD and are trained with the options FAST, for
 `--epochs` epochs and `--refine` final steps on all rows, which see the rounded latents. `--ratios 8` measures only one ratio,
-and `--only linear` only rows with this word in them.
+`--only linear` only rows with this word in them, and `--without-tasks` only sizes and errors.
 """
 
 from __future__ import annotations
@@ -65,22 +65,21 @@ def measure(loaded: LoadedModel, tasks: dict[str, OpenTask], row: Row, ratio: fl
     try:
         groups = compressed(loaded, method, dtype, options, ratio)
     except BudgetTooSmall:
-        return found | dict.fromkeys(("sizes", "bytes", "error", "distance", *TASKS, "processor seconds"), "")
+        names = ["sizes", "bytes", "error", *(("distance", *TASKS) if tasks else ()), "processor seconds"]
+        return found | dict.fromkeys(names, "")
     seconds = process_time() - started
+    found |= {
+        "sizes": " ".join(str(group.figures.size) for group in groups),
+        "bytes": sum(group.figures.num_bytes for group in groups),
+        "error": overall_error([group.figures for group in groups]),
+    }
     matrices = {spec: matrix for group in groups for spec, matrix in group.reconstructions.items()}
     with substituted(loaded.model, matrices):
         scores = {name: task.compare() for name, task in tasks.items()}
-    return (
-        found
-        | {
-            "sizes": " ".join(str(group.figures.size) for group in groups),
-            "bytes": sum(group.figures.num_bytes for group in groups),
-            "error": overall_error([group.figures for group in groups]),
-            "distance": 1 - scores[FIDELITY].compressed.value,
-        }
-        | {name: 100 * (scores[name].compressed.value - scores[name].original.value) for name in TASKS}
-        | {"processor seconds": seconds}
-    )
+    if scores:
+        found["distance"] = 1 - scores.pop(FIDELITY).compressed.value
+    points = {name: 100 * (score.compressed.value - score.original.value) for name, score in scores.items()}
+    return found | points | {"processor seconds": seconds}
 
 
 def compressed(loaded: LoadedModel, method: str, dtype: str, options: dict[str, Any], ratio: float) -> list[CompressedGroup]:
@@ -101,9 +100,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--refine", type=int, default=0)
     parser.add_argument("--only", default="")
+    parser.add_argument("--without-tasks", action="store_true")
     asked = parser.parse_args()
     loaded = load("minilm-l6")
-    tasks = {name: open_task(find_task(name), loaded) for name in (FIDELITY, *TASKS)}
+    tasks = {name: open_task(find_task(name), loaded) for name in (() if asked.without_tasks else (FIDELITY, *TASKS))}
     for task in tasks.values():
         task.prepare()
     training = {"epochs": asked.epochs, "refine_epochs": asked.refine}
