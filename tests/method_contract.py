@@ -38,6 +38,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"epochs": 2, "encoder": "linear", "decoder": "nonlinear"},
         {"epochs": 2, "encoder": "nonlinear", "decoder": "linear", "enforce_norm": False},
         {"epochs": 2, "enforce_norm": False, "l1_weight": 0.5, "batch_size": 7},
+        {"epochs": 2, "decoder": "linear", "latent_bits": 3, "refine_epochs": 2},
     ],
     "residual": [  # with these shares, its own form beats its fallbacks on `random_matrix`
         {"sparse_share": 0.2, "hidden_share": 0.1, "steps": 20},

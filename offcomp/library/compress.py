@@ -32,6 +32,7 @@ from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.compress import CompressedGroup, compress_group
 from offcomp.runs.corrections import corrections_of
 from offcomp.runs.folders import TABLE_COLUMNS
+from offcomp.runs.together import FitsTogether
 from offcomp.runs.worker import SMALL_SHARE
 
 SHOWN = 6
@@ -176,12 +177,15 @@ def compress(
     texts = None if calibration is None or isinstance(calibration, CalibrationText) else list(calibration)
     shared = _calibration(plan, loaded, texts)
     order, compressed = plan.compression_order(info), list[CompressedGroup]()
+    ordered = [plan.groups[number] for number in order]
+    fits = FitsTogether(loaded.model, info, ordered, seed)
     with shared.keeping_earlier_groups() if shared else nullcontext():
-        for number in tqdm(order, desc="compress", unit="group", disable=not progress or len(order) == 1):
-            group = plan.groups[number]
+        for group in tqdm(ordered, desc="compress", unit="group", disable=not progress or len(order) == 1):
             hints = GroupHints(shared, members(group, info), group.stack, compressed) if shared else None
             with hints or nullcontext():
-                compressed.append(compress_group(loaded.model, info, group, hints=hints, seed=seed, measure_outputs=False))
+                fitted = fits.take(group)
+                done = compress_group(loaded.model, info, group, hints=hints, seed=seed, measure_outputs=False, fitted=fitted)
+                compressed.append(done)
     compressed = [done for _, done in sorted(zip(order, compressed, strict=True), key=itemgetter(0))]
     corrections = corrections_of(correct, shared, compressed) if shared and plan.corrects else {}
     result = CompressedModel(tuple(compressed), loaded.model, inplace, corrections)

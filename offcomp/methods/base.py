@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
@@ -119,6 +119,31 @@ class Method:
             self, matrix, size, budget, hints=hints, seed=seed, report=report
         )
         return compressed
+
+    @property
+    def trains_together(self) -> bool:
+        """Whether `fit_together` compresses several matrices of one shape faster than `fit` does one by one.
+
+        Only for methods that need no calibration hints.
+        """
+        return False
+
+    def fit_together(
+        self, matrices: Tensor, size: int, budget: Budget, *, seed: int = 0, report: Report = ignore_progress
+    ) -> Iterator[CompressedMatrix]:
+        """Compress stacked matrices (count, rows, cols), each at `size`, as `fit` would compress each, up to rounding.
+
+        All are fitted in this call; the results are returned one by one, so that an error of one matrix is raised at its turn.
+        Called only if `trains_together`. The default implementation calls `fit_together` of the `computing_module`.
+        """
+        fitted: Iterator[CompressedMatrix] = self.computing_module().fit_together(
+            self, matrices, size, budget, seed=seed, report=report
+        )
+        return fitted
+
+    def seconds_together(self, rows: int, cols: int, size: int, count: int) -> float:
+        """Estimated duration of `fit_together` for `count` matrices, in seconds on two cores."""
+        return count * self.seconds(rows, cols, size)
 
     @classmethod
     def computing_module(cls) -> ModuleType:

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 SMALL_BATCH = 64
+STEPS_AT_ONCE = 64
+"""The rows of this many batches are gathered in one go."""
 
 
 def shuffled_rows(count: int, generator: Generator) -> Tensor:
@@ -47,38 +51,70 @@ def in_one_buffer(parameters: Sequence[Tensor]) -> Tensor:
     return flat
 
 
+class Adam:
+    """Adam with PyTorch's default settings, on one flat vector of parameters.
+
+    The step is the kernel of `torch.optim.Adam(fused=True)`, called directly: the bookkeeping of an optimiser for parameters of
+    every kind takes longer than the update of a small network.
+    """
+
+    def __init__(self, flat: Tensor) -> None:
+        self.flat, self.steps = flat, torch.zeros((), device=flat.device)
+        self.mean, self.square = torch.zeros_like(flat), torch.zeros_like(flat)
+
+    def step(self, learning_rate: float) -> None:
+        """Update the parameters by their gradients."""
+        self.steps += 1
+        torch._fused_adam_(
+            [self.flat],
+            [cast("Tensor", self.flat.grad)],
+            [self.mean],
+            [self.square],
+            [],
+            [self.steps],
+            lr=learning_rate,
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=0.0,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+        )
+
+
 def train(
     parameters: Sequence[Tensor],
-    step: Callable[[tuple[Tensor, ...], int], Tensor],
+    step: Callable[[tuple[Tensor, ...], int], Float[Tensor, " stack"]],
     *,
-    tables: tuple[Tensor, ...],
+    tables: tuple[Float[Tensor, "stack rows _"], ...],
     epochs: int,
     batch_size: int,
     learning_rate: Callable[[int], float],
     generator: Generator,
     report: Callable[[float], None],
-) -> list[float]:
-    """Train with Adam on shuffled batches: `step(batch, epoch)` writes the gradients of `parameters` and returns the loss.
+) -> list[Float[Tensor, " stack"]]:
+    """Train one or more stacked models with Adam on shuffled batches.
 
-    Each tensor in `tables` has one row per sample, and a batch takes the same rows from every tensor. The parameters are moved
-    into one buffer. `report` receives the completed fraction every 64 steps and may raise an exception to stop training.
-    Returns the mean loss of each epoch.
+    `step(batch, epoch)` writes the gradients of `parameters` and returns the loss of each model. Each table has one row per
+    sample and model, and a batch takes the same rows from every table, for all models alike. The parameters are moved into one
+    buffer. `report` receives the completed fraction every 64 steps and may raise an exception to stop training. Returns the
+    mean losses of each epoch.
     """
-    flat = in_one_buffer(parameters)
-    optimizer = torch.optim.Adam([flat], lr=learning_rate(0), fused=True)
-    history: list[float] = []
-    rows = len(tables[0])
-    starts = range(0, rows, batch_size)
+    optimiser = Adam(in_one_buffer(parameters))
+    history: list[Tensor] = []
+    rows = tables[0].shape[1]
+    steps = -(-rows // batch_size)
     with one_thread_if(batch_size <= SMALL_BATCH), torch.no_grad():
         for epoch in range(epochs):
-            optimizer.param_groups[0]["lr"] = learning_rate(epoch)
-            order = shuffled_rows(rows, generator).to(flat.device)
-            total = torch.zeros((), device=flat.device)
-            for number, chosen in enumerate(order.split(batch_size)):
-                total += step(tuple(table[chosen] for table in tables), epoch)
-                optimizer.step()
-                if number % 64 == 0:
-                    report((epoch + number / len(starts)) / epochs)
-            history.append(float(total) / len(starts))
+            rate = learning_rate(epoch)
+            order = shuffled_rows(rows, generator).to(tables[0].device)
+            total = torch.zeros(len(tables[0]), device=tables[0].device)
+            for number, chosen in enumerate(order.split(STEPS_AT_ONCE * batch_size)):
+                report((epoch + number * STEPS_AT_ONCE / steps) / epochs)
+                shuffled = [table.index_select(1, chosen).split(batch_size, 1) for table in tables]
+                for batch in zip(*shuffled, strict=True):
+                    total += step(batch, epoch)
+                    optimiser.step(rate)
+            history.append(total.cpu() / steps)
     report(1.0)
     return history

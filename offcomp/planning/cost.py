@@ -4,7 +4,7 @@
 
 The model and the groups are in float32. The buffers contain either weights that are being decoded and written back, or
 calibration statistics. The workspace is the memory needed to fit a group (`Method.memory`). The maximum is taken over all
-groups; the model is not in memory while a group is fitted.
+groups, where groups that are compressed together count as one; the model is not in memory while a group is fitted.
 
 Times assume two CPU cores and no GPU. `python -m benchmarks.estimates` compares the estimates with real runs. For stages
 that were completed in an earlier run, the measured times replace the estimates.
@@ -21,6 +21,7 @@ from offcomp.methods import make_method
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.plan import Plan
 from offcomp.planning.sizes import Prediction
+from offcomp.planning.together import sets_of_groups
 
 CORRECT = "correct biases and normalisations"
 """The stage of a run in which this happens."""
@@ -62,20 +63,34 @@ def estimate(plan: Plan, info: ModelInfo, prediction: Prediction, known: Mapping
     stages = {"load the model": LOAD_SECONDS} | {f"score the original on {name}": 2 * embed for name in names}
     text_pass = CALIBRATE_SECONDS_PER_PARAMETER * info.num_parameters
     reading = 3 * text_pass if plan.calibrated_groups else 0.0
-    stages |= {f"compress {group.name}": group.seconds + reading for group in prediction.groups}
+    stages |= {f"compress {name}": seconds + reading for name, seconds in _fit_seconds(plan, info, prediction).items()}
     stages |= {CORRECT: 3 * text_pass} if plan.corrects else {}
     stages |= {f"evaluate {name}": embed for name in names}
     stages |= {name: seconds for name, seconds in (known or {}).items() if name in stages}
     return Estimate(stages, PROCESS_BYTES + _peak_bytes(plan, info, prediction))
 
 
+def _fit_seconds(plan: Plan, info: ModelInfo, prediction: Prediction) -> dict[str, float]:
+    """The seconds to compress each group. The first of several groups compressed together takes the time of all of them."""
+    seconds = {group.name: group.seconds for group in prediction.groups}
+    predicted = {group.name: group for group in prediction.groups}
+    for groups in sets_of_groups(plan.groups, info):
+        if len(groups) > 1:
+            first, method = predicted[groups[0].name], make_method(groups[0].method, groups[0].options)
+            seconds |= {group.name: 0.0 for group in groups}
+            seconds[first.name] = method.seconds_together(first.rows, first.cols, first.size, len(groups))
+    return seconds
+
+
 def _peak_bytes(plan: Plan, info: ModelInfo, prediction: Prediction) -> int:
     """Peak memory used by matrices, in bytes."""
-    groups = [FLOAT32_BYTES * group.rows * group.cols for group in prediction.groups]
-    workspaces = [make_method(group.method, group.options).memory for group in plan.groups]
-    fits = [size * (1 + workspace) for size, workspace in zip(groups, workspaces, strict=True)]
+    sizes = {group.name: FLOAT32_BYTES * group.rows * group.cols for group in prediction.groups}
+    fits = [
+        sum(sizes[group.name] for group in groups) * (1 + make_method(groups[0].method, groups[0].options).memory)
+        for groups in sets_of_groups(plan.groups, info)
+    ]
     copies = WITH_TEXT if plan.needs_text else WRITTEN_BACK
-    model = FLOAT32_BYTES * info.num_parameters + copies * max(groups, default=0)
+    model = FLOAT32_BYTES * info.num_parameters + copies * max(sizes.values(), default=0)
     return round(max([model, *fits]))
 
 

@@ -154,9 +154,9 @@ class Plan(JsonModel):
         That of the plan or, if a group follows earlier ones (`Method.follows`), that of the first member of each in the model.
         """
         numbers = list(range(len(self.groups)))
+        position = {spec.name: number for number, spec in enumerate(info.modules)}
         if not any(make_method(group.method, group.options).follows for group in self.groups):
             return numbers
-        position = {spec.name: number for number, spec in enumerate(info.modules)}
         return sorted(numbers, key=lambda number: min(position[name] for name in self.groups[number].modules))
 
     @property

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -73,6 +73,13 @@ class CompressedGroup:
         return written_back(self.compressed, self.members, self.stacking)
 
 
+class Fitted(NamedTuple):
+    """A fit that is there already, and how long it took."""
+
+    compressed: CompressedMatrix
+    seconds: float
+
+
 @dataclass(frozen=True)
 class SavedGroup:
     """A compressed group stored on disk, so that a run keeps only one group in memory at a time."""
@@ -126,8 +133,9 @@ def compress_group(
     seed: int = 0,
     report: Report = ignore_progress,
     measure_outputs: bool = True,
+    fitted: Fitted | None = None,
 ) -> CompressedGroup:
-    """Compress one group of a model. The model is not modified.
+    """Compress one group of a model, unless it is `fitted` already, and measure it. The model is not modified.
 
     `hints` are passed to calibrated methods and, for all methods, used to measure the output error on held-out text.
     Set `measure_outputs=False` if `add_output_errors` will measure all groups later.
@@ -140,7 +148,10 @@ def compress_group(
     rows, cols = matrix.shape
     budget = group_budget(group, info)
     method = make_method(group.method, group.options)
-    compressed = method.fit(matrix, budget, hints=hints if method.calibrated else None, seed=seed, report=report)
+    if fitted is None:
+        compressed = method.fit(matrix, budget, hints=hints if method.calibrated else None, seed=seed, report=report)
+    else:
+        compressed, started = fitted.compressed, started - fitted.seconds
     energy = squared_norm(matrix)
     del matrix
     if hints is not None:

@@ -66,6 +66,7 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
         from offcomp.evaluation import open_task
         from offcomp.models.offloading import StoredMatrices, offloaded
         from offcomp.runs.compress import SavedGroup, add_output_errors, check_finite, compress_group, save_group
+        from offcomp.runs.together import FitsTogether
 
         loaded = _loaded(plan.model, preloaded)
     inputs = read_inputs(worker.folder) or inputs_of(plan, loaded.info.reads)
@@ -82,9 +83,11 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
     source = loaded.model if model_loaded else StoredMatrices(loaded, specs)
     calibration = _calibration(plan, loaded, model_loaded=model_loaded)
     order = plan.compression_order(loaded.info)
+    ordered = [plan.groups[number] for number in order]
+    together = FitsTogether(source, loaded.info, ordered, plan.seed)
     with nullcontext() if model_loaded else calibration.offloaded() if calibration else offloaded(loaded):
         with calibration.keeping_earlier_groups() if calibration else nullcontext():
-            for group in (plan.groups[number] for number in order):
+            for group in ordered:
                 with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, compressed) as hints:
                     result = compress_group(
                         source,
@@ -94,6 +97,7 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
                         seed=plan.seed,
                         report=report,
                         measure_outputs=not model_loaded,
+                        fitted=together.take(group, report),
                     )
                     check_finite(result)
                     path = save_group(result, worker.groups_folder, make_folder=False)
@@ -104,7 +108,7 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
         if calibration and model_loaded:
             with worker.stage("measure outputs on text"):
                 worker.groups = add_output_errors(calibration, compressed, worker.groups)
-        corrections, ledger = _correct(worker, calibration, compressed) if plan.corrects else ({}, ())
+        corrections, ledger = _correct(worker, calibration, compressed) if calibration and plan.corrects else ({}, ())
     scores = _evaluate(worker, loaded, tasks, compressed, corrections)
     try:
         check_inputs(plan, loaded.info, inputs)
@@ -177,12 +181,11 @@ def _hints(
 
 
 def _correct(
-    worker: Worker, calibration: Calibration | None, compressed: Sequence[SavedGroup]
+    worker: Worker, calibration: Calibration, compressed: Sequence[SavedGroup]
 ) -> tuple[Corrections, tuple[LedgerEntry, ...]]:
     """The corrections of the plan, which are saved, and their ledger."""
     from offcomp.runs.corrections import corrections_of, save_corrections
 
-    assert calibration, "a plan that corrects has calibration text"
     with worker.stage(CORRECT):
         corrections = corrections_of(worker.plan.correct, calibration, compressed)
         return corrections, save_corrections(corrections, worker.groups_folder.parent / CORRECTIONS_FILE)

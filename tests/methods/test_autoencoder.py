@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,12 @@ from offcomp.errors import InputError
 from offcomp.methods import Autoencoder
 from offcomp.methods.autoencoder.coefficients import group_coefficients
 from offcomp.methods.autoencoder.fit import learning_rate
+from offcomp.methods.autoencoder.latent_codes import stored_latents
 from offcomp.methods.autoencoder.method import FAST
-from offcomp.methods.base import choose_size, dense_shapes
+from offcomp.methods.base import CompressedMatrix, choose_size, dense_shapes
 from offcomp.methods.hints import ModuleStatistics
 from offcomp.numerics.accounting import Budget, budget_for_ratio, stored_size
+from offcomp.numerics.training import one_thread_if
 from tests.synthetic_hints import SyntheticHints, synthetic_hints
 
 NETWORKS = [(e, d) for e in ("linear", "nonlinear") for d in ("linear", "nonlinear")]
@@ -316,6 +319,153 @@ def test_progress_within_an_epoch_is_reported_so_that_a_long_fit_can_be_cancelle
     assert len(seen) >= 5
     assert seen == sorted(seen)
     assert max(later - earlier for earlier, later in pairwise(seen)) < 0.25
+
+
+# Several matrices together
+
+
+def stacked_matrices() -> Tensor:
+    """Three matrices of one shape; the scale of the last is very different, and it has a row of zeros."""
+    matrices = torch.stack([low_rank_matrix() + 0.05 * randn(128, 32, seed=seed) for seed in (7, 8, 9)])
+    matrices[2] *= 30
+    matrices[2, 5] = 0
+    return matrices
+
+
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """That many threads, afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def fitted_alone(method: Autoencoder, matrix: Tensor, budget: Budget, seed: int) -> CompressedMatrix:
+    """The fit of one matrix, on one thread: large batches would otherwise use all."""
+    with one_thread_if(True):
+        return method.fit(matrix, budget, seed=seed)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        FAST,
+        {"decoder": "linear", "encoder": "linear"},
+        {"refine_epochs": 5, "latent_bits": 4},
+        {"enforce_norm": False, "l1_weight": 0.01},
+    ],
+    ids=["paper", "fast", "linear", "refined codes", "free norms and l1"],
+)
+def test_matrices_trained_together_equal_those_trained_alone(options: dict[str, Any]) -> None:
+    matrices, method = stacked_matrices(), Autoencoder(**{"epochs": 2} | options)
+    assert method.trains_together
+    budget = budget_of(method, 128, 32, 4)
+    for matrix, together in zip(matrices, method.fit_together(matrices, 4, budget, seed=3), strict=True):
+        alone = fitted_alone(method, matrix, budget, 3)
+        assert list(together.history) == pytest.approx(list(alone.history), rel=1e-4)
+        assert {name: t.shape for name, t in together.tensors.items()} == {name: t.shape for name, t in alone.tensors.items()}
+        assert relative_error(alone.reconstruct(), together.reconstruct()) < 1e-2
+        assert (together.size, together.stored) == (alone.size, alone.stored)
+
+
+@pytest.mark.usefixtures("threads")
+def test_training_together_is_deterministic_and_leaves_the_matrices() -> None:
+    matrices, method = stacked_matrices(), Autoencoder(epochs=2)
+    before = matrices.clone()
+    first, second = (list(method.fit_together(matrices, 3, budget_of(method, 128, 32, 3))) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
+    assert torch.equal(matrices, before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("latent_bits", [0, 3])
+def test_a_matrix_whose_training_fails_is_reported_at_its_turn_and_does_not_hurt_the_others(latent_bits: int) -> None:
+    matrices, method = stacked_matrices(), Autoencoder(epochs=1, latent_bits=latent_bits)
+    budget = budget_of(method, 128, 32, 3)
+    intact = [fit.reconstruct() for fit in method.fit_together(matrices, 3, budget)]
+    matrices[1, 0, 0] = float("nan")
+    fits = method.fit_together(matrices, 3, budget)
+    assert torch.equal(next(fits).reconstruct(), intact[0])
+    with pytest.raises(InputError, match="not finite"):
+        next(fits)
+    assert torch.equal(next(fits).reconstruct(), intact[2])
+
+
+def test_progress_of_training_together_rises_and_may_stop_it(threads: int) -> None:
+    matrices, method = stacked_matrices(), Autoencoder(epochs=4)
+    seen: list[float] = []
+    method.fit_together(matrices, 3, budget_of(method, 128, 32, 3), report=seen.append)
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (0.0, 1.0)
+    assert len(seen) >= 4 * threads
+
+    def stop(fraction: float) -> None:
+        if fraction >= 0.25:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        method.fit_together(matrices, 3, budget_of(method, 128, 32, 3), report=stop)
+    assert torch.get_num_threads() == threads
+
+
+def test_only_training_without_text_is_done_together() -> None:
+    assert not Autoencoder(coefficients="fisher_rows").trains_together
+
+
+# Latents as codes
+
+
+def coded(bits: int, latent: int = 4, dtype: str = "float32", **options: Any) -> CompressedMatrix:
+    """A fit at this latent width; the training is the same for every number of bits."""
+    method = Autoencoder(**{"epochs": 3, "latent_bits": bits} | options)
+    return method.fit(stacked_matrices()[0], budget_of(method, 128, 32, latent, dtype))
+
+
+@pytest.mark.parametrize("bits", [1, 3, 8])
+def test_codes_take_their_bits_and_each_latent_a_scale_and_a_lowest_level(bits: int) -> None:
+    floats, codes = coded(0, dtype="float16"), coded(bits, dtype="float16")
+    assert codes.size == floats.size == 4
+    assert codes.stored.num_bytes == floats.stored.num_bytes - 2 * 128 * 4 + 128 * 4 * bits // 8 + 2 * 2 * 4 + 8
+    assert codes.stored.num_parameters == floats.stored.num_parameters + 2 * 4 + 2
+
+
+def test_latents_are_rounded_to_the_nearest_level() -> None:
+    floats, codes = coded(0), coded(3)
+    exact, rounded = floats.tensors["latents"], stored_latents(codes.tensors)
+    scales, zeros = codes.tensors["latent_scales"], codes.tensors["latent_zeros"]
+    within = (exact >= zeros) & (exact <= zeros + 7 * scales)
+    assert within.float().mean() > 0.7
+    assert ((exact - rounded).abs() <= 0.501 * scales)[within].all()
+    levels = (rounded - zeros) / scales
+    torch.testing.assert_close(levels, levels.round().clamp(0, 7))
+    assert levels.round().unique().numel() == 8
+    weights = {name: tensor for name, tensor in floats.tensors.items() if name != "latents"}
+    assert torch.equal(codes.reconstruct(), floats.decode(weights | {"latents": rounded}))
+
+
+def test_more_bits_come_closer_to_the_latents_as_floats() -> None:
+    expected = coded(0).reconstruct()
+    errors = [relative_error(expected, coded(bits).reconstruct()) for bits in (1, 2, 4, 8)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.1 * errors[0]
+
+
+def test_an_equal_number_of_bytes_holds_wider_latents() -> None:
+    budget = Budget(6000, "bytes", "float16")
+    widths = [choose_size(Autoencoder(latent_bits=bits), 1000, 32, budget) for bits in (0, 8, 4, 2)]
+    assert widths == sorted(set(widths))
+
+
+def test_the_decoder_is_refined_on_rounded_latents() -> None:
+    options: dict[str, Any] = {"init": "svd", "epochs": 10, "batch_size": 32, "schedule": "cosine"}
+    before, after = coded(2, **options), coded(2, **options, refine_epochs=40)
+    matrix = stacked_matrices()[0]
+    assert after.relative_error(matrix) < 0.95 * before.relative_error(matrix)
+    assert after.history[-1] < after.history[10]
 
 
 # Starting from the SVD, refining latents, coefficients

@@ -52,8 +52,8 @@ def test_loss_and_gradient_equal_autograd(loss: RowLoss, width: int) -> None:
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_loss_and_gradient_of_rescaled_rows_equal_autograd(loss: RowLoss, width: int) -> None:
     output, target, coefficients = randn(6, 9).requires_grad_(), 0.1 * randn(6, 9, seed=1), some_coefficients(width)
-    norms = target.norm(dim=1)
-    rescaled = output / output.norm(dim=1, keepdim=True) * norms[:, None]
+    norms = target.norm(dim=1, keepdim=True)
+    rescaled = output / output.norm(dim=1, keepdim=True) * norms
     expected = reference(loss, rescaled, target, torch.ones(6, 1) if coefficients is None else coefficients)
     (gradient,) = torch.autograd.grad(expected, output)
     value, written = loss.of_rescaled(output.detach(), target, norms, coefficients)
@@ -66,16 +66,37 @@ def test_loss_and_gradient_of_rescaled_rows_equal_autograd(loss: RowLoss, width:
 def test_coefficients_of_one_are_no_coefficients(loss: RowLoss, width: int) -> None:
     output, target, ones = randn(6, 9), randn(6, 9, seed=1), torch.ones(6, width)
     torch.testing.assert_close(loss.with_gradient(output, target, ones), loss.with_gradient(output, target))
-    norms = target.norm(dim=1)
+    norms = target.norm(dim=1, keepdim=True)
     torch.testing.assert_close(
         loss.of_rescaled(output, target, norms, ones), loss.of_rescaled(output, target, norms), rtol=1e-4, atol=1e-6
     )
 
 
+@pytest.mark.parametrize("width", [0, 1, 9], ids=["alike", "rows", "entries"])
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_stacked_batches_have_the_losses_and_gradients_of_each_alone(loss: RowLoss, width: int) -> None:
+    output, target = randn(3, 6, 9), 0.1 * randn(3, 6, 9, seed=1)
+    coefficients = [some_coefficients(width)] * 3 if width else None
+    stacked = torch.stack(coefficients) if coefficients else None
+    norms = target.norm(dim=-1, keepdim=True)
+    for together, alone in (
+        (
+            loss.with_gradient(output, target, stacked),
+            [loss.with_gradient(output[i], target[i], coefficients and coefficients[i]) for i in range(3)],
+        ),
+        (
+            loss.of_rescaled(output, target, norms, stacked),
+            [loss.of_rescaled(output[i], target[i], norms[i], coefficients and coefficients[i]) for i in range(3)],
+        ),
+    ):
+        torch.testing.assert_close(together[0], torch.stack([value for value, _ in alone]))
+        torch.testing.assert_close(together[1], torch.stack([gradient for _, gradient in alone]))
+
+
 def test_the_gradient_through_rescaling_equals_autograd() -> None:
-    output, norms, weight = randn(6, 9).requires_grad_(), randn(6, seed=1).abs(), randn(6, 9, seed=2)
+    output, norms, weight = randn(6, 9).requires_grad_(), randn(6, 1, seed=1).abs(), randn(6, 9, seed=2)
     rescaled = rescale_rows(output, norms)
-    torch.testing.assert_close(rescaled.norm(dim=1), norms)
+    torch.testing.assert_close(rescaled.norm(dim=1, keepdim=True), norms)
     (gradient,) = torch.autograd.grad((weight * rescaled).sum(), output)
     torch.testing.assert_close(through_rescaling(weight, output.detach(), norms), gradient)
 
@@ -84,8 +105,9 @@ def test_the_gradient_through_rescaling_equals_autograd() -> None:
 def test_an_exact_copy_and_a_zero_row_have_a_finite_gradient(loss: RowLoss) -> None:
     target = randn(4, 5)
     target[1] = 0
+    norms = target.norm(dim=1, keepdim=True)
     for output in (target.clone(), torch.zeros(4, 5)):
-        for value, gradient in (loss.with_gradient(output, target), loss.of_rescaled(output, target, target.norm(dim=1))):
+        for value, gradient in (loss.with_gradient(output, target), loss.of_rescaled(output, target, norms)):
             assert value.isfinite()
             assert gradient.isfinite().all()
 
@@ -93,7 +115,7 @@ def test_an_exact_copy_and_a_zero_row_have_a_finite_gradient(loss: RowLoss) -> N
 def test_a_zero_row_counts_as_a_cosine_of_zero_either_way() -> None:
     target, output = randn(4, 5), randn(4, 5, seed=1)
     target[1] = 0
-    norms, loss = target.norm(dim=1), RowLoss(1.0, 0.5, 0.0)
+    norms, loss = target.norm(dim=1, keepdim=True), RowLoss(1.0, 0.5, 0.0)
     direct, _ = loss.with_gradient(rescale_rows(output, norms), target)
     value, gradient = loss.of_rescaled(output, target, norms)
     torch.testing.assert_close(value, direct)

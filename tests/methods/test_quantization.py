@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from offcomp.methods import CompressedMatrix
-from offcomp.methods.quantization.grids import searched_grid, spanning_grid
 from offcomp.methods.quantization.method import BITS, Quantization
 from offcomp.numerics.accounting import Budget, stored_size
+from offcomp.numerics.grids import searched_grid, spanning_grid
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

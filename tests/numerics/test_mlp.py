@@ -41,6 +41,24 @@ def test_network_gradients_equal_autograd(widths: tuple[int, ...], last: str) ->
     assert network.backward(network.outputs(inputs), weight, to_inputs=False) is None
 
 
+@pytest.mark.parametrize("last", ACTIVATIONS)
+def test_a_stack_of_networks_computes_what_each_of_them_does(last: str) -> None:
+    networks = [Network.new((5, 8, 3), last, torch.Generator().manual_seed(seed), CPU) for seed in range(3)]
+    stack = networks[0].stacked(3)
+    for parameter, of_each in zip(stack.parameters, zip(*(n.parameters for n in networks), strict=True), strict=True):
+        parameter.copy_(torch.stack(of_each))
+    inputs, weight = randn(3, 6, 5), randn(3, 6, 3, seed=2)
+    outputs = stack.outputs(inputs)
+    to_inputs = stack.backward(outputs, weight, to_inputs=True)
+    for index, network in enumerate(networks):
+        expected = network.outputs(inputs[index])
+        torch.testing.assert_close([output[index] for output in outputs], expected)
+        torch.testing.assert_close(to_inputs[index], network.backward(expected, weight[index], to_inputs=True))
+        gradients = [parameter.grad[index] for parameter in stack.parameters]
+        torch.testing.assert_close(gradients, [parameter.grad for parameter in network.parameters])
+        assert all(torch.equal(a, b) for a, b in zip(stack[index].parameters, network.parameters, strict=True))
+
+
 def test_a_new_network_is_drawn_like_torch_linear_layers() -> None:
     state = torch.random.get_rng_state()
     torch.manual_seed(7)

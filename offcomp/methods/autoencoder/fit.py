@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import starmap
 from math import cos, pi
+from threading import Lock
 
 import torch
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from offcomp.methods.autoencoder.coefficients import group_coefficients
+from offcomp.methods.autoencoder.latent_codes import LatentGrid, stored_latents
 from offcomp.methods.autoencoder.losses import RowLoss, rescale_rows
 from offcomp.methods.autoencoder.method import Autoencoder
 from offcomp.methods.autoencoder.svd_start import start_as_svd
 from offcomp.methods.autoencoder.training import RowTask, refine
 from offcomp.methods.base import CompressedMatrix, Hints
 from offcomp.numerics.accounting import Budget
+from offcomp.numerics.grams import in_parallel
 from offcomp.numerics.mlp import Network
 from offcomp.numerics.progress import Report
 from offcomp.numerics.storage import pack
@@ -29,9 +35,87 @@ def fit(
     method: Autoencoder, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
     """Train an autoencoder with latent width `size` on the device of `matrix`."""
-    task = _task(method, matrix, hints)
+    samples, coefficients = matrix.float(), None
+    if method.calibrated and hints is not None:
+        coefficients = group_coefficients(hints, method.coefficients).to(samples.device)[None]
+    trained = _train(method, samples[None], coefficients, size, budget.dtype, seed=seed, report=report)
+    return trained.compressed(0)
+
+
+def fit_together(
+    method: Autoencoder,
+    matrices: Float[Tensor, "stack rows cols"],
+    size: int,
+    budget: Budget,
+    *,
+    seed: int,
+    report: Report,
+) -> Iterator[CompressedMatrix]:
+    """See `Method.fit_together`. Each processor core trains its share of the matrices in batched products."""
+    threads = torch.get_num_threads() if matrices.device.type == "cpu" else 1
+    parts = matrices.float().tensor_split(min(threads, len(matrices)))
+    done, lock = [0.0] * len(parts), Lock()
+
+    def train_part(number: int) -> Trained:
+        def report_part(fraction: float) -> None:
+            with lock:
+                done[number] = fraction
+                report(sum(done) / len(done))
+
+        return _train(method, parts[number], None, size, budget.dtype, seed=seed, report=report_part)
+
+    trained = in_parallel(train_part, range(len(parts)))
+    each = [(part, index) for part in trained for index in range(len(part.latents))]
+    return starmap(Trained.compressed, each)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves of one or more stacked autoencoders.
+
+    latents     (stack, rows, latent)
+    grid        the grid of the latents, or None if they are stored as floats
+    decoder     a stack of networks
+    norms       (stack, rows, 1), or None if norms are not stored
+    history     the losses (stack,) of each epoch
+    dtype       storage dtype
+    """
+
+    latents: Float[Tensor, "stack rows latent"]
+    grid: LatentGrid | None
+    decoder: Network
+    norms: Float[Tensor, "stack rows 1"] | None
+    history: Sequence[Float[Tensor, " stack"]]
+    dtype: str
+
+    def compressed(self, index: int) -> CompressedMatrix:
+        """The stored form of one matrix. Raises InputError if it has values that are not finite."""
+        _, rows, latent = self.latents.shape
+        tensors = {"latents": self.latents[index]} if self.grid is None else self.grid.tensors(self.latents, index)
+        for layer, (weight, bias) in enumerate(self.decoder.layers):
+            tensors |= {f"decoder.{layer}.weight": weight[index], f"decoder.{layer}.bias": bias[index]}
+        if self.norms is not None:
+            tensors["row_norms"] = self.norms[index, :, 0]
+        history = tuple(float(losses[index]) for losses in self.history)
+        codes = {} if self.grid is None else {"latents": rows * latent, "latent_layout": 2}
+        return CompressedMatrix(pack(tensors, self.dtype), decoded_latents, latent, history, codes=codes)
+
+
+def _train(
+    method: Autoencoder,
+    samples: Float[Tensor, "stack rows cols"],
+    coefficients: Float[Tensor, "stack rows _"] | None,
+    latent: int,
+    dtype: str,
+    *,
+    seed: int,
+    report: Report,
+) -> Trained:
+    """Train stacked autoencoders, all with the random numbers that one of them alone would draw."""
+    norms = samples.double().norm(dim=-1, keepdim=True).float()
+    task = RowTask(samples, norms, coefficients, method.enforce_norm, partial(_loss, method))
     generator = torch.Generator().manual_seed(PAPER_SEED + seed)
-    encoder, decoder = _networks(method, task, size, generator)
+    encoder, decoder = _networks(method, task, latent, generator)
     refined = method.refine_epochs / (method.epochs + method.refine_epochs)
     history = train(
         decoder.parameters + encoder.parameters,
@@ -44,42 +128,32 @@ def fit(
         report=lambda done: report((1 - refined) * done),
     )
     latents = encoder(task.samples)
+    grid = LatentGrid.of(latents, method.latent_bits, dtype) if method.latent_bits else None
     if method.refine_epochs:
         latents, losses = refine(
             task,
             decoder,
             latents,
+            rounding=grid.rounded if grid else None,
             epoch=method.epochs,
             steps=method.refine_epochs,
             learning_rate=method.learning_rate,
             report=lambda done: report(1 - refined + refined * done),
         )
         history += losses
-    tensors = {"latents": latents}
-    for index, (weight, bias) in enumerate(decoder.layers):
-        tensors |= {f"decoder.{index}.weight": weight, f"decoder.{index}.bias": bias}
-    if method.enforce_norm:
-        tensors["row_norms"] = task.norms
-    return CompressedMatrix(pack(tensors, budget.dtype), decoded_latents, size, tuple(history))
-
-
-def _task(method: Autoencoder, matrix: Tensor, hints: Hints | None) -> RowTask:
-    """The training task, on the same device as the matrix."""
-    samples = matrix.float()
-    coefficients = None
-    if method.calibrated and hints is not None:
-        coefficients = group_coefficients(hints, method.coefficients).to(samples.device)
-    norms = samples.double().norm(dim=1).float()
-    return RowTask(samples, norms, coefficients, method.enforce_norm, partial(_loss, method))
+    return Trained(latents, grid, decoder, norms if method.enforce_norm else None, history, dtype)
 
 
 def _networks(method: Autoencoder, task: RowTask, latent: int, generator: Generator) -> tuple[Network, Network]:
-    """Create and initialise the encoder and decoder."""
-    cols, device = task.samples.shape[1], task.samples.device
-    decoder = Network.new(method.decoder_widths(latent, cols), _last(method.decoder, "tanh"), generator, device)
+    """Create and initialise the stacked encoders and decoders."""
+    stack, _, cols = task.samples.shape
+    device = task.samples.device
+    decoder = Network.new(method.decoder_widths(latent, cols), _last(method.decoder, "tanh"), generator, device).stacked(stack)
     encoder = Network.new(method.encoder_widths(latent, cols), _last(method.encoder, "leaky_relu"), generator, device)
+    encoder = encoder.stacked(stack)
     if method.init == "svd":
-        start_as_svd(encoder, decoder, task.samples, directions=method.enforce_norm)
+        for index, samples in enumerate(task.samples):
+            start_as_svd(encoder[index], decoder[index], samples, directions=method.enforce_norm)
     return encoder, decoder
 
 
@@ -102,8 +176,8 @@ def _last(kind: str, activation: str) -> str:
 
 
 def decoded_latents(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decoder: apply the stored network to the latents and restore the row norms, if stored."""
+    """Decoder: apply the stored network to the latents, which may be codes, and restore the row norms, if stored."""
     count = sum(name.endswith(".weight") for name in tensors)
     layers = tuple((tensors[f"decoder.{i}.weight"], tensors[f"decoder.{i}.bias"]) for i in range(count))
-    output = Network(layers, "tanh" if count > 1 else "identity")(tensors["latents"])
-    return rescale_rows(output, tensors["row_norms"]) if "row_norms" in tensors else output
+    output = Network(layers, "tanh" if count > 1 else "identity")(stored_latents(tensors))
+    return rescale_rows(output, tensors["row_norms"][:, None]) if "row_norms" in tensors else output

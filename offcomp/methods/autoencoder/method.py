@@ -11,7 +11,9 @@ columns, the number of stored parameters is
     nonlinear decoder    n·d + (2d² + 2d) + (8d² + 4d) + (4d·m + m) + n      (layers d -> 2d -> 4d -> m)
 
 If norms are not enforced, the row norms are not stored, which saves n parameters. All rows share the cost of one decoder, which
-is why grouping helps.
+is why grouping helps. With `latent_bits`, the latents are n·d integers of that many bits; each of the d latents has a scale and
+a lowest level, and two more numbers give the numbers of rows and bits (`latent_codes.py`). At an equal number of bytes, the
+latents can then be wider.
 
 `preset="banaei2023"` follows the recipe of Banaei et al., "Revisiting Offline Compression", Findings of EACL 2023 (arXiv
 2302.04045), with the defaults of the official configuration: an encoder m -> 8d -> 4d -> d with LeakyReLU after every layer, a
@@ -24,7 +26,9 @@ onto the leading singular vectors (of the unit-length rows if norms are enforced
 exactly. A nonlinear network passes each latent through a pair of LeakyReLU units and also starts as this projection, apart from
 the curvature of a final tanh (`svd_start`). With larger batches and a cosine schedule, this initialisation reaches the loss of
 the paper's recipe in a fraction of the time. `refine_epochs` adds a final training phase in which the latents are free
-parameters, trained together with the decoder. `coefficients` weights rows or entries by their gradients on calibration text.
+parameters, trained together with the decoder. If they are stored as codes, the decoder is trained on the rounded latents, and
+gradients pass through the rounding unchanged (Bengio et al., arXiv 1308.3432). `coefficients` weights rows or entries by their
+gradients on calibration text.
 
 Training keeps four numbers in memory for each encoder and decoder parameter: the value, its gradient, and Adam's two moments.
 At a low ratio, the paper's wide encoder therefore dominates the memory use for a nearly square matrix; at ratios of about 4 and
@@ -43,10 +47,11 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from offcomp.methods.base import Look, Method
-from offcomp.numerics.accounting import Shapes
+from offcomp.numerics.accounting import Codes, Shape, Shapes
 
 ENCODER_WIDTHS = (8, 4)
 DECODER_WIDTHS = (2, 4)
+LAYOUT_BITS = 32
 NETWORKS = ("linear", "nonlinear")
 SOURCES = {
     "none": ("", ""),
@@ -132,15 +137,30 @@ class Autoencoder(Method):
             "range": (0, 10000),
         },
     )
+    latent_bits: int = field(
+        default=0,
+        metadata={
+            "help": "Store each latent as an integer of this many bits, with a scale per latent. 0 stores floats.",
+            "range": (0, 8),
+        },
+    )
 
     @property
     def calibrated(self) -> bool:
         """Whether the loss coefficients are computed from calibration text."""
         return self.coefficients != "none"
 
+    @property
+    def trains_together(self) -> bool:
+        """Whether several matrices can be trained in batched products: if no coefficients are computed from text."""
+        return not self.calibrated
+
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
-        """Shapes of the latents, decoder weights and biases, and row norms."""
-        shapes: dict[str, tuple[int, ...]] = {"latents": (rows, size)}
+        """Shapes of the latents or their codes, decoder weights and biases, and row norms."""
+        shapes: dict[str, Shape | Codes] = {"latents": (rows, size)}
+        if self.latent_bits:
+            shapes |= {"latents": Codes(rows * size, self.latent_bits), "latent_scales": (size,), "latent_zeros": (size,)}
+            shapes["latent_layout"] = Codes(2, LAYOUT_BITS)
         widths = self.decoder_widths(size, cols)
         for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
             shapes[f"decoder.{index}.weight"] = (fan_out, fan_in)
@@ -161,7 +181,11 @@ class Autoencoder(Method):
 
     def seconds(self, rows: int, cols: int, size: int) -> float:
         """Number of steps times the time per step, which is a fixed overhead plus memory traffic for all trained parameters."""
+        return self.seconds_together(rows, cols, size, 1)
+
+    def seconds_together(self, rows: int, cols: int, size: int, count: int) -> float:
+        """Two threads train half of the matrices each; part of the overhead of a step is that of a single matrix."""
         widths = self.encoder_widths(size, cols) + self.decoder_widths(size, cols)[1:]
         trained = sum(a * b for a, b in pairwise(widths))
         steps = self.epochs * -(-rows // self.batch_size)
-        return steps * (8e-4 + 1.35e-9 * trained * (1 + self.batch_size / 64))
+        return steps * (3e-4 + -(-count // 2) * (2e-4 + 1.35e-9 * trained * (1 + self.batch_size / 64)))

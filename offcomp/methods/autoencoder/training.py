@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from math import cos, pi
 from typing import cast
 
-import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
@@ -21,18 +20,18 @@ Batch = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class RowTask:
-    """The rows to reconstruct, and the loss to minimise.
+    """The rows of one or more stacked matrices to reconstruct, and the loss to minimise.
 
-    samples         (rows, cols)
-    norms           (rows,), the norms of the samples
-    coefficients    (rows, 1) or (rows, cols), or None for equal weights
+    samples         (stack, rows, cols)
+    norms           (stack, rows, 1), the norms of the samples
+    coefficients    (stack, rows, 1) or (stack, rows, cols), or None for equal weights
     enforce_norm    whether the output is rescaled to the norms
     loss            function that returns the loss of an epoch
     """
 
-    samples: Float[Tensor, "rows cols"]
-    norms: Float[Tensor, " rows"]
-    coefficients: Float[Tensor, "rows _"] | None
+    samples: Float[Tensor, "stack rows cols"]
+    norms: Float[Tensor, "stack rows 1"]
+    coefficients: Float[Tensor, "stack rows _"] | None
     enforce_norm: bool
     loss: Callable[[int], RowLoss]
 
@@ -43,7 +42,7 @@ class RowTask:
         return shared if self.coefficients is None else (*shared, self.coefficients)
 
     def through_decoder(self, decoder: Network, latents: Tensor, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
-        """The loss of a batch and its gradient with respect to the latents. Also sets the decoder's gradients."""
+        """The losses of a batch and their gradient with respect to the latents. Also sets the decoder's gradients."""
         samples, norms, *rest = batch
         coefficients = rest[0] if rest else None
         outputs = decoder.outputs(latents)
@@ -54,7 +53,7 @@ class RowTask:
         return loss, cast("Tensor", decoder.backward(outputs, gradient, to_inputs=True))
 
     def through_both(self, encoder: Network, decoder: Network, batch: Batch, epoch: int) -> Tensor:
-        """The loss of a batch. Also sets the gradients of the encoder and decoder."""
+        """The losses of a batch. Also sets the gradients of the encoder and decoder."""
         encoded = encoder.outputs(batch[0])
         loss, gradient = self.through_decoder(decoder, encoded[-1], batch, epoch)
         encoder.backward(encoded, gradient, to_inputs=False)
@@ -64,31 +63,33 @@ class RowTask:
 def refine(
     task: RowTask,
     decoder: Network,
-    latents: Float[Tensor, "rows latent"],
+    latents: Float[Tensor, "stack rows latent"],
     *,
+    rounding: Callable[[Tensor], Tensor] | None,
     epoch: int,
     steps: int,
     learning_rate: float,
     report: Callable[[float], None],
-) -> tuple[Float[Tensor, "rows latent"], list[float]]:
+) -> tuple[Float[Tensor, "stack rows latent"], list[Float[Tensor, " stack"]]]:
     """Train the latents and decoder jointly, with full batches and a learning rate that follows a cosine decay to zero.
 
-    Returns the latents and the loss of each step. The decoder is updated in place.
+    With `rounding`, the decoder sees the rounded latents; the gradient is that with respect to these. Returns the latents, not
+    rounded, and the losses of each step. The decoder is updated in place.
     """
     latents = latents.clone()
 
-    def step(batch: Batch, _epoch: int) -> Tensor:
-        rows = batch[0]
-        loss, gradient = task.through_decoder(decoder, latents[rows], batch[1:], epoch)
-        cast("Tensor", latents.grad)[rows] = gradient
+    def step(_batch: Batch, _epoch: int) -> Tensor:
+        seen = rounding(latents) if rounding else latents
+        loss, gradient = task.through_decoder(decoder, seen, task.tables, epoch)
+        cast("Tensor", latents.grad).copy_(gradient)
         return loss
 
     losses = train(
         [latents, *decoder.parameters],
         step,
-        tables=(torch.arange(len(latents), device=latents.device), *task.tables),
+        tables=(task.norms,),
         epochs=steps,
-        batch_size=len(latents),
+        batch_size=latents.shape[1],
         learning_rate=lambda done: learning_rate * (0.5 + 0.5 * cos(pi * done / steps)),
         generator=Generator().manual_seed(0),
         report=report,

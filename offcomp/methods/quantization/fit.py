@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from offcomp.methods.base import CompressedMatrix, Hints
-from offcomp.methods.quantization.grids import nearest_codes, searched_grid, spanning_grid, symmetric_lowest
 from offcomp.methods.quantization.method import LAYOUT_BITS, Quantization
 from offcomp.numerics.accounting import Budget, code_counts
 from offcomp.numerics.bits import pack_bits, unpack_bits
 from offcomp.numerics.chunks import chunk_height
+from offcomp.numerics.grids import nearest_codes, searched_grid, spanning_grid, symmetric_lowest
 from offcomp.numerics.progress import Report
 from offcomp.numerics.storage import pack
 
