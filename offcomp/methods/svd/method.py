@@ -38,7 +38,7 @@ For λ = 0, mean ‖W x - A B x'‖² is ‖(W* - A B) H^½‖² plus a constant
 tokens are weighted by the outputs of the original model. If the model is too large to stay in memory, W is not replaced.
 
 Without `toward_original`, nothing ties the compressed model to the original: each matrix is faithful on inputs that drift away.
-This helped a language model a little and made sentence embeddings worse (`benchmarks.follow`).
+This helps language models less and makes sentence embeddings worse (`benchmarks.follow`).
 
 Our SVD is exact, whereas the paper (arXiv 2302.04045) uses a randomised SVD whose number of iterations is chosen by test
 perplexity.
