@@ -149,15 +149,12 @@ class Plan(JsonModel):
         return [group for group in self.groups if make_method(group.method, group.options).calibrated]
 
     def compression_order(self, info: ModelInfo) -> list[int]:
-        """Numbers of the groups in the order in which they are compressed.
-
-        That of the plan or, if a group follows earlier ones (`Method.follows`), that of the first member of each in the model.
-        """
-        numbers = list(range(len(self.groups)))
-        position = {spec.name: number for number, spec in enumerate(info.modules)}
+        """Numbers of the groups in the order of compression: that of the plan or, if any `follows`, of first members in the model."""
         if not any(make_method(group.method, group.options).follows for group in self.groups):
-            return numbers
-        return sorted(numbers, key=lambda number: min(position[name] for name in self.groups[number].modules))
+            return list(range(len(self.groups)))
+        position = {spec.name: number for number, spec in enumerate(info.modules)}
+        first = [min(position[name] for name in group.modules) for group in self.groups]
+        return sorted(range(len(first)), key=first.__getitem__)
 
     @property
     def corrects(self) -> bool:
