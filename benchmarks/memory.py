@@ -52,6 +52,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "tucker": ("tucker", {}),
     "pruning": ("pruning", {}),
     "quantization": ("quantization", {}),
+    "quantization rank": ("quantization", {"rank": 16}),
 }
 CALIBRATED: dict[str, tuple[str, dict[str, Any]]] = {
     "svd whitened": ("svd", {"preset": "whitened"}),
@@ -59,6 +60,7 @@ CALIBRATED: dict[str, tuple[str, dict[str, Any]]] = {
     "svd fwsvd_columns": ("svd", {"preset": "fwsvd_columns"}),
     "codebook feedback": ("autoencoder", {"preset": "codebook", "iterations": 2, "feedback": True}),
     "trellis feedback": ("autoencoder", {"preset": "trellis", "feedback": True}),
+    "quantization feedback": ("quantization", {"rank": 16, "feedback": True}),
     "residual whitened": ("autoencoder", {"preset": "residual", "metric": "whitened", "rounds": 3, "steps": 21}),
     "banaei2023 fisher": ("autoencoder", {"epochs": 1, "coefficients": "fisher_entries"}),
 }

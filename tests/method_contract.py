@@ -61,7 +61,14 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "kronecker": [{}, {"left_rows": 7, "left_cols": 3}],
     "tucker": [{}, {"slabs": 5, "slab_rank": 2, "iterations": 1}, {"slabs": 1, "iterations": 0}],
     "pruning": [{}, {"positions": "mask"}, {"positions": "indices"}],
-    "quantization": [{}, {"block": 24, "symmetric": True}, {"block": 16}, {"symmetric": True, "search": False}],
+    "quantization": [
+        {},
+        {"block": 24, "symmetric": True},
+        {"block": 16, "rank": 3},
+        {"symmetric": True, "search": False},
+        {"feedback": True, "rank": 2},
+        {"feedback": True, "block": 24, "symmetric": True, "toward_original": False},
+    ],
 }
 """The options of each variant, by style key."""
 ROWS, COLS = 96, 32

@@ -149,7 +149,7 @@ class Plan(JsonModel):
         return [group for group in self.groups if make_method(group.method, group.options).calibrated]
 
     def compression_order(self, info: ModelInfo) -> list[int]:
-        """Numbers of the groups in the order of compression: that of the plan or, if any `follows`, of first members in the model."""
+        """Numbers of the groups in the order of compression: that of the plan or, if a group `follows` others, of the model."""
         if not any(make_method(group.method, group.options).follows for group in self.groups):
             return list(range(len(self.groups)))
         position = {spec.name: number for number, spec in enumerate(info.modules)}

@@ -1,4 +1,4 @@
-"""Quantization equals explicit rounding, uses all of its levels, and searches for the best range."""
+"""Quantization equals explicit rounding, searches for the best range, and adds a low-rank part and error feedback."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ import pytest
 import torch
 from torch import Tensor
 
+from offcomp.errors import InputError
 from offcomp.methods import CompressedMatrix
+from offcomp.methods.hints import Hints
 from offcomp.methods.quantization.method import BITS, Quantization
 from offcomp.numerics.accounting import Budget, stored_size
+from offcomp.numerics.changed_inputs import weight_for_changed_inputs
 from offcomp.numerics.grids import searched_grid, spanning_grid
+from tests.synthetic_hints import GivenHints
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def fit(method: Quantization, matrix: Tensor, bits: int, dtype: str = "float32") -> CompressedMatrix:
+def fit(
+    method: Quantization, matrix: Tensor, bits: int, dtype: str = "float32", hints: Hints | None = None
+) -> CompressedMatrix:
     limit = stored_size(method.tensor_shapes(*matrix.shape, bits), dtype).num_bytes
-    compressed = method.fit(matrix, Budget(limit, "bytes", dtype))
+    compressed = method.fit(matrix, Budget(limit, "bytes", dtype), hints=hints)
     assert compressed.size == bits
     return compressed
 
@@ -137,3 +143,136 @@ def test_constant_and_zero_rows_are_exact(search: bool) -> None:
     for symmetric, bits in product((True, False), (2, 8)):
         reconstruction = fit(Quantization(symmetric=symmetric, search=search), matrix, bits).reconstruct()
         torch.testing.assert_close(reconstruction, matrix)
+
+
+def unpacked(packed: Tensor, bits: int, count: int) -> np.ndarray:
+    """Integers of some bits, read bit by bit."""
+    digits = np.unpackbits(packed.numpy(), bitorder="little")[: count * bits].reshape(count, bits)
+    return (digits * 2 ** np.arange(bits)).sum(1).astype(float)
+
+
+def test_what_is_stored_with_a_low_rank_part_is_read_back_by_hand() -> None:
+    matrix, rank = randn(20, 12), 3
+    compressed = fit(Quantization(rank=rank), matrix, 5)
+    stored = {name: tensor.double().numpy() for name, tensor in compressed.tensors.items() if tensor.dtype != torch.uint8}
+    codes = unpacked(compressed.tensors["codes"], 5, 240).reshape(20, 12)
+    factors = unpacked(compressed.tensors["factors"], 4, rank * 32) - 7.5
+    left, right = factors[: rank * 20].reshape(rank, 20), factors[rank * 20 :].reshape(rank, 12)
+    scales = stored["factor_scales"][:, None]
+    expected = stored["zeros"][:, None] + stored["scales"][:, None] * codes
+    expected += (scales[:rank] * left).T @ (scales[rank:] * right)
+    np.testing.assert_allclose(compressed.reconstruct().numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_low_rank_part_is_four_bits_a_number_and_a_scale_for_each_component() -> None:
+    plain, with_rank = (stored_size(Quantization(rank=rank).tensor_shapes(40, 24, 3), "float16") for rank in (0, 5))
+    assert with_rank.num_bytes - plain.num_bytes == 5 * 64 // 2 + 2 * 2 * 5
+    assert with_rank.num_parameters - plain.num_parameters == 5 * 64 + 2 * 5
+
+
+def test_a_rank_above_that_of_the_matrix_stores_the_largest_possible() -> None:
+    matrix = randn(10, 6)
+    assert Quantization(rank=100).tensor_shapes(10, 6, 2) == Quantization(rank=6).tensor_shapes(10, 6, 2)
+    assert error(matrix, Quantization(rank=100), 2) < error(matrix, Quantization(), 2)
+
+
+def test_a_low_rank_part_pays_where_there_is_one_and_not_on_noise() -> None:
+    """At the bytes of one more bit per weight, which 11 components of 96 take."""
+    noise = randn(96, 96, seed=1)
+    low_rank = randn(96, 6, seed=2) @ randn(6, 96, seed=3)
+    sizes = [stored_size(method.tensor_shapes(96, 96, bits), "float16").num_bytes for method, bits in
+             ((Quantization(rank=11), 2), (Quantization(), 3))]  # fmt: skip
+    assert sizes[0] <= sizes[1]
+    for matrix, helps in ((low_rank + 0.3 * noise, True), (noise, False)):
+        assert (error(matrix, Quantization(rank=11), 2) < error(matrix, Quantization(), 3)) == helps
+
+
+def test_alternating_improves_on_a_single_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = randn(64, 48) * torch.logspace(0, 1, 48)
+    alternated = error(matrix, Quantization(rank=6), 2)
+    monkeypatch.setattr("offcomp.methods.quantization.fit.ROUNDS", 1)
+    assert alternated < 0.98 * error(matrix, Quantization(rank=6), 2)
+
+
+def moment_of(inputs: Tensor) -> Tensor:
+    return (inputs.T @ inputs).double() / len(inputs)
+
+
+def correlated_inputs(tokens: int, width: int, seed: int = 0) -> Tensor:
+    """Inputs (tokens, width) in which few directions hold most of the energy."""
+    return randn(tokens, width, seed=seed) @ (randn(width, width, seed=seed + 1) * torch.logspace(0, -1.5, width)).T
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("block", "rank"), [(0, 0), (12, 0), (0, 4)])
+def test_feedback_lowers_the_output_error_of_each_member(transposed: bool, block: int, rank: int) -> None:
+    inputs = correlated_inputs(2000, 40)
+    members = [randn(48, 40, seed=5), randn(48, 40, seed=6)]
+    stacked = torch.cat([member.T if transposed else member for member in members])
+    hints = GivenHints((len(stacked) // 2,) * 2, (transposed,) * 2, [moment_of(inputs)] * 2, order=(1, 0))
+    plain = fit(Quantization(block, rank=rank), stacked, 3)
+    fed = fit(Quantization(block, rank=rank, feedback=True, damping=0.05), stacked, 3, hints=hints)
+    for index, member in enumerate(members):
+        parts = [fitted.reconstruct().split(len(stacked) // 2)[index] for fitted in (plain, fed)]
+        parts = [part.T if transposed else part for part in parts]
+        before, after = ((inputs @ (member - part).T).norm().item() for part in parts)
+        assert after < 0.75 * before
+    assert hints.followed and hints.kept
+    ((index, substituted),) = hints.substituted  # nobody comes after the last
+    assert index == 1
+    torch.testing.assert_close(substituted, fed.reconstruct().split(len(stacked) // 2)[1], atol=1e-4, rtol=1e-4)
+
+
+def test_a_low_rank_part_lowers_the_output_error_of_feedback_further() -> None:
+    inputs, matrix = correlated_inputs(2000, 64), randn(64, 64, seed=4)
+    without, with_rank = (
+        fit(Quantization(rank=rank, feedback=True), matrix, 2, hints=GivenHints((64,), (False,), [moment_of(inputs)]))
+        for rank in (0, 8)
+    )
+    before, after = ((inputs @ (matrix - fitted.reconstruct()).T).norm().item() for fitted in (without, with_rank))
+    assert after < 0.9 * before
+
+
+def test_feedback_with_white_inputs_rounds_to_nearest() -> None:
+    matrix = randn(30, 16)
+    hints = GivenHints((30,), (False,), [torch.eye(16, dtype=torch.float64)])
+    torch.testing.assert_close(
+        fit(Quantization(feedback=True), matrix, 4, hints=hints).reconstruct(), fit(Quantization(), matrix, 4).reconstruct()
+    )
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_outputs_of_the_original_are_the_target(transposed: bool) -> None:
+    matrix, moment = randn(24, 16), moment_of(correlated_inputs(500, 16))
+    cross = moment @ (torch.eye(16) + 0.2 * randn(16, 16, seed=9)).double()
+    stacked = matrix.T.contiguous() if transposed else matrix
+    for toward, expected in ((True, weight_for_changed_inputs(matrix.double(), moment, cross).float()), (False, matrix)):
+        hints = GivenHints((len(stacked),), (transposed,), [moment], cross=cross)
+        found = fit(Quantization(feedback=True, toward_original=toward), stacked, 8, hints=hints).reconstruct()
+        found = found.T if transposed else found
+        assert (found - expected).norm() < 0.02 * expected.norm()
+        assert hints.kept is toward
+
+
+def test_embeddings_are_rounded_to_nearest_and_seen_by_those_after_them() -> None:
+    matrix, moment = randn(60, 32), moment_of(correlated_inputs(300, 32))
+    plain = fit(Quantization(), matrix, 4).reconstruct()
+    hints = GivenHints((20, 40), (False, False), [None, moment])
+    fed = fit(Quantization(feedback=True), matrix, 4, hints=hints).reconstruct()
+    assert torch.equal(fed[:20], plain[:20])
+    assert not torch.equal(fed[20:], plain[20:])
+    assert [index for index, _ in hints.substituted] == [0]
+    alone = GivenHints((60,), (False,), [None])
+    assert torch.equal(fit(Quantization(feedback=True), matrix, 4, hints=alone).reconstruct(), plain)
+    assert not alone.followed
+
+
+class WithoutMoments(GivenHints):
+    embeddings = (False,)  # type: ignore[assignment]  # as if the moment had not been measured
+
+
+def test_feedback_needs_text_and_moments() -> None:
+    with pytest.raises(InputError, match="calibration text"):
+        fit(Quantization(feedback=True), randn(8, 8), 4)
+    with pytest.raises(InputError, match="column moment"):
+        fit(Quantization(feedback=True), randn(8, 8), 4, hints=WithoutMoments((8,), (False,), [None]))

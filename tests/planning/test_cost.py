@@ -66,7 +66,7 @@ def test_memory_is_that_of_the_model_or_of_a_fit_whichever_is_more(method: Any) 
     largest, model = 4 * 6 * 1536 * 384, 4 * INFO.num_parameters
     assert estimated(plan).memory == PROCESS_BYTES + model + 2 * largest
     alone = replace(INFO, num_parameters=largest // 4)
-    held = max(3 * largest, largest * (1 + method.memory))
+    held = max(3 * largest, largest * (1 + method().memory))
     assert estimate(plan, alone, predict(plan, INFO)).memory == round(PROCESS_BYTES + held)
 
 

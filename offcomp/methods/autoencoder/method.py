@@ -142,6 +142,7 @@ class Autoencoder(Method):
         metadata={
             "help": "Store each latent as an integer of this many bits, with a scale per latent. 0 stores floats.",
             "range": (0, 8),
+            "omit_default": True,
         },
     )
 
