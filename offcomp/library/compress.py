@@ -25,7 +25,7 @@ from offcomp.planning.plan import Plan, make_groups, members, validate
 from offcomp.planning.ranks import with_ranks
 from offcomp.planning.selection import select_modules
 from offcomp.results.runs import overall_error
-from offcomp.runs.calibration import Calibration, GroupHints
+from offcomp.runs.calibration import GroupHints, calibration_of
 from offcomp.runs.compress import CompressedGroup, compress_group
 from offcomp.runs.folders import TABLE_COLUMNS
 
@@ -158,7 +158,7 @@ def compress(
     grams = Grams.of_model(loaded.model)
     plan = with_ranks(plan, info, lambda group: grams.spectrum(members(group, info), group.stack).values)
     texts = None if calibration is None or isinstance(calibration, CalibrationText) else list(calibration)
-    shared = _calibration(plan, loaded, texts)
+    shared = calibration_of(plan, loaded, texts)
     compressed: list[CompressedGroup] = []
     for group in tqdm(plan.groups, desc="compress", unit="group", disable=not progress or len(plan.groups) == 1):
         specs = members(group, info)
@@ -181,22 +181,3 @@ def _loaded(model: str | LoadedModel | PreTrainedModel, tokenizer: PreTrainedTok
     if isinstance(model, PreTrainedModel):
         return loaded_from(model, tokenizer)
     raise InputError(f"the model is a {type(model).__name__}; pass a name, a folder, or a transformers model")
-
-
-def _calibration(plan: Plan, loaded: LoadedModel, texts: Sequence[str] | None) -> Calibration | None:
-    """The calibration of groups whose methods need it."""
-    if not plan.calibrated_groups:
-        return None
-    drawn = texts if texts is not None else plan.calibration.read(plan.seed).texts
-    ahead = [spec for group in plan.calibrated_groups for spec in members(group, loaded.info)]
-    settings = plan.calibration
-    return Calibration(
-        loaded,
-        drawn,
-        max_tokens=settings.max_tokens,
-        special_tokens=settings.special_tokens,
-        weighting=settings.weighting,
-        seed=plan.seed,
-        cache_bytes=sum(8 * spec.cols**2 for spec in ahead),
-        ahead=ahead,
-    )
