@@ -78,6 +78,11 @@ class OpenTask:
         """Task column -> data column, for guessed matches (neither specified by the task nor identical in name)."""
         return {ours: named for ours, named in self._data.columns.items() if named not in (ours, self.task.columns.get(ours))}
 
+    @property
+    def num_texts(self) -> int:
+        """The number of test examples."""
+        return len(self._data.splits["test"])
+
     def prepare(self, report: Report = ignore_progress) -> Arrays:
         """The original's predictions, computed or cached. On the first call, the model must still have its original weights."""
         if self._reference is not None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from offcomp.errors import BudgetTooSmall, InputError
+from offcomp.errors import BudgetTooSmall, InputError, TaskError
 from offcomp.files import read_json, write_json
 from offcomp.methods import make_method, packages_of
 from offcomp.models.catalogue import ModelInfo
@@ -219,33 +219,36 @@ def measure(loaded: LoadedModel, plan: Plan, report: Report = ignore_progress) -
 
     if not plan.groups:
         return {}
-    texts = plan.calibration.read(plan.seed).texts
-    chosen = np.linspace(0, len(texts) - 1, min(NUM_TEXTS, len(texts))).round().astype(int)
-    task = _fidelity(loaded, [texts[index][:LONGEST_TEXT] for index in chosen])
+    task = fidelity_task(loaded, plan)
     task.prepare()  # before any weight is replaced
-    calibration = calibration_of(plan, loaded, texts)
+    calibration = calibration_of(plan, loaded)
     measured = {}
     for number, group in enumerate(plan.groups):
         probes, energy = _probes(loaded, group, task, calibration, plan.seed)
         measured[group.name] = Sensitivity(
-            family=task.task.family, num_texts=len(chosen), squared_norm=energy, probes=tuple(probes)
+            family=task.task.family, num_texts=task.num_texts, squared_norm=energy, probes=tuple(probes)
         )
         report((number + 1) / len(plan.groups))
     return measured
 
 
-def _fidelity(loaded: LoadedModel, texts: Sequence[str]) -> OpenTask:
-    """The fidelity task that suits the model best, on these texts. Raises TaskError if none does."""
+def fidelity_task(loaded: LoadedModel, plan: Plan) -> OpenTask:
+    """The fidelity that suits the model best, on some of the plan's calibration text.
+
+    Raises InputError if the text cannot be read, and TaskError if the model does not read text.
+    """
     from offcomp.evaluation import open_texts
 
-    fitting = fitting_families(loaded.info.architecture, loaded.info.reads_text)
+    info, texts = loaded.info, plan.calibration.read(plan.seed).texts
+    fitting = fitting_families(info.architecture, info.reads_text)
     if getattr(loaded.model.config, "num_labels", 2) < 2:  # a regression has no distribution of classes
         fitting = tuple(family for family in fitting if family != "head-fidelity")
     if not fitting:
-        raise InputError(f"{loaded.info.model} does not read text, so its sensitivity to a group cannot be measured")
+        raise TaskError(f"{info.model} does not read text, so how much it depends on a group cannot be measured")
     family = next(family for family in PREFERRED if family in fitting)
+    chosen = np.linspace(0, len(texts) - 1, min(NUM_TEXTS, len(texts))).round().astype(int)
     options = {"positions": POSITIONS} if "positions" in FAMILIES[family].options else {}
-    return open_texts(family, loaded, texts, options)
+    return open_texts(family, loaded, [texts[index][:LONGEST_TEXT] for index in chosen], options)
 
 
 def _probes(

@@ -1,0 +1,243 @@
+"""Allocation by sensitivity against equal ratios and water-filled weight errors, at equal bytes.
+
+    python -m benchmarks.sensitivity --text FILE [--models ...] [--methods ...] [--out FILE]
+
+For each model and method, all linear weights and, unless `--linear` is passed, the word embeddings are compressed, one matrix
+per group. The budget, in bytes, is that of equal ratios. It is divided in four ways: with equal ratios; by water-filling
+relative or absolute weight errors; and by water-filling predicted losses, from sensitivities that are measured on FILE. The
+error curves are the same for all four.
+FILE is calibration text whose domain differs from that of the tasks. Everything is judged on other texts: the fidelity and the
+perplexity on bundled prose, and the bundled tasks, with probes kept from the original. Differences from the original are in
+points of a score, or in percent of a perplexity, with 95 % intervals.
+
+Three more tables show the assumptions: how the sensitivities at the measured ratios agree, how the predicted loss compares with
+the loss measured on FILE, and which ratios the kinds of weights get. Rows are appended to the JSON file, if one is given; rows
+that it contains are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.measurements import rounded
+from offcomp.cli.text import format_table
+from offcomp.evaluation import OpenTask, open_task
+from offcomp.files import read_json, write_json
+from offcomp.methods import SVD, make_method, method_of_style_key, own_options
+from offcomp.models.loading import LoadedModel, load
+from offcomp.models.weights import substituted
+from offcomp.planning.allocation import Allocation, allocated_plan, uniform, waterfill, weights_for
+from offcomp.planning.data.calibration_text import CalibrationText
+from offcomp.planning.data.metrics import METRICS
+from offcomp.planning.data.scores import Score
+from offcomp.planning.data.tasks import find_task
+from offcomp.planning.error_curves import ErrorCurve, svd_curve
+from offcomp.planning.grams import Grams
+from offcomp.planning.plan import Plan, make_groups, members
+from offcomp.planning.sizes import dtype_of, original_size
+from offcomp.runs.calibration import calibration_of
+from offcomp.runs.compress import compress_group
+from offcomp.runs.sensitivity import Sensitivities, compute, fidelity_task, loss_curves
+
+TASKS = ("similarity", "sentiment", "topics")
+TEXT_TASKS = {
+    "minilm-l6": ("embedding-fidelity",),
+    "offcomp-bert": ("masked-fidelity", "masked-prose"),
+    "offcomp-gpt": ("causal-fidelity", "causal-prose"),
+}
+"""Model -> fidelity and perplexity on held-out text."""
+RATIOS = {"svd": (2.0, 4.0), "codebook": (8.0, 16.0), "quantization": (6.0, 10.0)}
+"""Style key of a method -> ratios in bytes."""
+WAYS = ("uniform", "relative", "frobenius", "sensitivity")
+
+
+def plan_of(loaded: LoadedModel, style_key: str, text: str) -> Plan:
+    """All linear weights and the word embeddings, each on its own."""
+    method = method_of_style_key(style_key)
+    specs = [
+        spec for spec in loaded.info.modules if spec.kind == "word_embeddings" or (spec.default and spec.layer is not None)
+    ]
+    groups = make_groups(specs, "module", method=method.name, options=own_options(method), unit="bytes")
+    return Plan(model=loaded.info.model, groups=groups, tasks=(), calibration=CalibrationText(text=text))
+
+
+def curves_of(plan: Plan, loaded: LoadedModel, found: Sensitivities) -> list[ErrorCurve]:
+    """The exact error curve of plain SVD; for another method, that of its probes."""
+    if any(make_method(group.method, group.options) != SVD() for group in plan.groups):
+        return [found[group.name].curve(group, loaded.info, "bytes") for group in plan.groups]
+    specs = {group.name: members(group, loaded.info) for group in plan.groups}
+    spectra = Grams.of_model(loaded.model).spectra([(specs[group.name], group.stack) for group in plan.groups])
+    return [
+        svd_curve(
+            group.name,
+            spectrum,
+            unit="bytes",
+            dtype=dtype_of(group, loaded.info),
+            original_bytes=original_size(specs[group.name]).num_bytes,
+        )
+        for group, spectrum in zip(plan.groups, spectra, strict=True)
+    ]
+
+
+def divided(way: str, curves: Sequence[ErrorCurve], losses: Sequence[ErrorCurve], total: int) -> Allocation:
+    """The budget divided in one of the WAYS."""
+    if way == "sensitivity":
+        return waterfill(losses, total, weights_for(losses, "frobenius"))
+    return (uniform if way == "uniform" else waterfill)(
+        curves, total, weights_for(curves, "relative" if way == "uniform" else way)
+    )
+
+
+def predicted(losses: Sequence[ErrorCurve], sizes: Sequence[int]) -> float:
+    """The sum of the predicted losses at these sizes; sizes below a curve's smallest count as its smallest."""
+    return sum(float(curve.errors[max(0, curve.largest_within(size))]) for curve, size in zip(losses, sizes, strict=True))
+
+
+def measured(plan: Plan, loaded: LoadedModel, tasks: Sequence[OpenTask]) -> tuple[dict[str, Score], int, float]:
+    """The scores of a compressed model, its stored bytes (compressed weights only) and its mean relative error."""
+    calibration = calibration_of(plan, loaded)
+    if calibration is not None:
+        raise ValueError("only methods without calibration are compared here")
+    groups = [compress_group(loaded.model, loaded.info, group, seed=plan.seed, measure_outputs=False) for group in plan.groups]
+    matrices = {spec: matrix for group in groups for spec, matrix in group.reconstructions.items()}
+    with substituted(loaded.model, matrices):
+        scores = {task.task.name: task.compare() for task in tasks}
+    stored = sum(group.figures.num_bytes for group in groups)
+    return scores, stored, float(np.mean([group.figures.relative_error for group in groups]))
+
+
+def difference(score: Score) -> list[float]:
+    """The difference from the original and its 95 % interval: in points, or in percent of a perplexity; or a fidelity loss."""
+    metric, paired = METRICS[score.metric], score.paired
+    if metric.fidelity:
+        low, high = (abs(metric.perfect - (metric.perfect + end)) for end in paired.interval)
+        return [abs(metric.perfect - score.compressed.value), *sorted((low, high))]
+    scale = 100 / score.original.value if "perplexity" in score.metric else 100.0
+    return [scale * value for value in (paired.difference, *paired.interval)]
+
+
+def rows_of(
+    model: str, style_key: str, arguments: argparse.Namespace, home: Path, done: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """One row per ratio and way, measured unless it is in `done`."""
+    wanted = [(ratio, way) for ratio in arguments.ratios or RATIOS[style_key] for way in WAYS]
+    known = {(row["ratio"], row["way"]): row for row in done if (row["model"], row["method"]) == (model, style_key)}
+    if all(key in known for key in wanted):
+        return []
+    loaded = load(model)
+    plan = plan_of(loaded, style_key, arguments.text, arguments.linear)
+    started = perf_counter()
+    found = compute(plan, home)
+    seconds = perf_counter() - started
+    curves = curves_of(plan, loaded, found)
+    losses = loss_curves(found, curves, "bytes")
+    own = fidelity_task(loaded, plan)
+    tasks = [own, *(open_task(find_task(name), loaded) for name in (*TEXT_TASKS[model], *TASKS))]
+    for task in tasks:
+        task.prepare()
+    kinds = {spec.name: spec.kind for spec in loaded.info.modules}
+    rows = []
+    for ratio, way in wanted:
+        if (ratio, way) in known:
+            continue
+        total = int(sum(curve.original for curve in curves) / ratio)
+        allocation = divided(way, curves, losses, total)
+        scores, stored, error = measured(allocated_plan(plan, allocation, loaded.info, "bytes"), loaded, tasks)
+        own_score, *_ = scores.values()
+        shares: dict[str, list[int]] = {}
+        for group, size, curve in zip(plan.groups, allocation.sizes, curves, strict=True):
+            share = shares.setdefault(kinds[group.modules[0]], [0, 0])
+            share[0], share[1] = share[0] + curve.original, share[1] + size
+        others = dict(list(scores.items())[1:])
+        rows.append(
+            {
+                "model": model,
+                "method": style_key,
+                "ratio": ratio,
+                "way": way,
+                "MB": stored / 1e6,
+                "relative_error": error,
+                "predicted_loss": predicted(losses, allocation.sizes),
+                "loss": difference(own_score)[0],
+                "ratios": {kind: before / after for kind, (before, after) in shares.items()},
+                "scores": {name: difference(score) for name, score in others.items()},
+                "probes": [[probe.sensitivity for probe in found[group.name].probes] for group in plan.groups],
+                "seconds": seconds,
+            }
+        )
+        print(json.dumps(rounded({name: value for name, value in rows[-1].items() if name != "probes"})), flush=True)
+    return rows
+
+
+def shown(values: Sequence[float], name: str) -> str:
+    """A difference and its interval."""
+    value, low, high = values
+    return f"{value:.3g} [{low:.3g}, {high:.3g}]" if name.endswith("fidelity") else f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the tables of every model, and the tables on the assumptions."""
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = [row for row in rows if row["model"] == model]
+        names = ("model", "method", "ratio", "way", "MB", "relative_error")
+        print(format_table([{n: row[n] for n in names} | {n: shown(v, n) for n, v in row["scores"].items()} for row in own]))
+        print()
+    print(format_table([{n: row[n] for n in ("model", "method", "ratio", "way", "predicted_loss", "loss")} for row in rows]))
+    print()
+    print(format_table([{n: row[n] for n in ("model", "method", "ratio", "way")} | row["ratios"] for row in rows]))
+    print()
+    agreement = []
+    for model, method in dict.fromkeys((row["model"], row["method"]) for row in rows):
+        row = next(row for row in rows if (row["model"], row["method"]) == (model, method))
+        logs = np.log([values for values in row["probes"] if len(values) == max(map(len, row["probes"]))])
+        for later in range(1, logs.shape[1]):
+            steps = logs[:, later] - logs[:, later - 1]
+            agreement.append(
+                {
+                    "model": model,
+                    "method": method,
+                    "probes": f"{later} to {later + 1}",
+                    "median factor": float(np.exp(np.median(steps))),
+                    "spread (log)": float(steps.std()),
+                    "spread over groups (log)": float(logs[:, later].std()),
+                    "correlation of logs": float(np.corrcoef(logs[:, later], logs[:, later - 1])[0, 1]),
+                    "seconds": row["seconds"],
+                }
+            )
+    print(format_table(agreement))
+
+
+def main() -> None:
+    """Measure what is missing and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", required=True, help="calibration text, as for 'offcomp plan --calibration'")
+    parser.add_argument("--models", nargs="+", default=[*TEXT_TASKS], choices=[*TEXT_TASKS])
+    parser.add_argument("--methods", nargs="+", default=[*RATIOS], choices=[*RATIOS])
+    parser.add_argument("--ratios", nargs="+", type=float, help="ratios in bytes, instead of those usual for each method")
+    parser.add_argument("--linear", action="store_true", help="leave the word embeddings out")
+    parser.add_argument("--out", type=Path, help="JSON file of the rows")
+    parser.add_argument("--home", type=Path, help="folder in which sensitivities are cached; by default, a temporary one")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = (read_json(arguments.out) or []) if arguments.out else []
+    with TemporaryDirectory() as scratch:
+        for model in arguments.models:
+            for style_key in arguments.methods:
+                rows += rounded(rows_of(model, style_key, arguments, arguments.home or Path(scratch), rows))
+                if arguments.out:
+                    write_json(arguments.out, rows)
+    show([row for row in rows if row["model"] in arguments.models and row["method"] in arguments.methods])
+
+
+if __name__ == "__main__":
+    main()
