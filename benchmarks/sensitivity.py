@@ -60,12 +60,11 @@ RATIOS = {"svd": (2.0, 4.0), "codebook": (8.0, 16.0), "quantization": (6.0, 10.0
 WAYS = ("uniform", "relative", "frobenius", "sensitivity")
 
 
-def plan_of(loaded: LoadedModel, style_key: str, text: str) -> Plan:
-    """All linear weights and the word embeddings, each on its own."""
+def plan_of(loaded: LoadedModel, style_key: str, text: str, *, linear: bool) -> Plan:
+    """All linear weights and, unless `linear`, the word embeddings, each on its own."""
     method = method_of_style_key(style_key)
-    specs = [
-        spec for spec in loaded.info.modules if spec.kind == "word_embeddings" or (spec.default and spec.layer is not None)
-    ]
+    specs = [spec for spec in loaded.info.modules if spec.default and spec.layer is not None]
+    specs += [] if linear else [spec for spec in loaded.info.modules if spec.kind == "word_embeddings"]
     groups = make_groups(specs, "module", method=method.name, options=own_options(method), unit="bytes")
     return Plan(model=loaded.info.model, groups=groups, tasks=(), calibration=CalibrationText(text=text))
 
@@ -134,7 +133,7 @@ def rows_of(
     if all(key in known for key in wanted):
         return []
     loaded = load(model)
-    plan = plan_of(loaded, style_key, arguments.text, arguments.linear)
+    plan = plan_of(loaded, style_key, arguments.text, linear=arguments.linear)
     started = perf_counter()
     found = compute(plan, home)
     seconds = perf_counter() - started

@@ -26,8 +26,7 @@ from offcomp.planning.plan import Group, Plan, members
 from offcomp.planning.sizes import dtype_of, original_size
 from offcomp.planning.spectra import compute
 from offcomp.planning.spectrum import MatrixSpectrum
-from offcomp.results.proposals import SCORE, SENSITIVITY
-from offcomp.results.targets import parse_target
+from offcomp.results.targets import SCORE, SENSITIVITY, parse_target
 from offcomp.runs import sensitivity
 from offcomp.runs.sensitivity import Sensitivities
 

@@ -29,7 +29,7 @@ from offcomp.planning.plan import DEFAULT_TASKS, Plan, make_groups, validate
 from offcomp.planning.ranks import with_computed_ranks
 from offcomp.planning.size_notes import unlisted_note
 from offcomp.planning.sizes import original_dtypes, predict, resolved
-from offcomp.results.proposals import SCORE, WEIGHTINGS
+from offcomp.results.targets import SCORE, WEIGHTINGS
 from offcomp.runs.store import RunStore
 
 

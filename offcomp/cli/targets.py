@@ -16,8 +16,8 @@ from offcomp.planning.spectra import compute, missing
 from offcomp.results.candidates import Family
 from offcomp.results.known_errors import Measured, measured_of
 from offcomp.results.known_scores import KnownScore
-from offcomp.results.proposals import SCORE, SENSITIVITY, Proposal, propose
-from offcomp.results.targets import Target, parse_target
+from offcomp.results.proposals import Proposal, propose
+from offcomp.results.targets import SCORE, SENSITIVITY, Target, parse_target
 from offcomp.runs import sensitivity
 from offcomp.runs.store import RunStore
 

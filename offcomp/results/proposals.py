@@ -32,15 +32,13 @@ from offcomp.results.known_scores import KnownScore
 from offcomp.results.runs import group_title
 from offcomp.results.sentences import smaller
 from offcomp.results.smaller_choices import what_could_fit
-from offcomp.results.targets import Target, task_of
+from offcomp.results.targets import SCORE, SENSITIVITY, Target, task_of
 from offcomp.runs.sensitivity import Sensitivities, find
 
 MB = 1e6
 ABOUT = 1.15
 """Groups whose ratio is within this factor of the overall ratio are kept at about that ratio."""
 TYPICAL_RATIO = 4.0
-SCORE, SENSITIVITY = WEIGHTINGS = ("score", "sensitivity")
-"""What decides how much of a budget each group gets."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def propose(
     home        where singular values and sensitivities are cached; singular values must be known for errors and losses
     measured    all measurements on these weights, from `known_errors.measured_of`
     allocate    spend the budget where it matters most, instead of using the same ratio for every group
-    weighting   with `allocate`, one of `WEIGHTINGS`; SENSITIVITY needs the sensitivities of all groups
+    weighting   with `allocate`, one of `targets.WEIGHTINGS`; SENSITIVITY needs the sensitivities of all groups
 
     Raises InputError if the target cannot be reached, naming the nearest value that can, or if something is missing.
     """

@@ -8,7 +8,7 @@ and the losses of several groups add up if their errors act independently. Each 
 ratios. For larger errors s_g depends on the size, so it is interpolated between them. `benchmarks.sensitivity` measures how
 well all this holds. HAWQ (Dong et al. 2019, arXiv 1905.03696) expands a labelled loss in the same way, by its Hessian.
 
-Sensitivities are cached in the home folder, one file per group, under a hash of everything they depend on (`_key`).
+Sensitivities are cached in the home folder, one file per group, under a hash of everything they depend on (`_paths`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from math import inf
 from pathlib import Path
@@ -38,7 +38,7 @@ from offcomp.planning.error_curves import BEYOND, ErrorCurve, error_curve, inter
 from offcomp.planning.grouping import group_shape
 from offcomp.planning.json_checks import Malformed
 from offcomp.planning.plan import Group, Plan, members
-from offcomp.planning.sizes import dtype_of, original_size
+from offcomp.planning.sizes import dtype_of, original_size, predict_group
 from offcomp.planning.spectrum import spectrum_key
 from offcomp.runs.inputs import text_digest
 
@@ -118,6 +118,8 @@ class Sensitivity(Document):
         )
 
 
+SECONDS_TO_LOAD, SECONDS_PER_PARAMETER = 5.0, 6e-8
+"""Of one pass over the texts."""
 Sensitivities = Mapping[str, Sensitivity]
 """Group name -> its sensitivity."""
 
@@ -156,12 +158,9 @@ def basis(found: Sensitivities) -> str:
 def find(plan: Plan, info: ModelInfo, home: Path) -> dict[str, Sensitivity]:
     """The cached sensitivities of a plan's groups, by group name; groups that have not been measured are left out."""
     found = {}
-    for group in plan.groups:
-        document = read_json(_path(plan, group, info, home))
-        try:
-            found[group.name] = Sensitivity.from_json(document)
-        except Malformed:  # missing or damaged
-            continue
+    for name, path in _paths(plan, info, home).items():
+        with suppress(Malformed):  # missing or damaged
+            found[name] = Sensitivity.from_json(read_json(path))
     return found
 
 
@@ -171,22 +170,31 @@ def missing(plan: Plan, info: ModelInfo, home: Path) -> list[str]:
     return [group.name for group in plan.groups if group.name not in found]
 
 
-def _path(plan: Plan, group: Group, info: ModelInfo, home: Path) -> Path:
-    return home / "sensitivities" / info.fingerprint / f"{_key(plan, group, info)}.json"
+def estimated_seconds(plan: Plan, info: ModelInfo) -> float:
+    """Approximate time to measure all groups of a plan on two cores."""
+    fits = sum(predict_group(group.at_ratio(ratio), info).seconds for group in plan.groups for ratio in RATIOS)
+    return SECONDS_TO_LOAD + fits + len(plan.groups) * len(RATIOS) * SECONDS_PER_PARAMETER * info.num_parameters
 
 
-def _key(plan: Plan, group: Group, info: ModelInfo) -> str:
-    """Hash of everything that determines a group's sensitivity, except its requested size."""
-    method = make_method(group.method, group.options)
-    facts = {
+def _paths(plan: Plan, info: ModelInfo, home: Path) -> dict[str, Path]:
+    """Where the sensitivity of each group is cached. The name is a hash of everything that determines it, except the size."""
+    folder, text = home / "sensitivities" / info.fingerprint, text_digest(plan.calibration)
+    shared = {
         "version": [VERSION, RATIOS, NUM_TEXTS, LONGEST_TEXT, POSITIONS],
         "model": info.reads,
-        "group": [spectrum_key(members(group, info), group.stack), dtype_of(group, info), group.unit, group.multiple],
-        "method": [group.method, asdict(method), packages_of([group.method])],
-        "text": [plan.calibration.model_dump(mode="json") | {"text": ""}, text_digest(plan.calibration)],
+        "text": [plan.calibration.model_dump(mode="json") | {"text": ""}, text],
         "seed": plan.seed,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
+    paths = {}
+    for group in plan.groups:
+        method = asdict(make_method(group.method, group.options))
+        facts = {
+            "group": [spectrum_key(members(group, info), group.stack), dtype_of(group, info), group.unit, group.multiple],
+            "method": [group.method, method, packages_of([group.method])],
+        }
+        key = hashlib.sha256(json.dumps(shared | facts, sort_keys=True).encode()).hexdigest()[:20]
+        paths[group.name] = folder / f"{key}.json"
+    return paths
 
 
 # ------------------------------------------------------------------------------------------------------------------ measure
@@ -203,9 +211,9 @@ def compute(plan: Plan, home: Path, report: Report = ignore_progress) -> dict[st
     loaded = load(plan.model)
     found = find(plan, loaded.info, home)
     unknown = [group for group in plan.groups if group.name not in found]
+    paths = _paths(plan, loaded.info, home)
     for name, sensitivity in measure(loaded, plan.replace(groups=tuple(unknown)), report).items():
-        (group,) = (group for group in unknown if group.name == name)
-        write_json(_path(plan, group, loaded.info, home), sensitivity.to_dict())
+        write_json(paths[name], sensitivity.to_dict())
         found[name] = sensitivity
     return {group.name: found[group.name] for group in plan.groups}
 

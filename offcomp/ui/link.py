@@ -203,6 +203,7 @@ FIELDS = (
     Field("ratio", "ratio", 3.0, _ratio, "{:g}".format),
     Field("target", "target", "", _target),
     Field("allocate", "allocate", False, _flag, lambda _: "1"),
+    Field("weighting", "weighting", SCORE, _one_of(WEIGHTINGS)),
     Field("equal", "equal_bytes", False, _flag, lambda _: "1"),
     Field("unit", "unit", UNITS[0], _one_of(UNITS)),
     Field("dtype", "dtype", DTYPE_CHOICES[0], _one_of(DTYPE_CHOICES)),
