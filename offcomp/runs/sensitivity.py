@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from math import inf
@@ -30,7 +30,6 @@ from offcomp.files import read_json, write_json
 from offcomp.methods import make_method, packages_of
 from offcomp.models.catalogue import ModelInfo
 from offcomp.numerics.accounting import Size
-from offcomp.numerics.progress import Report, ignore_progress
 from offcomp.planning.data.metrics import METRICS
 from offcomp.planning.data.tasks import FAMILIES, fitting_families
 from offcomp.planning.document import Amount, Document, Items, Positive
@@ -200,8 +199,8 @@ def _paths(plan: Plan, info: ModelInfo, home: Path) -> dict[str, Path]:
 # ------------------------------------------------------------------------------------------------------------------ measure
 
 
-def compute(plan: Plan, home: Path, report: Report = ignore_progress) -> dict[str, Sensitivity]:
-    """The sensitivities of a plan's groups, by group name; missing ones are measured with torch and cached.
+def compute(plan: Plan, home: Path) -> dict[str, Sensitivity]:
+    """The sensitivities of a plan's groups, by group name; missing ones are measured with torch and cached one by one.
 
     Raises ModelError if the model cannot be used, TaskError if it does not read text, InputError if the text cannot be read or
     a group cannot reach any of the `RATIOS`, and StorageError if the sensitivities cannot be saved.
@@ -212,32 +211,30 @@ def compute(plan: Plan, home: Path, report: Report = ignore_progress) -> dict[st
     found = find(plan, loaded.info, home)
     unknown = [group for group in plan.groups if group.name not in found]
     paths = _paths(plan, loaded.info, home)
-    for name, sensitivity in measure(loaded, plan.replace(groups=tuple(unknown)), report).items():
+    for name, sensitivity in measure(loaded, plan.replace(groups=tuple(unknown))):
         write_json(paths[name], sensitivity.to_dict())
         found[name] = sensitivity
     return {group.name: found[group.name] for group in plan.groups}
 
 
-def measure(loaded: LoadedModel, plan: Plan, report: Report = ignore_progress) -> dict[str, Sensitivity]:
-    """Measure the sensitivity of every group of a plan on its calibration text, by group name. The model is not modified.
+def measure(loaded: LoadedModel, plan: Plan) -> Iterator[tuple[str, Sensitivity]]:
+    """Measure the groups of a plan one after the other on its calibration text; yields the name and sensitivity of each.
 
-    Raises the same errors as `compute`, except StorageError.
+    The model is as before whenever this yields. Raises the same errors as `compute`, except StorageError.
     """
     from offcomp.runs.calibration import calibration_of
 
     if not plan.groups:
-        return {}
+        return
     task = fidelity_task(loaded, plan)
     task.prepare()  # before any weight is replaced
     calibration = calibration_of(plan, loaded)
-    measured = {}
-    for number, group in enumerate(plan.groups):
+    for group in plan.groups:
         probes, energy = _probes(loaded, group, task, calibration, plan.seed)
-        measured[group.name] = Sensitivity(
-            family=task.task.family, num_texts=task.num_texts, squared_norm=energy, probes=tuple(probes)
+        yield (
+            group.name,
+            Sensitivity(family=task.task.family, num_texts=task.num_texts, squared_norm=energy, probes=tuple(probes)),
         )
-        report((number + 1) / len(plan.groups))
-    return measured
 
 
 def fidelity_task(loaded: LoadedModel, plan: Plan) -> OpenTask:

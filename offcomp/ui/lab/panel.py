@@ -17,6 +17,7 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.data.tasks import find_task
 from offcomp.planning.grouping import GROUPINGS, STACK_HELP, STACKS
 from offcomp.results.charts.plan_map import plan_map_alt, plan_map_svg
+from offcomp.results.targets import SENSITIVITY
 from offcomp.ui import draft
 from offcomp.ui.escape import plain
 from offcomp.ui.frame import palette
@@ -126,9 +127,10 @@ def _choose_methods() -> None:
 
 
 def _choose_calibration() -> None:
-    """Let the user choose the text for methods that are calibrated on text, if there are any."""
+    """Let the user choose the text for methods that are calibrated on text, or for measuring sensitivities."""
     choices = [method for method in all_methods() if method.style_key in (st.session_state["methods"] or [])]
-    if any(_is_calibrated(method) for method in choices):
+    by_sensitivity = st.session_state["allocate"] and st.session_state["weighting"] == SENSITIVITY
+    if by_sensitivity or any(_is_calibrated(method) for method in choices):
         with st.expander("Calibration text"):
             bring_calibration_text()
 
