@@ -3,9 +3,10 @@
     python -m benchmarks.sensitivity --text FILE [--models ...] [--methods ...] [--out FILE]
 
 For each model and method, all linear weights and, unless `--linear` is passed, the word embeddings are compressed, one matrix
-per group. The budget, in bytes, is that of equal ratios. It is divided in four ways: with equal ratios; by water-filling
-relative or absolute weight errors; and by water-filling predicted losses, from sensitivities that are measured on FILE. The
-error curves are the same for all four.
+per group. The budget, in bits per weight, counts everything stored. It is divided in four ways: with equal ratios; by
+water-filling relative or absolute weight errors; and by water-filling predicted losses, from sensitivities that are measured on
+FILE. The error curves are the same for all four.
+
 FILE is calibration text whose domain differs from that of the tasks. Everything is judged on other texts: the fidelity and the
 perplexity on bundled prose, and the bundled tasks, with probes kept from the original. Differences from the original are in
 points of a score, or in percent of a perplexity, with 95 % intervals.
@@ -55,8 +56,8 @@ TEXT_TASKS = {
     "offcomp-gpt": ("causal-fidelity", "causal-prose"),
 }
 """Model -> fidelity and perplexity on held-out text."""
-RATIOS = {"svd": (2.0, 4.0), "codebook": (8.0, 16.0), "quantization": (6.0, 10.0)}
-"""Style key of a method -> ratios in bytes."""
+BITS = {"svd": (12.0, 6.0), "codebook": (3.0, 2.0), "quantization": (4.5, 3.5)}
+"""Style key of a method -> budgets in bits per weight; models are stored in 16 or 32 bits."""
 WAYS = ("uniform", "relative", "frobenius", "sensitivity")
 
 
@@ -127,9 +128,9 @@ def difference(score: Score) -> list[float]:
 def rows_of(
     model: str, style_key: str, arguments: argparse.Namespace, home: Path, done: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """One row per ratio and way, measured unless it is in `done`."""
-    wanted = [(ratio, way) for ratio in arguments.ratios or RATIOS[style_key] for way in WAYS]
-    known = {(row["ratio"], row["way"]): row for row in done if (row["model"], row["method"]) == (model, style_key)}
+    """One row per budget and way, measured unless it is in `done`."""
+    wanted = [(bits, way) for bits in arguments.bits or BITS[style_key] for way in WAYS]
+    known = {(row["bits"], row["way"]): row for row in done if (row["model"], row["method"]) == (model, style_key)}
     if all(key in known for key in wanted):
         return []
     loaded = load(model)
@@ -145,10 +146,10 @@ def rows_of(
         task.prepare()
     kinds = {spec.name: spec.kind for spec in loaded.info.modules}
     rows = []
-    for ratio, way in wanted:
-        if (ratio, way) in known:
+    for bits, way in wanted:
+        if (bits, way) in known:
             continue
-        total = int(sum(curve.original for curve in curves) / ratio)
+        total = int(bits / 8 * sum(spec.num_parameters for group in plan.groups for spec in members(group, loaded.info)))
         allocation = divided(way, curves, losses, total)
         scores, stored, error = measured(allocated_plan(plan, allocation, loaded.info, "bytes"), loaded, tasks)
         own_score, *_ = scores.values()
@@ -161,7 +162,7 @@ def rows_of(
             {
                 "model": model,
                 "method": style_key,
-                "ratio": ratio,
+                "bits": bits,
                 "way": way,
                 "MB": stored / 1e6,
                 "relative_error": error,
@@ -187,12 +188,12 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     """Print the tables of every model, and the tables on the assumptions."""
     for model in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == model]
-        names = ("model", "method", "ratio", "way", "MB", "relative_error")
+        names = ("model", "method", "bits", "way", "MB", "relative_error")
         print(format_table([{n: row[n] for n in names} | {n: shown(v, n) for n, v in row["scores"].items()} for row in own]))
         print()
-    print(format_table([{n: row[n] for n in ("model", "method", "ratio", "way", "predicted_loss", "loss")} for row in rows]))
+    print(format_table([{n: row[n] for n in ("model", "method", "bits", "way", "predicted_loss", "loss")} for row in rows]))
     print()
-    print(format_table([{n: row[n] for n in ("model", "method", "ratio", "way")} | row["ratios"] for row in rows]))
+    print(format_table([{n: row[n] for n in ("model", "method", "bits", "way")} | row["ratios"] for row in rows]))
     print()
     agreement = []
     for model, method in dict.fromkeys((row["model"], row["method"]) for row in rows):
@@ -220,8 +221,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", required=True, help="calibration text, as for 'offcomp plan --calibration'")
     parser.add_argument("--models", nargs="+", default=[*TEXT_TASKS], choices=[*TEXT_TASKS])
-    parser.add_argument("--methods", nargs="+", default=[*RATIOS], choices=[*RATIOS])
-    parser.add_argument("--ratios", nargs="+", type=float, help="ratios in bytes, instead of those usual for each method")
+    parser.add_argument("--methods", nargs="+", default=[*BITS], choices=[*BITS])
+    parser.add_argument("--bits", nargs="+", type=float, help="bits per weight, instead of the budgets of each method")
     parser.add_argument("--linear", action="store_true", help="leave the word embeddings out")
     parser.add_argument("--out", type=Path, help="JSON file of the rows")
     parser.add_argument("--home", type=Path, help="folder in which sensitivities are cached; by default, a temporary one")

@@ -116,15 +116,22 @@ def interpolated_curve(
     if len(exact) < 2:
         return error_curve(name, *_columns(points), energy=energy, original=original, dense=dense)
     known, logs = np.array([*exact]), np.log([*exact.values()])
-    possible = method.sizes(*shape)
-    indices = np.unique(np.linspace(0, len(possible) - 1, min(MOST_SIZES, len(possible))).round().astype(int))
-    sizes = np.array([stored_size(method.tensor_shapes(*shape, possible[i]), dtype).in_unit(unit) for i in indices.tolist()])
+    sizes = _some_sizes(method, shape, unit, dtype)
     sizes = sizes[(sizes >= known[0] / BEYOND) & (sizes <= min(known[-1] * BEYOND, dense - 1))]
     slopes = np.diff(logs) / np.diff(known)
     segment = np.clip(np.searchsorted(known, sizes) - 1, 0, len(slopes) - 1)
     errors = np.minimum(energy, np.exp(logs[segment] + slopes[segment] * (sizes - known[segment])))
     sizes, errors = np.append(sizes, known), np.append(errors, np.exp(logs))
     return error_curve(name, sizes.tolist(), errors.tolist(), energy=energy, original=original, dense=dense)
+
+
+@lru_cache(maxsize=256)
+def _some_sizes(method: Method, shape: tuple[int, int], unit: str, dtype: str) -> NDArray[np.int64]:
+    """Stored sizes of a method on a matrix of this shape, at most `MOST_SIZES` of them, evenly spaced."""
+    possible = method.sizes(*shape)
+    indices = np.unique(np.linspace(0, len(possible) - 1, min(MOST_SIZES, len(possible))).round().astype(int))
+    sizes = [stored_size(method.tensor_shapes(*shape, possible[i]), dtype).in_unit(unit) for i in indices.tolist()]
+    return np.array(sizes, dtype=np.int64)
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

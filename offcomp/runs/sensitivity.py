@@ -50,7 +50,7 @@ VERSION = 1
 """Increment this whenever the same group would get another sensitivity."""
 TINY = float(np.finfo(float).tiny)
 RATIOS = (2.5, 6.0, 15.0)
-"""Each group is compressed at these ratios, in its own unit; those that its method cannot reach are left out."""
+"""Each group is compressed at these ratios; those that its method cannot reach are left out."""
 PREFERRED = ("head-fidelity", "causal-fidelity", "masked-fidelity", "embedding-fidelity")
 """The first of these families that suits the model is measured."""
 NUM_TEXTS, LONGEST_TEXT, POSITIONS = 32, 400, 512
@@ -137,10 +137,11 @@ def _loss_curve(sensitivity: Sensitivity, curve: ErrorCurve, unit: str) -> Error
     smallest = sensitivity.probes[-1].stored.in_unit(unit) / BEYOND
     curve = with_floor(curve, min(1.0, smallest / curve.original))
     losses = sensitivity.at(curve.sizes.astype(float), unit) * curve.errors / (sensitivity.squared_norm or 1.0)
-    sizes, losses = curve.sizes.tolist(), losses.tolist()
-    dense = sizes.pop() if curve.is_dense and losses.pop() == 0.0 else inf
-    energy = float(sensitivity.at(np.array([smallest]), unit)[0])
-    return error_curve(curve.name, sizes, losses, energy=energy, original=curve.original, dense=dense)
+    dense = float(curve.sizes[-1]) if curve.is_dense else inf
+    kept = len(losses) - curve.is_dense
+    energy = float(sensitivity.at(np.array([smallest]), unit)[0])  # the loss at a relative error of 1
+    sizes = curve.sizes[:kept].tolist()
+    return error_curve(curve.name, sizes, losses[:kept].tolist(), energy=energy, original=curve.original, dense=dense)
 
 
 def basis(found: Sensitivities) -> str:
@@ -188,12 +189,18 @@ def _paths(plan: Plan, info: ModelInfo, home: Path) -> dict[str, Path]:
     for group in plan.groups:
         method = asdict(make_method(group.method, group.options))
         facts = {
-            "group": [spectrum_key(members(group, info), group.stack), dtype_of(group, info), group.unit, group.multiple],
+            "group": [spectrum_key(members(group, info), group.stack), dtype_of(group, info), group.multiple],
+            "unit": _unit(group, info),
             "method": [group.method, method, packages_of([group.method])],
         }
         key = hashlib.sha256(json.dumps(shared | facts, sort_keys=True).encode()).hexdigest()[:20]
         paths[group.name] = folder / f"{key}.json"
     return paths
+
+
+def _unit(group: Group, info: ModelInfo) -> str:
+    """The unit of the ratios that are measured: the group's own, or bytes if its method does not save parameters."""
+    return group.unit if predict_group(group.at_ratio(1.0), info).largest_ratio > 1 else "bytes"
 
 
 # ------------------------------------------------------------------------------------------------------------------ measure
@@ -265,16 +272,16 @@ def _probes(
     from offcomp.runs.compress import compress_group
 
     specs, probes, energy = members(group, loaded.info), list[Probe](), 0.0
+    unit = _unit(group, loaded.info)
     for ratio in RATIOS:
         with GroupHints(calibration, specs, group.stack) if calibration else nullcontext() as hints:
             try:
-                done = compress_group(
-                    loaded.model, loaded.info, group.at_ratio(ratio), hints=hints, seed=seed, measure_outputs=False
-                )
+                at_ratio = group.at_ratio(ratio, unit)
+                done = compress_group(loaded.model, loaded.info, at_ratio, hints=hints, seed=seed, measure_outputs=False)
             except BudgetTooSmall:
                 continue
         figures, energy = done.figures, done.figures.squared_norm
-        repeated = probes and figures.stored.in_unit(group.unit) >= probes[-1].stored.in_unit(group.unit)
+        repeated = probes and figures.stored.in_unit(unit) >= probes[-1].stored.in_unit(unit)
         if figures.relative_error == 0 or repeated:  # the method may have no size between two ratios
             continue
         with substituted(loaded.model, done.reconstructions):

@@ -139,11 +139,12 @@ def test_a_plan_that_cannot_be_written_is_one_sentence(offcomp: Command, tmp_pat
     assert status == 2 and "cannot write the plan" in err
 
 
-@pytest.fixture
-def felt(tmp_path: Path) -> dict[str, Any]:
-    """A plan of two matrices of a tiny GPT-2, with a calibration text that it can read."""
-    model = tiny_models.save(tiny_models.gpt2(), tmp_path / "tiny-gpt2")
-    text = tmp_path / "text.txt"
+@pytest.fixture(scope="module")
+def felt(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A plan of three matrices of a tiny GPT-2, with a calibration text that it can read."""
+    place = tmp_path_factory.mktemp("felt")
+    model = tiny_models.save(tiny_models.gpt2(), place / "tiny-gpt2")
+    text = place / "text.txt"
     text.write_text("\n".join(f"w{n} w{n + 1} w{2 * n} w{n + 3} w{3 * n}" for n in range(2, 12)), encoding="utf-8")
     groups = [{"name": name, "modules": [name]} for name in ("query.0", "ffn_in.0", "ffn_in.1")]
     return {"model": str(model), "tasks": [], "groups": groups, "calibration": {"text": str(text)}}

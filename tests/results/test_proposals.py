@@ -171,7 +171,7 @@ def test_any_method_is_allocated_by_sensitivity(tmp_path: Path) -> None:
     settings = {"method": "autoencoder", "options": {"preset": "trellis"}, "unit": "bytes"}
     plan = plan_of(GPT, ("query", "value"), **settings)
     info, felt = info_of(GPT), {group.name: 0.1 if "query" in group.name else 0.4 for group in plan.groups}
-    arguments = (plan, parse_target("10x"), info, tmp_path, [])
+    arguments = (plan, parse_target("5x"), info, tmp_path, [])
     with pytest.raises(InputError, match=r"the sensitivity of query\.0.* has not been measured yet"):
         propose(*arguments, allocate=True, weighting="sensitivity")
     measured_by_hand(plan, tmp_path, felt)

@@ -23,7 +23,7 @@ HELP = (
 def offer_sensitivity(lab: Lab) -> None:
     """On request, measure the sensitivities that the budget needs in a separate process, one method after the other."""
     info = lab.choices.info
-    plans = [answer.plan for answer in lab.answers if not_measured(answer.plan, lab.choices)]
+    plans = [answer.plan for answer in lab.answers if answer.fault and not_measured(answer.plan, lab.choices)]
     if plans and st.session_state.get(REQUESTED) == info.reads:
         activity = f"Measuring how much the model depends on each of {len(plans[0].groups)} groups. The sizes will follow."
         wait_for(partial(request_sensitivity, info, plans[0]), partial(st.info, activity))
