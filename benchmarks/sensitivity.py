@@ -45,7 +45,6 @@ from offcomp.planning.error_curves import ErrorCurve, svd_curve
 from offcomp.planning.grams import Grams
 from offcomp.planning.plan import Plan, make_groups, members
 from offcomp.planning.sizes import dtype_of, original_size
-from offcomp.runs.calibration import calibration_of
 from offcomp.runs.compress import compress_group
 from offcomp.runs.sensitivity import Sensitivities, compute, fidelity_task, loss_curves
 
@@ -102,15 +101,12 @@ def predicted(losses: Sequence[ErrorCurve], sizes: Sequence[int]) -> float:
     return sum(float(curve.errors[max(0, curve.largest_within(size))]) for curve, size in zip(losses, sizes, strict=True))
 
 
-def measured(plan: Plan, loaded: LoadedModel, tasks: Sequence[OpenTask]) -> tuple[dict[str, Score], int, float]:
+def measured(plan: Plan, loaded: LoadedModel, tasks: Sequence[OpenTask]) -> tuple[list[Score], int, float]:
     """The scores of a compressed model, its stored bytes (compressed weights only) and its mean relative error."""
-    calibration = calibration_of(plan, loaded)
-    if calibration is not None:
-        raise ValueError("only methods without calibration are compared here")
     groups = [compress_group(loaded.model, loaded.info, group, seed=plan.seed, measure_outputs=False) for group in plan.groups]
     matrices = {spec: matrix for group in groups for spec, matrix in group.reconstructions.items()}
     with substituted(loaded.model, matrices):
-        scores = {task.task.name: task.compare() for task in tasks}
+        scores = [task.compare() for task in tasks]
     stored = sum(group.figures.num_bytes for group in groups)
     return scores, stored, float(np.mean([group.figures.relative_error for group in groups]))
 
@@ -130,8 +126,9 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """One row per budget and way, measured unless it is in `done`."""
     wanted = [(bits, way) for bits in arguments.bits or BITS[style_key] for way in WAYS]
-    known = {(row["bits"], row["way"]): row for row in done if (row["model"], row["method"]) == (model, style_key)}
-    if all(key in known for key in wanted):
+    cell = (model, style_key, arguments.linear)
+    known = {(row["bits"], row["way"]) for row in done if (row["model"], row["method"], row["linear"]) == cell}
+    if known.issuperset(wanted):
         return []
     loaded = load(model)
     plan = plan_of(loaded, style_key, arguments.text, linear=arguments.linear)
@@ -152,24 +149,23 @@ def rows_of(
         total = int(bits / 8 * sum(spec.num_parameters for group in plan.groups for spec in members(group, loaded.info)))
         allocation = divided(way, curves, losses, total)
         scores, stored, error = measured(allocated_plan(plan, allocation, loaded.info, "bytes"), loaded, tasks)
-        own_score, *_ = scores.values()
         shares: dict[str, list[int]] = {}
         for group, size, curve in zip(plan.groups, allocation.sizes, curves, strict=True):
             share = shares.setdefault(kinds[group.modules[0]], [0, 0])
             share[0], share[1] = share[0] + curve.original, share[1] + size
-        others = dict(list(scores.items())[1:])
         rows.append(
             {
                 "model": model,
                 "method": style_key,
+                "linear": arguments.linear,
                 "bits": bits,
                 "way": way,
                 "MB": stored / 1e6,
                 "relative_error": error,
                 "predicted_loss": predicted(losses, allocation.sizes),
-                "loss": difference(own_score)[0],
+                "loss": difference(scores[0])[0],
                 "ratios": {kind: before / after for kind, (before, after) in shares.items()},
-                "scores": {name: difference(score) for name, score in others.items()},
+                "scores": {each.task.name: difference(score) for each, score in zip(tasks[1:], scores[1:], strict=True)},
                 "probes": [[probe.sensitivity for probe in found[group.name].probes] for group in plan.groups],
                 "seconds": seconds,
             }

@@ -22,7 +22,7 @@ from offcomp.plain_text import is_plain, text_fault
 from offcomp.planning.data.tasks import TASKS
 from offcomp.planning.grouping import GROUPINGS, STACKS
 from offcomp.results.groups import ranges
-from offcomp.results.targets import parse_target
+from offcomp.results.targets import SCORE, WEIGHTINGS, parse_target
 
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 100.0)
 OWN = "own"
