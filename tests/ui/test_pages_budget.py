@@ -98,7 +98,7 @@ def test_a_budget_is_spent_where_it_hurts_least(submitted: list[Plan]) -> None:
     assert len(reasons.splitlines()) == 36
 
 
-FELT = {"methods": "quantization", "unit": "bytes", "ratio": "6", "tasks": "none", "modules": "query.0,ffn_out.0"}
+FELT = {"methods": "quantization", "unit": "bytes", "ratio": "5", "tasks": "none", "modules": "query.0,ffn_out.0"}
 
 
 def test_a_budget_is_divided_by_what_was_measured(home: Path, submitted: list[Plan]) -> None:
@@ -107,7 +107,7 @@ def test_a_budget_is_divided_by_what_was_measured(home: Path, submitted: list[Pl
     assert "the sensitivity of query.0, ffn_out.0 has not been measured yet" in app.warning[0].value
     assert app.button(key="lab_sensitivity_button").label.startswith("Measure how much the model depends on each group (about ")
     groups = make_groups([minilm_info().module(name) for name in ("query.0", "ffn_out.0")], "module", method="quantization")
-    plan = Plan(model="minilm-l6", groups=tuple(group.at_ratio(6, "bytes") for group in groups), tasks=())
+    plan = Plan(model="minilm-l6", groups=tuple(group.at_ratio(5, "bytes") for group in groups), tasks=())
     for (name, path), felt in zip(sensitivity._paths(plan, minilm_info(), home).items(), (1e-4, 10.0), strict=True):
         rows, cols = minilm_info().module(name).shape
         probes = tuple(
@@ -122,7 +122,7 @@ def test_a_budget_is_divided_by_what_was_measured(home: Path, submitted: list[Pl
     assert "the predicted loss is" in texts(app) and not app.warning
     app.button(key="run").click().run()
     first, second = (group.ratio for group in submitted[0].groups)
-    assert first > 6 > second
+    assert first > 5 > second
 
 
 def test_what_a_group_costs_is_judged_by_a_choice_that_is_part_of_the_link() -> None:
