@@ -3,9 +3,9 @@
     python -m benchmarks.sensitivity --text FILE [--models ...] [--methods ...] [--out FILE]
 
 For each model and method, all linear weights and, unless `--linear` is passed, the word embeddings are compressed, one matrix
-per group. The budget, in bits per weight, counts everything stored. It is divided in four ways: with equal ratios; by
-water-filling relative or absolute weight errors; and by water-filling predicted losses, from sensitivities that are measured on
-FILE. The error curves are the same for all four.
+per group, or one kind with `--group kind`. The budget, in bits per weight, counts everything stored. It is divided in four ways:
+with equal ratios; by water-filling relative or absolute weight errors; and by water-filling predicted losses, from sensitivities
+that are measured on FILE. The error curves are the same for all four.
 
 FILE is calibration text whose domain differs from that of the tasks. Everything is judged on other texts: the fidelity and the
 perplexity on bundled prose, and the bundled tasks, with probes kept from the original. Differences from the original are in
@@ -60,13 +60,13 @@ BITS = {"svd": (12.0, 6.0), "codebook": (3.0, 2.0), "quantization": (4.5, 3.5)}
 WAYS = ("uniform", "relative", "frobenius", "sensitivity")
 
 
-def plan_of(loaded: LoadedModel, style_key: str, text: str, *, linear: bool) -> Plan:
-    """All linear weights and, unless `linear`, the word embeddings, each on its own."""
+def plan_of(loaded: LoadedModel, style_key: str, arguments: argparse.Namespace) -> Plan:
+    """All linear weights and, unless `--linear` is passed, the word embeddings; by default, each matrix on its own."""
     method = method_of_style_key(style_key)
     specs = [spec for spec in loaded.info.modules if spec.default and spec.layer is not None]
-    specs += [] if linear else [spec for spec in loaded.info.modules if spec.kind == "word_embeddings"]
-    groups = make_groups(specs, "module", method=method.name, options=own_options(method), unit="bytes")
-    return Plan(model=loaded.info.model, groups=groups, tasks=(), calibration=CalibrationText(text=text))
+    specs += [] if arguments.linear else [spec for spec in loaded.info.modules if spec.kind == "word_embeddings"]
+    groups = make_groups(specs, arguments.group, method=method.name, options=own_options(method), unit="bytes")
+    return Plan(model=loaded.info.model, groups=groups, tasks=(), calibration=CalibrationText(text=arguments.text))
 
 
 def curves_of(plan: Plan, loaded: LoadedModel, found: Sensitivities) -> list[ErrorCurve]:
@@ -126,12 +126,12 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """One row per budget and way, measured unless it is in `done`."""
     wanted = [(bits, way) for bits in arguments.bits or BITS[style_key] for way in WAYS]
-    cell = (model, style_key, arguments.linear)
-    known = {(row["bits"], row["way"]) for row in done if (row["model"], row["method"], row["linear"]) == cell}
+    cell = {"model": model, "method": style_key, "group": arguments.group, "linear": arguments.linear}
+    known = {(row["bits"], row["way"]) for row in done if cell.items() <= row.items()}
     if known.issuperset(wanted):
         return []
     loaded = load(model)
-    plan = plan_of(loaded, style_key, arguments.text, linear=arguments.linear)
+    plan = plan_of(loaded, style_key, arguments)
     started = perf_counter()
     found = compute(plan, home)
     seconds = perf_counter() - started
@@ -155,9 +155,7 @@ def rows_of(
             share[0], share[1] = share[0] + curve.original, share[1] + size
         rows.append(
             {
-                "model": model,
-                "method": style_key,
-                "linear": arguments.linear,
+                **cell,
                 "bits": bits,
                 "way": way,
                 "MB": stored / 1e6,
@@ -184,12 +182,16 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     """Print the tables of every model, and the tables on the assumptions."""
     for model in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == model]
-        names = ("model", "method", "bits", "way", "MB", "relative_error")
+        names = ("model", "method", "group", "bits", "way", "MB", "relative_error")
         print(format_table([{n: row[n] for n in names} | {n: shown(v, n) for n, v in row["scores"].items()} for row in own]))
         print()
-    print(format_table([{n: row[n] for n in ("model", "method", "bits", "way", "predicted_loss", "loss")} for row in rows]))
+    print(
+        format_table(
+            [{n: row[n] for n in ("model", "method", "group", "bits", "way", "predicted_loss", "loss")} for row in rows]
+        )
+    )
     print()
-    print(format_table([{n: row[n] for n in ("model", "method", "bits", "way")} | row["ratios"] for row in rows]))
+    print(format_table([{n: row[n] for n in ("model", "method", "group", "bits", "way")} | row["ratios"] for row in rows]))
     print()
     agreement = []
     for model, method in dict.fromkeys((row["model"], row["method"]) for row in rows):
@@ -219,6 +221,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=[*TEXT_TASKS], choices=[*TEXT_TASKS])
     parser.add_argument("--methods", nargs="+", default=[*BITS], choices=[*BITS])
     parser.add_argument("--bits", nargs="+", type=float, help="bits per weight, instead of the budgets of each method")
+    parser.add_argument("--group", default="module", choices=("module", "kind"), help="what is compressed together")
     parser.add_argument("--linear", action="store_true", help="leave the word embeddings out")
     parser.add_argument("--out", type=Path, help="JSON file of the rows")
     parser.add_argument("--home", type=Path, help="folder in which sensitivities are cached; by default, a temporary one")
