@@ -3,9 +3,9 @@
     python -m benchmarks.sensitivity --text FILE [--models ...] [--methods ...] [--out FILE]
 
 For each model and method, all linear weights and, unless `--linear` is passed, the word embeddings are compressed, one matrix
-per group, or one kind with `--group kind`. The budget, in bits per weight, counts everything stored. It is divided in four ways:
-with equal ratios; by water-filling relative or absolute weight errors; and by water-filling predicted losses, from sensitivities
-that are measured on FILE. The error curves are the same for all four.
+per group, or one kind with `--group kind`. The budget, in bits per weight, counts everything stored. It is divided in four
+ways: with equal ratios; by water-filling relative or absolute weight errors; and by water-filling predicted losses, from
+sensitivities that are measured on FILE. The error curves are the same for all four.
 
 FILE is calibration text whose domain differs from that of the tasks. Everything is judged on other texts: the fidelity and the
 perplexity on bundled prose, and the bundled tasks, with probes kept from the original. Differences from the original are in
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -113,12 +114,12 @@ def measured(plan: Plan, loaded: LoadedModel, tasks: Sequence[OpenTask]) -> tupl
 
 def difference(score: Score) -> list[float]:
     """The difference from the original and its 95 % interval: in points, or in percent of a perplexity; or a fidelity loss."""
-    metric, paired = METRICS[score.metric], score.paired
-    if metric.fidelity:
-        low, high = (abs(metric.perfect - (metric.perfect + end)) for end in paired.interval)
-        return [abs(metric.perfect - score.compressed.value), *sorted((low, high))]
+    paired = score.paired
+    interval = paired.interval or (nan, nan)
+    if METRICS[score.metric].fidelity:
+        return [abs(paired.difference), *sorted(map(abs, interval))]
     scale = 100 / score.original.value if "perplexity" in score.metric else 100.0
-    return [scale * value for value in (paired.difference, *paired.interval)]
+    return [scale * value for value in (paired.difference, *interval)]
 
 
 def rows_of(
