@@ -20,15 +20,17 @@ from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from offcomp.errors import BudgetTooSmall, InputError, TaskError
 from offcomp.files import read_json, write_json
 from offcomp.methods import make_method, packages_of
 from offcomp.models.catalogue import ModelInfo
+from offcomp.models.listing import model_info
 from offcomp.numerics.accounting import Size
 from offcomp.planning.data.metrics import METRICS
 from offcomp.planning.data.tasks import FAMILIES, fitting_families
@@ -64,7 +66,7 @@ class Probe(Document):
     """Stored parameters."""
     num_bytes: Positive
     """Stored bytes."""
-    relative_error: Amount
+    relative_error: Annotated[Amount, Field(gt=0)]
     """‖W-Ŵ‖ / ‖W‖."""
     loss: Amount
     """Change of the fidelity, over all texts."""
@@ -89,7 +91,7 @@ class Sensitivity(Document):
     """Number of texts."""
     squared_norm: Amount
     """‖W‖²."""
-    probes: Items[Probe]
+    probes: Annotated[Items[Probe], Field(min_length=1)]
     """The group at the ratios that its method can reach, from the largest size to the smallest."""
 
     def at(self, sizes: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
@@ -214,9 +216,11 @@ def compute(plan: Plan, home: Path) -> dict[str, Sensitivity]:
     """
     from offcomp.models.loading import load
 
-    loaded = load(plan.model)
-    found = find(plan, loaded.info, home)
+    found = find(plan, model_info(plan.model, home), home)
     unknown = [group for group in plan.groups if group.name not in found]
+    if not unknown:
+        return found
+    loaded = load(plan.model)
     paths = _paths(plan, loaded.info, home)
     for name, sensitivity in measure(loaded, plan.replace(groups=tuple(unknown))):
         write_json(paths[name], sensitivity.to_dict())
