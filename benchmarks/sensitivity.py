@@ -3,9 +3,9 @@
     python -m benchmarks.sensitivity --text FILE [--models ...] [--methods ...] [--out FILE]
 
 For each model and method, all linear weights and, unless `--linear` is passed, the word embeddings are compressed, one matrix
-per group, or one kind with `--group kind`. The budget, in bits per weight, counts everything stored. It is divided in four
-ways: with equal ratios; by water-filling relative or absolute weight errors; and by water-filling predicted losses, from
-sensitivities that are measured on FILE. The error curves are the same for all four.
+per group, or one kind with `--group kind`. The budget is what equal ratios store within a number of bits per weight. It is
+divided in four ways: with equal ratios; by water-filling relative or absolute weight errors; and by water-filling predicted
+losses, from sensitivities that are measured on FILE. The error curves are the same for all four.
 
 FILE is calibration text whose domain differs from that of the tasks. Everything is judged on other texts: the fidelity and the
 perplexity on bundled prose, and the bundled tasks, with probes kept from the original. Differences from the original are in
@@ -147,7 +147,8 @@ def rows_of(
     for bits, way in wanted:
         if (bits, way) in known:
             continue
-        total = int(bits / 8 * sum(spec.num_parameters for group in plan.groups for spec in members(group, loaded.info)))
+        limit = int(bits / 8 * sum(spec.num_parameters for group in plan.groups for spec in members(group, loaded.info)))
+        total = divided("uniform", curves, losses, limit).total
         allocation = divided(way, curves, losses, total)
         scores, stored, error = measured(allocated_plan(plan, allocation, loaded.info, "bytes"), loaded, tasks)
         shares: dict[str, list[int]] = {}
