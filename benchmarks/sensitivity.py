@@ -89,12 +89,10 @@ def curves_of(plan: Plan, loaded: LoadedModel, found: Sensitivities) -> list[Err
 
 
 def divided(way: str, curves: Sequence[ErrorCurve], losses: Sequence[ErrorCurve], total: int) -> Allocation:
-    """The budget divided in one of the WAYS."""
+    """The budget water-filled in one of the WAYS."""
     if way == "sensitivity":
         return waterfill(losses, total, weights_for(losses, "frobenius"))
-    return (uniform if way == "uniform" else waterfill)(
-        curves, total, weights_for(curves, "relative" if way == "uniform" else way)
-    )
+    return waterfill(curves, total, weights_for(curves, way))
 
 
 def predicted(losses: Sequence[ErrorCurve], sizes: Sequence[int]) -> float:
@@ -148,8 +146,8 @@ def rows_of(
         if (bits, way) in known:
             continue
         limit = int(bits / 8 * sum(spec.num_parameters for group in plan.groups for spec in members(group, loaded.info)))
-        total = divided("uniform", curves, losses, limit).total
-        allocation = divided(way, curves, losses, total)
+        alike = uniform(curves, limit, weights_for(curves))
+        allocation = alike if way == "uniform" else divided(way, curves, losses, alike.total)
         scores, stored, error = measured(allocated_plan(plan, allocation, loaded.info, "bytes"), loaded, tasks)
         shares: dict[str, list[int]] = {}
         for group, size, curve in zip(plan.groups, allocation.sizes, curves, strict=True):
