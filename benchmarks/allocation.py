@@ -1,8 +1,8 @@
 """Water-filling compared with a uniform ratio, and the best groups, on MiniLM-L6: `python -m benchmarks.allocation`.
 
-Both are computed from spectra alone, for the 36 linear weights. The total budget is the number of parameters that the ratio
-allows. Errors are the relative error of all weights together, either weighted so that each matrix counts equally ("relative")
-or unweighted ("frobenius").
+Everything is computed from spectra alone, for the 36 linear weights. The total budget is the number of parameters that the
+ratio allows. Errors are relative errors over all weights together, either weighted so that each matrix counts equally
+("relative") or unweighted ("frobenius").
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def click_milliseconds(page: Page) -> list[float]:
 
 
 def slide_milliseconds(*pages: Page, moves: int = CLICKS) -> list[float]:
-    """Move the last slider of all pages at once by one step; times until the last resulting change of a chart on each page."""
+    """Move the last slider of all pages at once by one step. Returns the times until the last change of a chart on each."""
     times = []
     for page in pages:
         page.evaluate(WATCH_CHARTS)
@@ -141,7 +141,7 @@ def server_megabytes(address: str) -> float:
 
 
 def row(name: str, times: list[float]) -> dict[str, object]:
-    """Median, 95th percentile and maximum."""
+    """A row of the table: the median, 95th percentile and maximum of these times."""
     return {
         "what": name,
         "n": len(times),

@@ -1,7 +1,7 @@
 """Our training of the paper's autoencoder compared with a plain PyTorch loop: `python -m benchmarks.autoencoder_speed`.
 
 Both train on the six key matrices of MiniLM-L6, stacked vertically (2304 x 384), for 30 epochs, at the latent widths of ratios
-3 and 10, in one process on the same cores. The plain loop is what a reader of the paper would write: nn.Module, DataLoader with
+3 and 10, in one process on the same cores. The plain loop is a direct implementation of the paper: nn.Module, DataLoader with
 batches of 16, autograd, Adam, StepLR, the same losses. The reported losses are those of the paper (cosine and RMSE) over the
 final epoch, and over all rows after training.
 
@@ -99,7 +99,7 @@ def ours(matrix: Tensor, budget: Budget, options: dict[str, Any], epochs: int) -
 
 
 def timed(action: Callable[[], tuple[float, Tensor]], matrix: Tensor, repeats: int) -> dict[str, float]:
-    """Shortest times, loss of the final epoch, and loss and relative error over all rows."""
+    """The shortest times, the loss of the final epoch, and the loss and relative error over all rows."""
     seconds, processor = float("inf"), float("inf")
     for _ in range(repeats):
         started, used = perf_counter(), process_time()

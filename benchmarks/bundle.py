@@ -1,7 +1,7 @@
-"""Generate the bundled files: `python -m benchmarks.bundle [--model NAME]` writes listing, spectra and example runs to assets/.
+"""Generate the bundled files: `python -m benchmarks.bundle [--model NAME]` writes to assets/.
 
-Everything is computed afresh from the weights of a model in the catalogue. Example runs, which the Start page shows, are made
-for MiniLM-L6 only. With --rekey nothing is computed; see `benchmarks.rekey`.
+The listing, spectra and example runs of a model in the catalogue are computed afresh from its weights. Example runs, which the
+Start page shows, are carried out for MiniLM-L6 only. With --rekey nothing is computed; see `benchmarks.rekey`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ EXAMPLES = ("svd", "autoencoder")
 
 
 def preset_groups(info: ModelInfo) -> Iterator[tuple[list[ModuleSpec], str]]:
-    """Every group that a preset can make from whole kinds, in every stacking that fits."""
+    """Every group that a preset can form from whole kinds, in every stacking that fits."""
     specs = [spec for spec in info.modules if spec.default]
     linear = [spec for spec in specs if spec.layer is not None]
     gathered = [members for preset in ("module", "kind") for _, members in GROUPINGS[preset][1](specs)]
@@ -59,7 +59,7 @@ def preset_groups(info: ModelInfo) -> Iterator[tuple[list[ModuleSpec], str]]:
 
 
 def run_examples(info: ModelInfo) -> None:
-    """Make the example runs of the Start page: query and key, one group per kind, at ratio 3."""
+    """Carry out the example runs of the Start page: query and key, one group per kind, at ratio 3."""
     specs = [spec for spec in info.modules if spec.kind in ("query", "key")]
     for method in map(method_of_style_key, EXAMPLES):
         with TemporaryDirectory() as home:

@@ -3,7 +3,7 @@
 Each of the 24 linear weights of offcomp-gpt is compressed on its own at ratio 2, in a run that is submitted to a store, with
 statistics of the bundled text. "compress" is the sum over the stages of all groups; the first one includes the pass over the
 text. "outputs" measures all output errors: on held-out text in a pass, and on the text used for fitting from its second moments
-or, if there are none (ASVD), in another pass.
+or, if there are none (ASVD), in a second pass.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from offcomp.runs.store import RunStore
 
 
 def measured(preset: str) -> dict[str, object]:
-    """Seconds of one run."""
+    """The row of one run, with its times in seconds."""
     with TemporaryDirectory() as folder:
         store = RunStore(Path(folder))
         info = model_info("offcomp-gpt", store.home)

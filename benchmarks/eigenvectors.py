@@ -1,7 +1,7 @@
 """Eigendecompositions of symmetric float64 matrices, by torch and by offcomp: `python -m benchmarks.eigenvectors`.
 
-Prints seconds for all eigenvectors, and for the leading quarter, for random Gram matrices of several sides; "torch" uses all of
-torch's threads. Set OMP_WAIT_POLICY=passive to measure under the same conditions as in a worker.
+Prints seconds for all eigenvectors, and for the leading quarter, for random Gram matrices with several side lengths; "torch"
+uses all of torch's threads. Set OMP_WAIT_POLICY=passive to measure under the same conditions as in a worker.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def best(action: Callable[[], object], repeats: int) -> float:
 
 
 def row(side: int) -> dict[str, object]:
-    """Times for one side."""
+    """The row for one side length."""
     sample = torch.randn(2 * side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     matrix, repeats = sample.T @ sample, 5 if side < 1000 else 1
     by_torch = best(lambda: torch.linalg.eigh(matrix), repeats)

@@ -49,7 +49,7 @@ def measure(model: str, style_key: str, kinds: Sequence[str], ratio: float, task
         run = store.submit(plan, info)
         worker, most = psutil.Process(read_json(run.folder / "worker.json")["pid"]), 0
         while not run.ended:
-            with suppress(psutil.Error):  # it may just have ended
+            with suppress(psutil.Error):  # the worker may just have ended
                 most = max(most, worker.memory_info().rss)
             time.sleep(0.05)
             run = store.get(run.id)

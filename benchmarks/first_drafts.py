@@ -20,7 +20,7 @@ from offcomp.results.scores import against_original, overlap, score_text, within
 
 
 def tells_all_apart(scores: Sequence[Score]) -> bool:
-    """Whether every method differs from the original beyond noise, and the intervals of the methods do not overlap."""
+    """Return whether every method differs from the original beyond noise, and the intervals of the methods do not overlap."""
     differs = all(score.paired.interval is not None and not within_noise(score.paired.interval) for score in scores)
     return differs and not any(overlap(one, other) for i, one in enumerate(scores) for other in scores[:i])
 

@@ -1,7 +1,7 @@
 """Measure how long it takes to identify a model by all of its bytes: `python -m benchmarks.identity [--gigabytes 4]`.
 
-The first time, all files are hashed; after that, even in a different process, a stat of each file is enough. Measured for
-minilm-l6 and for a model folder with zeros as weights, of the requested size, which is created temporarily. Files are in the
+The first time, all files are hashed; after that, even in a different process, a stat of each file is enough. Both are measured
+for minilm-l6 and for a temporary model folder of the requested size, whose weights are zeros. Files are in the
 page cache if they fit. Each measurement consists of wall-clock and processor seconds, which differ on a busy machine.
 """
 

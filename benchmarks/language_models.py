@@ -49,7 +49,7 @@ def told(loaded: LoadedModel, ids: torch.Tensor, generator: torch.Generator) -> 
 
 
 def measure(name: str, texts: list[str]) -> dict[str, Any]:
-    """One row of the table."""
+    """The row of one model."""
     loaded = load(name)
     generator = torch.Generator().manual_seed(0)
     losses, right, truths = [], [], []

@@ -1,9 +1,9 @@
 """How fast a home with many finished runs is listed, shown and compared: `python -m benchmarks.many_runs [--runs 1000]`.
 
-Makes two real runs on the command line, an SVD and a quantization of a bundled model with one scored task, and copies their
-folders under new ids, with different seeds and ratios and with results that vary around the real ones. `--methods 1` copies
-only the SVD. Prints three tables, each with the best of REPEATS measurements; processor seconds are meaningful even on a busy
-machine:
+Carries out two real runs on the command line, an SVD and a quantization of a bundled model with one scored task, and copies
+their folders under new ids, with different seeds and ratios and with results that vary around the real ones. `--methods 1`
+copies only the SVD. Prints three tables, each with the best of REPEATS measurements; processor seconds are meaningful even
+on a busy machine:
 
 1. Command line: time of the whole process of each command, after one run that warms the disk cache.
 2. Scripts of the pages, without a browser, from the second visit on, and how many elements, buttons and charts they create.
@@ -74,7 +74,7 @@ def real_run(home: Path, method: str) -> Path:
 
 
 def spread(document: dict[str, Any], index: int, draw: random.Random) -> dict[str, Any]:
-    """A finished run as a different plan would have left it: a new seed, ratio and id, and results similar to the real ones."""
+    """The document of a finished run, changed as if by a different plan: a new seed, ratio and id, and similar results."""
     made = copy.deepcopy(document)
     ratio, factor = round(draw.uniform(1.5, 12), 2), draw.uniform(0.6, 1.5)
     made["id"] = hashlib.sha256(f"{index} {document['id']}".encode()).hexdigest()[:12]
@@ -127,7 +127,7 @@ def best(action: Callable[[], object]) -> dict[str, float]:
 
 
 def verbs(home: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Table 1."""
+    """The rows of table 1."""
     plan = json.dumps(read_json(home / "runs" / names[0] / "plan.json"))
     asked: dict[str, tuple[str, ...]] = {
         "runs": ("runs",),
@@ -145,14 +145,14 @@ def verbs(home: Path, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def scripts(home: Path) -> list[dict[str, Any]]:
-    """Table 2, measured in a new process, so that nothing is loaded in it beforehand."""
+    """The rows of table 2, measured in a new process, in which nothing has been loaded beforehand."""
     command = [sys.executable, "-m", "benchmarks.many_runs", "--scripts"]
     done = subprocess.run(command, cwd=ROOT, env=environment(home), check=True, stdout=subprocess.PIPE, text=True)
     return list(json.loads(done.stdout))
 
 
 def script_rows() -> list[dict[str, Any]]:
-    """Table 2, in this process."""
+    """The rows of table 2, measured in this process."""
     from tests.pages import opened
 
     rows = []
@@ -165,7 +165,7 @@ def script_rows() -> list[dict[str, Any]]:
 
 
 def named(page: str, query: str) -> str:
-    """A page, with the parameter `runs` of its link."""
+    """The address of a page, with the parameter `runs` if there is one."""
     return f"{page}?runs={query}" if query else page
 
 
@@ -223,7 +223,7 @@ def address_seconds(browser: Browser, address: str, page: str, query: str) -> fl
 
 
 def browser_rows(browser: Browser, home: Path) -> list[dict[str, Any]]:
-    """Table 3."""
+    """The rows of table 3."""
     rows = []
     with served(home) as address:
         for page, query in VISITS:

@@ -3,7 +3,7 @@
 Each row is one compressed model: all linear weights compressed by one method, grouping and ratio (a sweep), a single weight
 matrix compressed (its sensitivity), or one kind of matrix or one half of the layers compressed (subsets). It is scored on the
 bundled tasks and, with --data, on real data sets too, read from FOLDER/NAME/SPLIT.parquet: stsb (sentence1, sentence2, score),
-sst2_sent, mrpc and ag_news. Only scores of these are stored, no texts. No score is used to train or select anything. Each row
+sst2_sent, mrpc and ag_news. Of these, only scores are stored, no texts. No score is used to train or select anything. Each row
 contains its plan, so that `offcomp run` can reproduce it; the file records versions, machine and date. Rows and tasks missing
 from an existing file are added without measuring the others again; --fresh starts from scratch.
 """
@@ -95,7 +95,7 @@ def subsets(info: ModelInfo) -> Iterator[Plan]:
     chosen = [[spec for spec in specs if spec.kind == kind] for kind in dict.fromkeys(spec.kind for spec in specs)]
     halves = [[spec for spec in specs if ((spec.layer or 0) < middle) == first] for first in (True, False)]
     for part in (*chosen, *halves):
-        for ratio in RATIOS[1:]:  # at the first, most losses are within noise
+        for ratio in RATIOS[1:]:  # at the first ratio, most losses are within noise
             yield Plan(model=info.model, groups=make_groups(part, "module", ratio=ratio), tasks=(), seed=SEED)
 
 
@@ -196,7 +196,7 @@ def main() -> None:
 
 
 def _agree(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Whether the scores of the original agree on every task and field that both contain."""
+    """Return whether the scores of the original agree on every task and field that both contain."""
     return all(
         before[task][name] == value
         for task in before.keys() & after

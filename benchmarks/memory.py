@@ -6,9 +6,9 @@ members (8 bytes times the square of a side); a single FFN weight with a gradien
 a quarter of the free memory, it stays loaded, and text statistics may take another quarter; this benchmark measures runs in
 which this is not the case (`--free-memory` sets the free memory that they see). It prints two tables:
 
-1. For each method and shape, a separate process fits a random matrix of that shape, at ratio 2 (codebook and quantization: 8 in
-   bytes). "peak" is the peak memory (resident set) during the fit minus the memory before the matrix was created, as a multiple
-   of the matrix. `--large` adds an FFN weight of Llama-7B for the SVD and the codebook.
+1. For each method and shape, a separate process fits a random matrix of that shape, at ratio 2 (codebook, trellis and
+   quantization: 8 in bytes). "peak" is the peak memory (resident set) during the fit minus the memory before the matrix was
+   created, as a multiple of the matrix. `--large` adds an FFN weight of Llama-7B for the SVD and the codebook.
 2. For each method, a separate process compresses a model with BERT-base's shapes and random weights, as the worker does, with
    one group per kind, at the same ratios; methods that use calibration text come last. "peak" is the peak memory minus the
    memory after the imports and minus the model, as a multiple of the largest group. The size of the model is the memory that
@@ -44,9 +44,10 @@ from offcomp.runs.worker_environment import RETURN_MEMORY
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "svd": ("svd", {}),
     "svd direction": ("svd", {"preset": "direction"}),
-    "banaei2023": ("autoencoder", {"epochs": 1}),  # takes the same memory as 30
-    "residual": ("autoencoder", {"preset": "residual", "rounds": 3, "steps": 21}),  # 8 and 120
-    "codebook": ("autoencoder", {"preset": "codebook", "iterations": 2}),  # 15
+    "banaei2023": ("autoencoder", {"epochs": 1}),  # takes as much memory as 30 epochs
+    "residual": ("autoencoder", {"preset": "residual", "rounds": 3, "steps": 21}),  # instead of 8 and 120
+    "codebook": ("autoencoder", {"preset": "codebook", "iterations": 2}),  # instead of 15
+    "trellis": ("autoencoder", {"preset": "trellis"}),
     "kronecker": ("kronecker", {}),
     "tucker": ("tucker", {}),
     "pruning": ("pruning", {}),
@@ -57,6 +58,7 @@ CALIBRATED: dict[str, tuple[str, dict[str, Any]]] = {
     "svd two_sided": ("svd", {"preset": "two_sided"}),
     "svd fwsvd_columns": ("svd", {"preset": "fwsvd_columns"}),
     "codebook feedback": ("autoencoder", {"preset": "codebook", "iterations": 2, "feedback": True}),
+    "trellis feedback": ("autoencoder", {"preset": "trellis", "feedback": True}),
     "residual whitened": ("autoencoder", {"preset": "residual", "metric": "whitened", "rounds": 3, "steps": 21}),
     "banaei2023 fisher": ("autoencoder", {"epochs": 1, "coefficients": "fisher_entries"}),
 }
@@ -81,17 +83,17 @@ def held(field: str = "VmRSS") -> int:
 
 
 def reset_peak() -> None:
-    """Make VmHWM start again from the current memory."""
+    """Reset VmHWM to the current memory."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def unit_of(name: str) -> str:
     """The unit of the ratio. Packed numbers count as parameters too, so methods that pack numbers save only bytes."""
-    return "bytes" if name.split(maxsplit=1)[0] in ("codebook", "quantization") else "parameters"
+    return "bytes" if name.split(maxsplit=1)[0] in ("codebook", "trellis", "quantization") else "parameters"
 
 
 def measure_fit(name: str, rows: int, cols: int) -> dict[str, Any]:
-    """One row of table 1, in this process."""
+    """One row of table 1, measured in this process."""
     import torch
 
     from offcomp.methods import make_method
@@ -189,7 +191,7 @@ def in_a_process(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def fits(names: Sequence[str], shapes: Sequence[tuple[int, int]], large: bool) -> None:
-    """Table 1."""
+    """Print table 1."""
     wanted = [(name, shape) for shape in shapes for name in names]
     wanted += [(name, LARGE) for name in names if large and name in OF_LARGE]
     rows = []
@@ -200,7 +202,7 @@ def fits(names: Sequence[str], shapes: Sequence[tuple[int, int]], large: bool) -
 
 
 def runs(names: Sequence[str], *settings: str) -> None:
-    """Table 2."""
+    """Print table 2."""
     with TemporaryDirectory() as folder:
         in_a_process(["models", folder])
         rows = []
@@ -211,7 +213,7 @@ def runs(names: Sequence[str], *settings: str) -> None:
 
 
 def child(arguments: Sequence[str]) -> dict[str, Any]:
-    """What a separate process does, given its command-line arguments."""
+    """Do the work of a separate process, given its command-line arguments. Returns the row to be printed."""
     if len(arguments) == 3:
         return measure_fit(arguments[0], int(arguments[1]), int(arguments[2]))
     name, folder, *rest = arguments

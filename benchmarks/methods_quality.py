@@ -5,7 +5,7 @@ ratio. The standard implementations (scikit-learn's TruncatedSVD and torch.linal
 `tucker` at the ranks of our Tucker) run on the same matrices in the same process. Errors are over all weights of the kinds
 together; seconds are summed over the kinds. Methods that need calibration text are left out. `--ratios 5 10` measures only
 these ratios, and `--without METHOD` skips methods. The paper's autoencoder takes minutes and is measured only if `--without` is
-passed empty.
+passed without values.
 """
 
 from __future__ import annotations
@@ -67,19 +67,19 @@ def svd_rank(matrix: torch.Tensor, budget: Budget) -> int:
 
 
 def truncated_svd(matrix: torch.Tensor, budget: Budget) -> torch.Tensor:
-    """scikit-learn's randomised SVD, with as many iterations as a careful user would choose."""
+    """The reconstruction by scikit-learn's randomised SVD, with as many iterations as a careful user would choose."""
     model = TruncatedSVD(svd_rank(matrix, budget), n_iter=10, random_state=0)
     return torch.from_numpy(model.inverse_transform(model.fit_transform(matrix.numpy())))
 
 
 def direct_svd(matrix: torch.Tensor, budget: Budget) -> torch.Tensor:
-    """torch.linalg.svd, truncated."""
+    """The reconstruction by torch.linalg.svd, truncated."""
     left, right = direct(matrix, svd_rank(matrix, budget))
     return left @ right
 
 
 def plain_tucker(matrix: torch.Tensor, budget: Budget) -> torch.Tensor:
-    """tensorly's `tucker` of the slabs, at the ranks of our Tucker within this budget."""
+    """The reconstruction by tensorly's `tucker` of the slabs, at the ranks of our Tucker within this budget."""
     method, (rows, cols) = Tucker(), matrix.shape
     ranks = method.ranks(rows, cols, choose_size(method, rows, cols, budget))
     tensor = matrix.reshape(method.tensor_sides(rows, cols)).numpy()
@@ -104,7 +104,7 @@ def recipes(without: Sequence[str]) -> dict[str, Recipe]:
 
 
 def measure(recipe: Recipe, matrices: list[torch.Tensor], ratio: float) -> dict[str, float | str]:
-    """Relative error over all matrices, and seconds."""
+    """The relative error over all matrices, and the seconds taken."""
     residual, energy, started = 0.0, 0.0, perf_counter()
     for matrix in matrices:
         try:
@@ -122,11 +122,11 @@ def main() -> None:
     parser.add_argument("--ratios", nargs="*", type=float, default=RATIOS)
     parser.add_argument("--without", nargs="*", default=SLOW, choices=[method.style_key for method in METHODS])
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", category=UserWarning)  # tensorly's, about its own ranks
+    warnings.filterwarnings("ignore", category=UserWarning)  # tensorly warns about its own ranks
     matrices = stacked_kinds()
     rows = []
     for name, recipe in recipes(arguments.without).items():
-        measure(recipe, [matrices[0][:96]], 2.0)  # imports and thread pools are not timed
+        measure(recipe, [matrices[0][:96]], 2.0)  # excludes imports and thread pools from the times
         row: dict[str, float | str] = {"method": name}
         for ratio in arguments.ratios:
             found = measure(recipe, matrices, ratio)

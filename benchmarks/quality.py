@@ -8,7 +8,8 @@ tasks come with offcomp. FILE is calibration text as in `benchmarks.sts`, whose 
 differ from that of the tasks. Classes are predicted by a probe on the embeddings, in two modes: `kept` is fitted on the
 original model and shows whether existing users of the embeddings still work; `refitted` is fitted on the compressed model and
 shows how much information the embeddings still contain. Similarity has no probe. Every cell is the difference from the original
-on the same examples, with its 95 % interval.
+on the same examples, with its 95 % interval. Calibrated rows are averages over several draws of calibration text (`--draws`).
+The cosine distance is the mean over sentences of STS-B, between the embeddings of both models.
 
 Rows are written to the JSON file one by one, and existing rows are not measured again. A file that was made with different
 data, texts, options or versions is rejected.
@@ -29,9 +30,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmarks.sts import MAX_TOKENS, MODEL, Case, cases, read_texts, stored
+from benchmarks.sts import MAX_TOKENS, MODEL, Case, Sentences, cases, read_texts, stored
 from offcomp.evaluation import OpenTask, open_task
-from offcomp.evaluation.embeddings import SplitEmbedder
+from offcomp.evaluation.embeddings import SplitEmbedder, cosines, embed
 from offcomp.files import write_bytes
 from offcomp.models.environment import environment
 from offcomp.models.loading import LoadedModel, load
@@ -64,12 +65,14 @@ TASKS = (
 """The tasks. For those that do not come with offcomp, `data` is a folder below `--data`."""
 KEPT, REFITTED = "kept", "refitted"
 SEED = 0
+NUM_SENTENCES = 1000
+"""Number of sentences over which the cosine distance is averaged."""
 Opened = Mapping[str, Mapping[str, OpenTask]]
 """Task -> mode of its probe -> the opened task. A task without a probe has only the mode KEPT."""
 
 
 class Remembered:
-    """A split's features for both modes of a probe, embedded only once. Call `forget` whenever the model changes."""
+    """The features of a split, embedded only once for both modes of a probe. Call `forget` whenever the model changes."""
 
     def __init__(self, embedder: SplitEmbedder):
         self._embedder = embedder
@@ -137,18 +140,31 @@ def forget(tasks: Opened) -> None:
 
 
 def originals(tasks: Opened) -> dict[str, dict[str, Any]]:
-    """Details of each task: what it is, how many examples it has, and the original model's score."""
+    """Details of each task: its title, family and metric, its number of examples, and the score of the original model."""
     names = ("title", "family", "metric", "version", "split", "digest", "n", "n_train", "value", "standard_error", "baseline")
     found = {name: modes[KEPT].original().to_dict() for name, modes in tasks.items()}
     return {name: {field: about[field] for field in names if field in about} for name, about in found.items()}
 
 
-def measured(loaded: LoadedModel, case: Case, texts: Sequence[str], tasks: Opened) -> dict[str, Any]:
+def measured(loaded: LoadedModel, case: Case, texts: Sequence[str], tasks: Opened, distance: Distance) -> dict[str, Any]:
     """A row: how much a case stores, and its score in each task and mode compared with the original's."""
     with stored(loaded, case, texts) as sizes:
         forget(tasks)
         scores = {name: {mode: difference(each.compare()) for mode, each in modes.items()} for name, modes in tasks.items()}
+        sizes |= {"cosine_distance": distance.now()}
     return {"stored": case.name, "series": case.series} | sizes | {"scores": scores}
+
+
+class Distance:
+    """The mean cosine distance of a loaded model's sentence embeddings from those it had at first."""
+
+    def __init__(self, loaded: LoadedModel, sentences: Sequence[str]):
+        self._loaded, self._sentences = loaded, list(sentences)
+        self._first = embed(loaded, self._sentences)
+
+    def now(self) -> float:
+        """The distance at this moment."""
+        return 1.0 - float(cosines(self._first, embed(self._loaded, self._sentences)).mean())
 
 
 def difference(score: Score) -> dict[str, Any]:
@@ -163,9 +179,9 @@ def difference(score: Score) -> dict[str, Any]:
 
 
 def completed(
-    path: Path, about: Mapping[str, Any], wanted: Sequence[str], measure: Callable[[str], dict[str, Any]]
+    path: Path, about: Mapping[str, Any], wanted: Sequence[tuple[str, int]], measure: Callable[[str, int], dict[str, Any]]
 ) -> dict[str, Any]:
-    """The document in a file, with every wanted row; each new row is written as soon as it is measured.
+    """The document in a file, with a row for every wanted name and draw of texts; each new row is written once measured.
 
     Raises SystemExit if the description in the file differs from `about`.
     """
@@ -175,9 +191,9 @@ def completed(
         different = [field for field, value in about.items() if document.get(field) != _as_json(value)]
         if different:
             raise SystemExit(f"{path} was made with a different {', '.join(different)}; move it, or pass a different --out")
-    for name in wanted:
-        if all(row["stored"] != name for row in document["rows"]):
-            document["rows"].append(measure(name))
+    for name, draw in wanted:
+        if all((row["stored"], row["draw"]) != (name, draw) for row in document["rows"]):
+            document["rows"].append({"draw": draw} | measure(name, draw))
             document["date"] = datetime.now(UTC).date().isoformat()
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(path, (json.dumps(document, indent=1) + "\n").encode())
@@ -190,20 +206,52 @@ def _as_json(value: Any) -> Any:
 
 
 def markdown(document: Mapping[str, Any], mode: str) -> str:
-    """A table of the tasks with this mode: one line per row, cells `difference (interval)`, bold if the interval excludes 0."""
+    """A table of the tasks with this mode: one line per case, cells `difference (interval)`, bold if the interval excludes 0.
+
+    Differences and intervals are averaged over the draws. The interval of the mean over tasks treats tasks as independent.
+    """
     shown = {
         name: about for name, about in document["tasks"].items() if all(mode in row["scores"][name] for row in document["rows"])
     }
     first = [f"{about['value']:.4f}" for about in shown.values()]
     lines = [
-        ["stored", "times fewer bytes", *(f"{about['title'] or name} (n = {about['n']})" for name, about in shown.items())],
-        ["---"] * (2 + len(shown)),
-        ["original", "1", *first],
+        ["stored", "times fewer bytes", "draws", "cosine distance", "mean of tasks"]
+        + [f"{about['title'] or name} (n = {about['n']})" for name, about in shown.items()],
+        ["---"] * (5 + len(shown)),
+        ["original", "1", "", "0", f"{sum(about['value'] for about in shown.values()) / max(len(shown), 1):.4f}", *first],
     ]
-    for row in document["rows"]:
-        cells = [_cell(row["scores"][name][mode]) for name in shown]
-        lines.append([row["stored"], f"{row['ratio']:.1f}", *cells])
+    for stored_as in dict.fromkeys(row["stored"] for row in document["rows"]):
+        rows = [row for row in document["rows"] if row["stored"] == stored_as]
+        distances = [row["cosine_distance"] for row in rows if "cosine_distance" in row]
+        scores = [_averaged([row["scores"][name][mode] for row in rows]) for name in shown]
+        lines.append(
+            [
+                stored_as,
+                f"{rows[0]['ratio']:.1f}",
+                str(len(rows)),
+                f"{sum(distances) / len(distances):.3f}" if distances else "",
+            ]
+            + [_cell(score) for score in ([_mean_of_tasks(scores)] if scores else []) + scores]
+        )
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _averaged(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean difference and the mean ends of the intervals over several draws of texts, which share their test examples."""
+    ends = [score["interval"] for score in scores]
+    return {
+        "difference": sum(score["difference"] for score in scores) / len(scores),
+        "interval": None if None in ends else [sum(end) / len(ends) for end in zip(*ends, strict=True)],
+    }
+
+
+def _mean_of_tasks(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean difference over tasks, with an interval from the widths of theirs."""
+    middle = sum(score["difference"] for score in scores) / len(scores)
+    if any(score["interval"] is None for score in scores):
+        return {"difference": middle, "interval": None}
+    half = sum(((score["interval"][1] - score["interval"][0]) / 2) ** 2 for score in scores) ** 0.5 / len(scores)
+    return {"difference": middle, "interval": [middle - half, middle + half]}
 
 
 def _cell(score: Mapping[str, Any]) -> str:
@@ -220,6 +268,7 @@ def main() -> None:
     flags.add_argument("--data", type=Path, required=True, help="folder with a folder for each task")
     flags.add_argument("--texts", type=Path, nargs="+", required=True, help="parquet files of calibration text")
     flags.add_argument("--num-texts", type=int, default=400)
+    flags.add_argument("--draws", type=int, default=1, help="number of draws of calibration text for calibrated rows")
     flags.add_argument("--train", type=int, default=4000, help="maximum number of training examples of a probe")
     flags.add_argument("--test", type=int, default=10_000, help="maximum number of test examples of a task")
     flags.add_argument("--tasks", nargs="*", default=[task.name for task in TASKS], help="only these tasks")
@@ -227,7 +276,7 @@ def main() -> None:
     flags.add_argument("--out", type=Path, default=OUT)
     asked = flags.parse_args()
     loaded = load(MODEL)
-    texts = read_texts(asked.texts, asked.num_texts)
+    draws = [read_texts(asked.texts, asked.num_texts, draw) for draw in range(asked.draws)]
     most = {"train": asked.train, "validation": asked.train // 4, "test": asked.test}
     tasks = opened(loaded, [task for task in TASKS if task.name in asked.tasks], asked.data, most)
     about = {
@@ -235,9 +284,9 @@ def main() -> None:
         "benchmark": "python -m benchmarks.quality",
         "calibration": {
             "files": [f"{file.parent.name}/{file.stem}" for file in asked.texts],
-            "texts": len(texts),
+            "texts": len(draws[0]),
             "max_tokens": MAX_TOKENS,
-            "digest": hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12],
+            "digest": hashlib.sha256("\0".join(draws[0]).encode()).hexdigest()[:12],
         },
         "most": most,
         "seed": SEED,
@@ -245,8 +294,12 @@ def main() -> None:
         "tasks": originals(tasks),
     }
     known = {case.name: case for case in cases(loaded.info, with_text=True)}
-    wanted = [name for name in ROWS if any(part in name for part in asked.only)]
-    document = completed(asked.out, about, wanted, lambda name: measured(loaded, known[name], texts, tasks))
+    names = [name for name in ROWS if any(part in name for part in asked.only)]
+    wanted = [(name, draw) for name in names for draw in range(asked.draws if ", calibrated" in name else 1)]
+    distance = Distance(loaded, Sentences.read(asked.data / "stsb" / "test.parquet").first[:NUM_SENTENCES])
+    document = completed(
+        asked.out, about, wanted, lambda name, draw: measured(loaded, known[name], draws[draw], tasks, distance)
+    )
     for mode, title in ((KEPT, "Probes kept"), (REFITTED, "Probes refitted")):
         print(f"\n{title}\n\n{markdown(document, mode)}")
 

@@ -54,13 +54,13 @@ class Rekeying:
 
     def __init__(self, entry: CatalogueModel, assets: Path):
         folder = resolve(entry.name).folder
-        assert folder is not None  # a catalogue model is in a package, or next to the code
+        assert folder is not None  # a catalogue model is in a package or next to the code
         check_checksum(entry, folder)
         self.name, self.assets = entry.name, assets
         self.sampled, self.identity = sampled_fingerprint(folder), identify(folder)
 
     def mark(self, found: Any, file: Path) -> Identity:
-        """The identity that replaces the one found in a file. Raises OtherModelError if that is of a different model."""
+        """The identity that replaces the one found in a file. Raises OtherModelError if that belongs to a different model."""
         if found not in (self.sampled, self.identity.fingerprint):
             raise OtherModelError(f"{file} was made with other weights ({found}) than the installed {self.name}; make it again")
         return self.identity

@@ -87,7 +87,7 @@ def submit_by_click(page: Page, address: str, seed: int, patience: float) -> Non
 def environment(home: Path, *, resident: bool = True) -> dict[str, str]:
     """Environment variables of processes that use this home, each with one thread.
 
-    resident    whether runs are carried out by residents, or by one new process each
+    resident    whether runs are carried out by residents, or each by a new process
     """
     return os.environ | {"OFFCOMP_HOME": str(home), "OMP_NUM_THREADS": "1", "OFFCOMP_RESIDENT": str(int(resident))}
 
@@ -141,14 +141,14 @@ class Reference:
     digests: dict[str, str] = field(default_factory=dict)
 
     def make(self, wanted: Iterable[Plan]) -> None:
-        """Run these plans one after the other, each in a process of its own."""
+        """Run these plans one after the other, each in a new process."""
         for plan in wanted:
             status, out, said = offcomp(self.home, "run", "--json", "-", text=plan.to_json(), resident=False)
             assert not status, said
             self.digests[asked(plan)] = digest(RunStore(self.home).get(json.loads(out)["id"]))
 
     def fault(self, run: Run) -> str:
-        """How a finished run differs from the same run in this home; empty if it does not."""
+        """How a finished run differs from the same run in this home, or an empty string if it does not."""
         try:
             found = digest(run)
         except (OSError, KeyError, TypeError) as error:
@@ -174,7 +174,7 @@ def pattern(file: Path, home: Path) -> str:
 
 
 def is_stray(file: Path, home: Path, usual: set[str]) -> bool:
-    """Whether a file is left over: a partial file, the lock of an ended run, or a file that undisturbed runs do not have."""
+    """Return whether a file is left over: a partial file, the lock of an ended run, or one that undisturbed runs lack."""
     place = pattern(file, home)
     if file.suffix == ".part" or ("RUN" in place.rpartition("/")[2] and file.suffix == ".lock"):
         return True
@@ -192,7 +192,7 @@ def residents(home: Path) -> list[psutil.Process]:
 
 
 def _split(home: Path) -> tuple[list[psutil.Process], list[psutil.Process]]:
-    """The workers and the residents of this home, from one look at all processes."""
+    """The workers and the residents of this home, from a single scan of all processes."""
     there = _processes(home)
     pids = {process.pid for process, line in there if RESIDENT in line}
     found: tuple[list[psutil.Process], list[psutil.Process]] = ([], [])

@@ -4,7 +4,7 @@ Thirty plans that the bundled sweeps do not contain, ten for each of three model
 layers, groupings and ratios, mostly for SVD. With --measure they are compressed and scored on the model's main task, in one
 process, and written to assets/runs/score-estimates.json. Without it, the file is read. Either way, each score
 is then predicted as the app predicts it, from the bundled sweeps alone, and the coverage of the 90 % bands is printed and added
-to the file. Nothing is tuned on these plans; what was tuned is compared by --cross-validation on the sweeps.
+to the file. Nothing is tuned on these plans; tuned choices are compared on the sweeps with --cross-validation.
 """
 
 from __future__ import annotations

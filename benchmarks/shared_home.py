@@ -3,15 +3,15 @@
 Three actors, each in its own process, perform one random action after another. Two of them each use their own app in Chromium
 (submit on Compress, cancel, delete, run again, look at pages, compare), and the third uses the command line (run, list, show,
 compare, cancel). All draw their plans from the same pool, so that they act on the same runs. Runs of half of the pool may be
-deleted or made again, the others never. Meanwhile the home is monitored. At the end, when all runs have ended, it is checked
+deleted or run again, the others never. Meanwhile the home is monitored. At the end, when all runs have ended, it is checked
 that
 
-- every run that was seen done, and was not deleted or made again since, still exists, is complete, and equals the same plan in
-  a separate home, bit for bit; every other run that is done equals it as well;
+- every run that was seen done, and was not deleted or run again since, still exists and is complete; every run that is done
+  equals the run of the same plan in a separate home, bit for bit;
 - every folder is listed, nothing is queued or running, no worker is left, no file is left over (`run_checks.strays`);
 - neither the servers nor the command line wrote a traceback, and no page showed one.
 
-Prints a table of actions by actor, and every fault; the exit status is 1 if there is one.
+Prints a table of actions by actor, and every fault; the exit status is 1 if there are any.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ MAY_BE_MADE_AGAIN = "may be made again"
 EXCUSES = ("delete", "again", MAY_BE_MADE_AGAIN)
 """Actions that may remove a finished run."""
 EXPECTED = ("cancelled", "no results to compare", "there is no run", "cancel it before", "is not done")
-"""Messages that a command may print if a different actor was faster."""
+"""Messages that a command may print if another actor was faster."""
 
 
 def may_go(run: Run) -> bool:
-    """Whether actors may delete a run or make it again."""
+    """Return whether actors may delete a run or run its plan again."""
     return run.plan.seed % 2 == 1
 
 
@@ -106,7 +106,7 @@ class Actor:
             file.write(json.dumps(line) + "\n")
 
     def some(self, fits: Callable[[Run], bool]) -> Run | None:
-        """One of the runs that fit, at random."""
+        """A random run among those that fit, or None if there are none."""
         found = [run for run in self.store.all() if fits(run)]
         return self.draw.choice(found) if found else None
 
@@ -226,7 +226,7 @@ def watch(home: Path, until: float) -> dict[str, Plan]:
 
 
 def excused(lines: list[dict[str, Any]], plan: Plan, name: str) -> bool:
-    """Whether an actor may have deleted a run or made it again."""
+    """Return whether an actor may have deleted a run or run its plan again."""
     return any(
         line["run"] in (name, asked(plan)) and line["action"] in ("delete", "again", "may be made again") for line in lines
     )

@@ -1,19 +1,18 @@
 """How runs cope with signals at random times: `python -m benchmarks.signals [--signals 200] [--seed 0]`.
 
 A worker, a resident (busy or idle), the app's real server or a command line (`offcomp run`) receives KILL, TERM, INT, or STOP
-followed by CONT or KILL. A worker is the fork of a resident that carries out a run.
-Runs are submitted on the command line, and in Chromium by a click on Compress, two per click. Times are drawn from the whole
-lifetime of a run, or from the moments after it began to compress; if a signal comes too late, a new one is drawn. After each
-signal it is checked that
+followed by CONT or KILL. A worker is the fork of a resident that carries out a run. Runs are submitted on the command line, and
+in Chromium by a click on Compress, two per click. Times are drawn from the whole lifetime of a run, or from the moments after
+it began to compress; if a signal comes too late, a new one is drawn. After each signal it is checked that
 
 - every folder of a run is listed, and within SETTLE_SECONDS nothing is queued or running and no worker is left;
-- every run that is done equals the same plan in a separate, undisturbed home without residents, results and stored tensors bit
-  for bit; after a signal to an idle resident, its plans are run again, so that the weights it holds are checked;
+- every run that is done has the same results and stored tensors, bit for bit, as that of the same plan in a separate,
+  undisturbed home without residents; after a signal to an idle resident, its plans are run again, which checks its weights;
 - no run has been carried out twice, and every run of a click or a command has a folder, unless the submitter was hit;
 - every run that was done before still exists, and no traceback was written (except to a run's own log).
 
-At the end the app and a command line are started once more, a run is made, and no file may be left over (`run_checks.strays`).
-Prints a table of outcomes by target and signal, and every fault; the exit status is 1 if there is one.
+At the end the app and a command line are started once more, a plan is run, and no file may be left over (`run_checks.strays`).
+Prints a table of outcomes by target and signal, and every fault; the exit status is 1 if there are any.
 """
 
 from __future__ import annotations
@@ -165,7 +164,7 @@ def send(process: psutil.Process, kind: str, pause: float) -> bool:
 
 @contextmanager
 def command(scene: Scene, plan: Plan) -> Iterator[subprocess.Popen[str]]:
-    """`offcomp run` working on a plan inside the block; it has ended afterwards."""
+    """Start `offcomp run` with a plan, and make sure that it has ended after the block."""
     process = start(scene.home, "run", "--json", "-", text=plan.to_json())
     try:
         yield process
@@ -280,7 +279,7 @@ def check_none_is_lost(scene: Scene, where: str, wanted: list[Plan], target: str
 
 
 def next_start(scene: Scene) -> list[str]:
-    """Start everything once more, make a run, and stop; returns the files that are left over."""
+    """Start everything once more, run a plan, and stop. Returns the files that are left over."""
     scene.stack.close()
     scene.server = None
     forget(scene, plans(0))
@@ -315,7 +314,7 @@ def main() -> None:
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--pairs", type=int, default=3, help="pairs of plans to choose from")
     asked_for = flags.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background jobs, and so their children, ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background jobs and their children ignore it
     began = time.monotonic()
     with TemporaryDirectory() as folder, sync_playwright() as playwright:
         reference = Reference(Path(folder) / "peace")

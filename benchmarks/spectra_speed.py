@@ -59,7 +59,7 @@ def all_spectra(grams: Grams, specs: Sequence[ModuleSpec]) -> dict[str, MatrixSp
 
 
 def all_spectra_of_minilm(tries: int) -> None:
-    """Table 1."""
+    """Print table 1."""
     model, specs = minilm()
     matrices = [read(model, spec) for spec in specs]
     ours, found = best_of(lambda: all_spectra(Grams.of_model(model), specs), tries)
@@ -99,7 +99,7 @@ def bert_base_shapes() -> dict[ModuleSpec, Tensor]:
 
 
 def measure_bert_base() -> None:
-    """Table 2's measurement, in a child process: prints one line of JSON."""
+    """Measure for table 2, in a child process, and print one line of JSON."""
     matrices = bert_base_shapes()
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MEGABYTE  # noqa: E731
     before = peak()
@@ -124,7 +124,7 @@ def measure_bert_base() -> None:
 
 
 def bert_base(tries: int) -> None:
-    """Table 2."""
+    """Print table 2."""
     command = [sys.executable, "-m", "benchmarks.spectra_speed", "--child"]
     runs = [json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(tries)]
     print(format_table(sorted(runs, key=lambda run: run["seconds"])))
@@ -161,13 +161,13 @@ def truncated(matrices: Sequence[Tensor], ranks: NDArray[np.int64]) -> list[list
 
 
 def truncated_error(matrix: Tensor, fitted: TruncatedSVD) -> float:
-    """Relative error of TruncatedSVD's approximation, in float64; not timed."""
+    """The relative error of TruncatedSVD's approximation, in float64, which is not timed."""
     values, basis = matrix.double().numpy(), np.asarray(fitted.components_, dtype=np.float64)
     return float(np.linalg.norm(values - (values @ basis.T) @ basis) / np.linalg.norm(values))
 
 
 def curves(tries: int) -> None:
-    """Table 3."""
+    """Print table 3."""
     model, specs = minilm()
     rows, totals = [], [0.0, 0.0]
     for name, groups in curve_groups(specs).items():
@@ -193,7 +193,7 @@ def curves(tries: int) -> None:
 
 
 def routes(tries: int) -> None:
-    """Table 4."""
+    """Print table 4."""
     rows = []
     for shape in ((384, 384), (1536, 384), (768, 768), (3072, 768)):
         matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)) / 20

@@ -44,6 +44,7 @@ CODEBOOK = {"preset": "codebook"}
 TRELLIS = {"preset": "trellis"}
 FEEDBACK = {"feedback": True}
 MAX_TOKENS = 64
+CACHE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -137,15 +138,8 @@ SPLITS = {
     20.0: {"embeddings": 30.9, "linear": 15.7},
 }
 """Whole-model ratio -> ratio of each part. Word embeddings tolerate coarse codes better than linear weights do."""
-TRELLIS_BITS = {
-    8: {"embeddings": 2.95, "linear": 5.11},
-    12: {"embeddings": 1.9, "linear": 3.4},
-    16: {"embeddings": 1.21, "linear": 2.68},
-    20: {"embeddings": 0.77, "linear": 2.33},
-    24: {"embeddings": 0.6, "linear": 2.0},
-    30: {"embeddings": 0.5, "linear": 1.56},
-}
-"""Whole-model ratio -> bits per weight of word embeddings and of linear weights."""
+TRELLIS_BITS = {8: 2.95, 12: 1.9, 16: 1.21, 20: 0.77, 24: 0.6, 30: 0.5}
+"""Whole-model ratio -> bits per word-embedding weight. Linear weights take up what is left."""
 TRELLIS_SMALL = {"positions": 2.5, "pooler": 0.9}
 EVERYTHING = ("embeddings", "linear", "positions", "pooler")
 
@@ -166,8 +160,8 @@ def cases(info: ModelInfo, with_text: bool) -> Iterator[Case]:
         yield Case(f"codebook, data-free, {total:g}x", "codebook", coded(info, steps, CODEBOOK))
         if with_text:
             yield Case(f"codebook, calibrated, {total:g}x", "codebook", coded(info, steps, CODEBOOK | FEEDBACK))
-    for times, rates in TRELLIS_BITS.items():
-        steps = {name: 32 / bits for name, bits in (TRELLIS_SMALL | rates).items()}
+    for times in TRELLIS_BITS:
+        steps = {name: 32 / bits for name, bits in trellis_bits(info, times).items()}
         yield Case(f"trellis, data-free, {times}x", "trellis", coded(info, steps, TRELLIS))
         if with_text:
             yield Case(f"trellis, calibrated, {times}x", "trellis", coded(info, steps, TRELLIS | FEEDBACK))
@@ -186,9 +180,19 @@ def _query_key(info: ModelInfo, preset: str, ratio: float) -> tuple[Group, ...]:
     )
 
 
+def trellis_bits(info: ModelInfo, times: float) -> dict[str, float]:
+    """Bits per weight of each part at which the whole model takes `times` fewer bytes."""
+    bits = TRELLIS_SMALL | {"embeddings": TRELLIS_BITS[round(times)]}
+    specs = {spec.name: spec for spec in info.modules}
+    numbers = {name: sum(specs[module].num_parameters for module in modules) for name, (modules, _) in parts(info).items()}
+    unchanged = info.num_parameters - sum(numbers.values())
+    left = 32 * info.num_parameters / times - 32 * unchanged - sum(rate * numbers[name] for name, rate in bits.items())
+    return bits | {"linear": left / numbers["linear"]}
+
+
 @contextmanager
 def stored(loaded: LoadedModel, case: Case, texts: Sequence[str]) -> Iterator[dict[str, float]]:
-    """Compress every group of a case inside the block; yields sizes. Groups with feedback take earlier groups into account."""
+    """Compress all groups of a case inside the block; yields sizes. Groups with feedback take earlier groups into account."""
     matrices: dict[ModuleSpec, Tensor] = {}
     sizes: list[tuple[Size, Size]] = []
     started = time.perf_counter()
@@ -209,17 +213,17 @@ def _hints(
 ) -> AbstractContextManager[GroupHints | None]:
     if not group.options.get("feedback"):
         return nullcontext()
-    calibration = Calibration(loaded, texts, max_tokens=MAX_TOKENS)
+    calibration = Calibration(loaded, texts, max_tokens=MAX_TOKENS, cache_bytes=CACHE_BYTES)
     return GroupHints(calibration, members(group, loaded.info), group.stack, lambda: [before])
 
 
-def read_texts(files: Sequence[Path], number: int) -> list[str]:
+def read_texts(files: Sequence[Path], number: int, draw: int = 0) -> list[str]:
     """`number` texts in total, equally many per file, drawn with a fixed seed. Each line of a book or page is one text."""
     texts: list[str] = []
     for file in files:
         table = pd.read_parquet(file)
         column = table["sentence" if "sentence" in table else "text"].str.split("\n").explode()
-        texts += list(column[column.str.len() > 40].sample(number // len(files), random_state=0))
+        texts += list(column[column.str.len() > 40].sample(number // len(files), random_state=draw))
     return texts
 
 

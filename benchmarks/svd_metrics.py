@@ -51,14 +51,14 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def similarities(loaded: LoadedModel, pairs: pd.DataFrame) -> np.ndarray:
-    """Cosine between the embeddings of the two sentences of each pair."""
+    """The cosine similarity of the embeddings of the two sentences of each pair."""
     both = embed(loaded, [*pairs["sentence1"], *pairs["sentence2"]])
     unit = both / np.linalg.norm(both, axis=1, keepdims=True)
     return (unit[: len(pairs)] * unit[len(pairs) :]).sum(1)
 
 
 def difference(scores: np.ndarray, found: np.ndarray, plain: np.ndarray) -> str:
-    """95% bootstrap interval of the difference between two correlations over the same pairs."""
+    """The 95 % bootstrap interval of the difference between two correlations over the same pairs."""
     generator = np.random.default_rng(0)
     draws = [generator.integers(0, len(scores), len(scores)) for _ in range(500)]
     gains = [spearmanr(found[d], scores[d])[0] - spearmanr(plain[d], scores[d])[0] for d in draws]

@@ -1,7 +1,7 @@
-"""Measure what proposed plans really cost: `python -m benchmarks.targets [--only TEXT]`.
+"""Check the plans proposed for targets: `python -m benchmarks.targets [--only TEXT]`.
 
-Each case states a target, is proposed from the bundled measurements alone, then compressed and scored. A row says what was
-expected, with its 90 % band, and what was measured.
+For each case, a plan is proposed from the bundled measurements alone, compressed and scored. Its row contains the expected
+score with its 90 % band, and the measured score.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from offcomp.results.targets import parse_target
 
 @dataclass(frozen=True)
 class Case:
-    """A target, and what it is stated for; `kinds` is empty for all linear weights, or "all" for the embeddings as well."""
+    """A target, and the plan to be changed; `kinds` is empty for all linear weights, or "all" for the embeddings as well."""
 
     model: str
     task: str

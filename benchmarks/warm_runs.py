@@ -1,10 +1,11 @@
 """How long a run takes from its submission: `python -m benchmarks.warm_runs [--model minilm-l6] [--repeats 3]`.
 
-SVD of all query and key matrices at a third of their size, with a task. A cold run is carried out by a process of its own; the
-first run of a resident waits until the resident has loaded the model, and the next runs start in its forks. Every run has a new
-seed, so none is a copy of an earlier one; the original model's predictions, which a home keeps, are computed before.
+Each run compresses all query and key matrices to a third of their size by SVD, and scores a task. A cold run is carried out by
+a new process; the first run of a resident waits until the resident has loaded the model, and the next runs start in its forks.
+Every run has a new seed, so none is a copy of an earlier one; the original model's predictions are computed beforehand.
 
-Prints the seconds until the run computes (its first stage after loading), until it is done, and the ratio to the cold run.
+Prints the seconds until the run starts to compute (its first stage after loading) and until it is done, and the ratio of a cold
+run's time to these.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ REST = 0.01
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds from submission until a run computes, and until it is done."""
+    """Seconds from submission until a run starts to compute, and until it is done."""
 
     computes: float
     done: float
 
 
 def timed(store: RunStore, plan: Plan) -> Times:
-    """Carry out a plan."""
+    """Carry out a plan, and measure its times."""
     info = model_info(plan.model, store.home)
     began, computes = time.perf_counter(), 0.0
     run = store.submit(plan, info)

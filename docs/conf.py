@@ -1,6 +1,6 @@
 """Configuration of the documentation: `make docs` builds it into docs/_build, without a network connection.
 
-Docstrings are plain text with Google sections. Their aligned lists and formulas are shown as they stand (`keep_alignment`).
+Docstrings are plain text with Google sections. Their aligned lists and formulas keep their layout (`keep_alignment`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ nitpick_ignore_regex = [
     # Types of other libraries, whose documentation is elsewhere.
     (r"py:.*", r"(collections|pandas|pathlib|plotly|torch|transformers|typing|numpy|tokenizers)\b.*"),
     (r"py:.*", r"(Any|ArrayLike|Callable|Iterable|Iterator|Mapping|Path|Sequence|Tensor|go\.Figure|pd\.DataFrame)"),
-    # Types of offcomp that are described where they are used, and have no entry of their own.
+    # Types of offcomp that are described where they are used, and that have no entry.
     (r"py:.*", r"Decode|offcomp\.(methods\.base|models|numerics|planning|results|runs|library)\..*"),
 ]
 autodoc_member_order = "bysource"
@@ -57,11 +57,11 @@ napoleon_use_ivar = True
 
 SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields|Examples?|Note):$")
 LISTED = re.compile(r"([\w.]+(?:, [\w.]+)*) {2,}(\S.*)")
-"""A line of an aligned list: a name or several, two or more spaces, and a description."""
+"""A line of an aligned list: one or more names, at least two spaces, and a description."""
 
 
 def keep_alignment(_app: Sphinx, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]) -> None:
-    """Outside of sections, make aligned lists definition lists, and indented paragraphs (formulas) literal blocks."""
+    """Outside sections, turn aligned lists into definition lists, and indented paragraphs (formulas) into literal blocks."""
     kept: list[str] = []
     in_section = False
     for paragraph in paragraphs(lines):
@@ -85,7 +85,7 @@ def paragraphs(lines: list[str]) -> list[list[str]]:
 
 
 def definitions(paragraph: list[str]) -> list[str]:
-    """A definition list; a line that names nothing continues the description before it."""
+    """Convert an aligned list to a definition list. A line without a name continues the preceding description."""
     made: list[str] = []
     for line in paragraph:
         named = LISTED.match(line)
@@ -104,7 +104,7 @@ def readable_signature(
 
 
 def is_document(obj: Any) -> bool:
-    """Whether this is a class of JSON documents."""
+    """Return whether this is a class of JSON documents."""
     return isinstance(obj, type) and issubclass(obj, BaseModel)
 
 
@@ -126,7 +126,7 @@ def plain(kind: Any) -> Any:
 
 
 def setup(app: Sphinx) -> None:
-    """Called by Sphinx."""
+    """Connect the functions above to Sphinx, which calls this function."""
     show_plain_types()
     app.connect("autodoc-process-signature", readable_signature)
     app.connect("autodoc-process-docstring", keep_alignment, priority=1)  # before napoleon

@@ -1,6 +1,6 @@
-"""The Chromium that the browser tests drive: find it, install it, start it.
+"""Find, install and start the browser that the browser tests control: Chromium or Chrome.
 
-`python -m tests.browser` prints the one in use; `--install` (called by `make test`) gets one where there is none.
+`python -m tests.browser` prints its path; with `--install` (used by `make test`), Chromium is installed first if none is found.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LAUNCH_ARGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",  # no network but this machine
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",  # other hosts do not resolve
 )
 REMEDY = (
     "The browser tests need Chromium or Chrome and found none; install one with the system's package manager or by "
@@ -36,14 +36,14 @@ REMEDY = (
 
 
 class BrowserError(Exception):
-    """No browser could be found or installed; the message says what to do."""
+    """Raised if no browser can be found or installed; the message states the remedy."""
 
 
 def find_browser() -> str:
-    """Path of the browser: OFFCOMP_BROWSER, else one that is installed, else Playwright's own.
+    """Return the path of the browser: OFFCOMP_BROWSER if set, otherwise an installed browser, otherwise Playwright's own.
 
     Raises:
-        BrowserError: there is none, or OFFCOMP_BROWSER names a file that does not start.
+        BrowserError: if no browser is found, or if OFFCOMP_BROWSER is set to a file that does not start.
     """
     chosen = os.environ.get("OFFCOMP_BROWSER")
     if chosen:
@@ -64,13 +64,13 @@ def launch_options() -> dict[str, Any]:
 def _candidates() -> Iterator[str]:
     yield from filter(None, map(shutil.which, NAMES))
     yield from MAC_APPS
-    # In a process of its own, because the caller may have Playwright running already.
+    # In a separate process, because the caller may already be running Playwright.
     code = "from playwright.sync_api import sync_playwright as p\nwith p() as own: print(own.chromium.executable_path)"
     yield subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _starts(path: str) -> bool:
-    """Whether the file runs: a distribution may ship a `chromium-browser` that only asks for a snap."""
+    """Whether the file runs. Some distributions ship a `chromium-browser` that only tells the user to install a snap."""
     if not Path(path).is_file():
         return False
     return _succeeds([path, "--version"], timeout=60, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -84,7 +84,7 @@ def _succeeds(command: list[str], **options: Any) -> bool:
 
 
 def _install_with_apt() -> None:
-    """Install the distribution's Chromium, where there is apt-get and the right to use it."""
+    """Install the distribution's Chromium if apt-get is available and may be run as root."""
     if shutil.which("apt-get") is None:
         return
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
@@ -100,7 +100,7 @@ def _install_with_playwright() -> None:
 
 
 def install_browser() -> str:
-    """Path of the browser, installed first where there is none; BrowserError where that fails."""
+    """Return the path of the browser, after installing one if none is found. Raises BrowserError if that fails."""
     for install in (_install_with_apt, _install_with_playwright):
         try:
             return find_browser()

@@ -1,4 +1,4 @@
-"""Text for the tests of calibration."""
+"""Texts and helper functions for the calibration tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from offcomp.runs.calibration import Calibration, GroupHints
 
 TEXTS = ["w2 w3 w4 w5 w6 w7 w8 w9", "w9 w8", "w10 w11 w12 w13 w14", "w5 w5 w5", "w20 w21 w22 w23", "w30 w31"]
 PLENTY = 1 << 26
-"""Bytes: room for the statistics of any tiny model."""
+"""A cache size in bytes that is sufficient for the statistics of any tiny model."""
 
 
 def spec_of(loaded: LoadedModel, name: str) -> ModuleSpec:

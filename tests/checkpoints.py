@@ -1,4 +1,4 @@
-"""Tiny checkpoints as strangers store them: in other dtypes, mixed, in shards, with files of their own."""
+"""Store tiny checkpoints in the dtypes that real checkpoints use, and read what a model folder stores."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor
 from offcomp.models.safetensors_files import read_header, weight_files
 
 Dtypes = Callable[[str, Tensor], torch.dtype]
-"""Key and tensor -> the dtype that it is to be stored in."""
+"""Returns the dtype in which to store the tensor with this key."""
 
 
 def mixed(key: str, tensor: Tensor) -> torch.dtype:
-    """As in a checkpoint whose attention was trained in bfloat16 and its embeddings kept in float32."""
+    """Return bfloat16 for attention weights, float16 for other vectors and float32 for other matrices, including embeddings."""
     return torch.bfloat16 if "attention" in key or "attn" in key else torch.float16 if tensor.ndim < 2 else torch.float32
 
 
@@ -30,7 +30,7 @@ DTYPES: dict[str, Dtypes] = {
 
 
 def store_as(folder: Path, dtypes: Dtypes) -> Path:
-    """Store every tensor of a model folder anew, each in its dtype."""
+    """Store every tensor of a model folder again, each in the dtype that `dtypes` returns for it, and return the folder."""
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as content:
             metadata = content.metadata()
@@ -40,7 +40,7 @@ def store_as(folder: Path, dtypes: Dtypes) -> Path:
 
 
 def headers(folder: Path) -> dict[str, tuple[str, str, list[int]]]:
-    """Key -> file, dtype and shape of every tensor of a model folder."""
+    """Return the file, dtype and shape of every tensor of a model folder, by key."""
     return {
         key: (file.name, entry["dtype"], entry["shape"])
         for file in weight_files(folder)
@@ -50,7 +50,7 @@ def headers(folder: Path) -> dict[str, tuple[str, str, list[int]]]:
 
 
 def stored_bytes(folder: Path) -> int:
-    """What the headers of a model folder say that its tensors take."""
+    """Return the number of bytes of a model folder's tensors, according to the headers of its files."""
     return sum(
         entry["data_offsets"][1] - entry["data_offsets"][0]
         for file in weight_files(folder)
@@ -60,5 +60,5 @@ def stored_bytes(folder: Path) -> int:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """Path in the folder -> content."""
+    """Return the content of every file in the folder, by its path relative to the folder."""
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}

@@ -1,7 +1,6 @@
-"""What holds for every test: no network but loopback, a data folder of its own, one thread, shapes checked at run time.
+"""The environment of all tests: no network except loopback, a separate data folder, one thread, shapes checked at run time.
 
-pytest-socket (`addopts` in pyproject.toml) guards this process; the variables below are inherited by the processes
-that tests start.
+pytest-socket (`addopts` in pyproject.toml) guards this process; the processes that tests start inherit the variables below.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "FTP_PROXY")
 
 pytest.register_assert_rewrite("tests.method_contract", "tests.drawn")
 
-# Before anything imports a hub client or offcomp.numerics: both look once, when imported.
+# This must precede the imports of hub clients, which read the variables once, and of offcomp.numerics, which the hook wraps.
 os.environ.update(OFFLINE)
 for name in PROXIES:
     os.environ.pop(name, None)
@@ -43,7 +42,7 @@ jaxtyping.install_import_hook("offcomp.numerics", "beartype.beartype")
 
 @pytest.fixture(scope="session", autouse=True)
 def offcomp_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The data folder of this session, empty at its start."""
+    """The data folder of this test session, initially empty."""
     home = tmp_path_factory.mktemp("offcomp-home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OFFCOMP_HOME", str(home))
@@ -52,7 +51,7 @@ def offcomp_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Small matrices on one thread: beside other processes, threads that wait for each other are far slower."""
+    """Compute on one thread: the matrices are small, and threads that wait for each other are slow on a busy machine."""
     import torch
 
     torch.set_num_threads(1)
@@ -60,7 +59,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """A tiny model as it is loaded from a folder."""
+    """A function that returns the tiny model with this name, loaded from a folder once per test module."""
     from offcomp.models.loading import load
     from tests import tiny_models
 
@@ -71,7 +70,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 def offcomp(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command line in this process, in a home of its own: (exit status, stdout, stderr). Its parser is made once."""
+    """A function that runs a command in this process with a separate home, and returns (exit status, stdout, stderr).
+
+    The parser is created only once per test.
+    """
     from offcomp.cli import main as cli
 
     monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
@@ -91,7 +93,7 @@ def offcomp(
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Chromium, once for all tests that drive it."""
+    """One browser instance for all browser tests."""
     from playwright.sync_api import sync_playwright
 
     from tests.browser import launch_options
@@ -104,13 +106,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data folder of the served app, empty at first."""
+    """The data folder of the served app, initially empty."""
     return tmp_path_factory.mktemp("served") / "home"
 
 
 @pytest.fixture(scope="module")
 def address(home: Path) -> Iterator[str]:
-    """Where the app answers."""
+    """The address of the served app."""
     from tests.serving import served
 
     with served(home) as started:
@@ -119,7 +121,7 @@ def address(home: Path) -> Iterator[str]:
 
 @pytest.fixture
 def app(browser: Browser, address: str) -> Iterator[Visit]:
-    """A fresh session in the browser."""
+    """A new browser session in the app, which is checked at the end of the test."""
     from tests.serving import visit
 
     with visit(browser, address) as made:

@@ -1,4 +1,4 @@
-"""What a figure draws, read back from it point by point, and compared by name with the columns of its table."""
+"""Read the points that a figure draws, and compare each of their values with the corresponding column of the table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Point = dict[str, Any]
 
 
 def public_functions() -> Iterator[tuple[Path, ast.FunctionDef]]:
-    """Every public function of the package, wherever it is."""
+    """Yield every public top-level function of the package, with the path of its module."""
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
@@ -32,7 +32,7 @@ def public_functions() -> Iterator[tuple[Path, ast.FunctionDef]]:
 
 
 def figure_functions() -> set[str]:
-    """`module.function` of every public function that returns a figure."""
+    """Return the name, as `module.function`, of every public function that returns a figure."""
     return {
         f"{path.stem}.{node.name}"
         for path, node in public_functions()
@@ -42,10 +42,11 @@ def figure_functions() -> set[str]:
 
 @dataclass(frozen=True)
 class Marks:
-    """Traces that together show every row of a table once.
+    """Traces that together show every row of a table exactly once.
 
-    parts   x, y, z, x_low, y_high, .. -> an expression over the columns; hover, text, name -> a format with the columns
-    these   which traces these are; all, where nothing is said
+    parts   what each part of a point shows: for x, y, z, x_low, y_high and so on, an expression over the columns of the table;
+            for hover, text and name, a format string with the columns as its fields
+    these   selects the traces; None selects all of them
     """
 
     table: pd.DataFrame
@@ -53,13 +54,13 @@ class Marks:
     these: Callable[[Any], bool] | None = None
 
     def claim(self, trace: Any) -> bool:
-        """Whether they draw a trace: a heat map if they colour cells, otherwise what they say."""
+        """Whether a trace is one of these: a heat map exactly if `parts` contains z, and selected by `these`."""
         if (trace.type == "heatmap") != ("z" in self.parts):
             return False
         return self.these is None or self.these(trace)
 
     def expected(self, palette: Palette) -> list[Point]:
-        """The points that the table's rows are, in the colour of their method where the table has one."""
+        """Return the point expected for each row of the table, in the colour of its method if the table states methods."""
         columns = {
             part: [text.format(**row) for row in self.table.to_dict("records")]
             if part in ("hover", "text", "name")
@@ -73,7 +74,7 @@ class Marks:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure and all that it must show: every trace is claimed by one of `marks`, every straight line stands in `lines`."""
+    """A figure and everything that it must show: each trace belongs to one of `marks`, and `lines` lists all straight lines."""
 
     figure: go.Figure
     marks: dict[str, Marks]
@@ -81,11 +82,11 @@ class Drawn:
 
 
 def assert_drawn(drawn: Drawn, palette: Palette) -> None:
-    """Every point of every trace equals its row, nothing is drawn beside them, and the axes say their units."""
+    """Check that every point of every trace equals its row, that nothing else is drawn, and that the axes state their units."""
     found: dict[str, list[Point]] = {name: [] for name in drawn.marks}
     for trace in drawn.figure.data:
         if trace.type == "scatter" and list(trace.x) == [None]:
-            continue  # an entry of the legend
+            continue  # a legend entry
         (claimed,) = [name for name, marks in drawn.marks.items() if marks.claim(trace)] or [f"nobody claims {trace}"]
         found[claimed] += points_of(trace)
         for letter in "xy":
@@ -102,7 +103,7 @@ def assert_drawn(drawn: Drawn, palette: Palette) -> None:
 
 
 def _unexpected(point: Point, wanted: Point) -> Point:
-    """What a point shows beyond what its marks are asked for; a name and a colour are asked for only by some."""
+    """Return the parts of a point that its marks do not specify, except for its name and colour, which are optional."""
     return {part: value for part, value in point.items() if part not in {*wanted, "name", "colour"}}
 
 
@@ -120,7 +121,7 @@ def _axis_of(trace: Any, letter: str) -> str:
 
 
 def _assert_unit(axis: Any, expression: str) -> None:
-    """Per cent are a hundred shares, a logarithmic axis says that it is one, and no number is multiplied by its format."""
+    """Check that percentages are 100 times a share, that titles state logarithmic scales, and that tick labels have no %."""
     title = axis.title.text or ""
     if title:
         assert bool(PER_CENT.search(title)) == expression.startswith("100 *"), (title, expression)
@@ -129,7 +130,7 @@ def _assert_unit(axis: Any, expression: str) -> None:
 
 
 def _assert_inside(axis: Any, trace: Any, letter: str) -> None:
-    """Nothing is cut off: the range of an axis holds every point, both ends of its interval, and the whole of each cell."""
+    """Check that nothing is cut off: an axis includes every point, both ends of its interval, and the whole of every cell."""
     points = points_of(trace)
     ends = [point[part] for point in points for part in (letter, f"{letter}_low", f"{letter}_high") if part in point]
     if trace.type == "heatmap" and len(points) > 1:
@@ -142,14 +143,14 @@ def _assert_inside(axis: Any, trace: Any, letter: str) -> None:
 
 
 def _lines(figure: go.Figure) -> Iterator[tuple[str, float]]:
-    """Straight lines across a figure: which axis they stand on, and where."""
+    """Yield ("x", position) for each vertical line across a figure and ("y", position) for each horizontal one."""
     for shape in figure.layout.shapes:
         if shape.type == "line":
             yield ("x", shape.x0) if shape.x0 == shape.x1 else ("y", shape.y0)
 
 
 def points_of(trace: Any) -> list[Point]:
-    """Every point of a trace with all that it shows."""
+    """Return every point of a trace with everything that it shows."""
     places = list(_cells(trace) if trace.type == "heatmap" else _places(trace))
     shown = []
     for place in places:
@@ -167,7 +168,7 @@ def points_of(trace: Any) -> list[Point]:
 
 
 def _places(trace: Any) -> Iterator[Point]:
-    """The points of lines, marks and bars."""
+    """Yield the points of a trace of lines, markers or bars."""
     for index, (x, y) in enumerate(zip(trace.x, trace.y, strict=True)):
         place: Point = {"x": x, "y": y, "text": _at(trace.text, index), "customdata": _at(trace.customdata, index)}
         place["hovertext"] = _at(trace.hovertext, index)
@@ -179,7 +180,7 @@ def _places(trace: Any) -> Iterator[Point]:
 
 
 def _cells(trace: Any) -> Iterator[Point]:
-    """The cells of a heat map: given one by one, or as a grid between edges, between centres, or without either."""
+    """Yield the cells of a heat map: specified one by one, or as a grid with the edges or centres of the cells, or neither."""
     z = np.array(trace.z, dtype=float)
     if z.ndim == 1:
         for index, value in enumerate(z):
@@ -205,7 +206,7 @@ def _at(values: Any, index: int) -> Any:
 
 
 def _rendered(template: str, place: Point) -> str:
-    """A hover as the browser writes it."""
+    """Return a hover text as the browser renders it."""
 
     def value(match: re.Match[str]) -> str:
         name, index, form = match.groups()

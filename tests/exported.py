@@ -1,4 +1,4 @@
-"""Finished runs with compressed weights, made in this process as the worker makes them, to be exported."""
+"""Create finished runs with compressed weights for the export tests, as the worker does but in this process."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ GROUPS = (
     Group(name="words", modules=("word_embeddings",), ratio=4.0, dtype="float16", unit="bytes"),
     Group(name="ffn", modules=("ffn_in.0", "ffn_out.1"), stack="residual", method="quantization", ratio=1.5, unit="bytes"),
 )
-"""Three of a tiny BERT: two stacked by rows, the tied embeddings, and one turned beside one that is not."""
+"""Three groups of a tiny BERT: two key matrices stacked by rows, the tied embeddings, and two FFN matrices, one transposed."""
 
 
 def finished_run(loaded: LoadedModel, folder: Path, groups: Sequence[Group] = GROUPS) -> Run:
-    """The groups of a model compressed and kept in a run's folder."""
+    """Compress these groups of a model and return a finished run, whose folder contains the compressed weights."""
     figures = []
     for group in groups:
         compressed = compress_group(loaded.model, loaded.info, group)

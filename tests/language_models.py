@@ -1,4 +1,4 @@
-"""Tiny language models that read texts of syllables, tasks made for them, and what transformers says of their losses."""
+"""Tiny language models for texts made of syllables, tasks for these models, and their losses as transformers computes them."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ from tests import tiny_models
 
 MASKED = ("bert", "roberta", "albert", "electra", "mpnet")
 CAUSAL = ("gpt2", "opt", "llama", "mistral", "qwen2")
-LONGEST = tiny_models.POSITIONS - 2  # what the tiny models read at once
+LONGEST = tiny_models.POSITIONS - 2  # the longest input of every tiny model, in tokens
 SYLLABLES = [first + second for first in "bdfgklm" for second in "aeio"][:27]
 PAD, UNKNOWN, START, END, MASK = range(5)
 SPECIALS = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 
 
 def syllable_tokenizer(framed: bool, **specials: str) -> transformers.PreTrainedTokenizerFast:
-    """Words of syllables, one token each; `##` before those that go on. Where `framed`, [CLS] and [SEP] stand round a text."""
+    """Return a tokenizer with one token per syllable, with the prefix `##` except at the beginning of a word.
+
+    framed  whether it adds [CLS] and [SEP] around a text
+    """
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *SYLLABLES, *(f"##{syllable}" for syllable in SYLLABLES), "."]
     assert len(names) <= tiny_models.VOCABULARY
     backend = Tokenizer(WordPiece({name: number for number, name in enumerate(names)}, unk_token="[UNK]"))  # noqa: S106
@@ -47,7 +50,7 @@ def syllable_tokenizer(framed: bool, **specials: str) -> transformers.PreTrained
 
 
 def texts_of(*lengths: int) -> list[str]:
-    """Texts of so many tokens: words of one to three syllables, drawn anew for each text."""
+    """Return one text for each length, in tokens. Its words are random and have one to three syllables."""
     generator = np.random.default_rng(5)
     texts = []
     for length in lengths:
@@ -64,13 +67,16 @@ TEXTS = texts_of(5, 40, 11, 23, 2, 17, 9, 31, 14, 3, 26, 8)
 
 
 def opened(folder: Path, name: str, framed: bool | None = None) -> LoadedModel:
-    """A tiny model from a folder; a masked one has a tokenizer that frames texts and can mask."""
+    """Save a tiny model in a folder and load it with a syllable tokenizer.
+
+    framed  whether the tokenizer adds special tokens around a text; by default, only that of a masked model does
+    """
     loaded = load(str(tiny_models.save(tiny_models.shared(name), folder / name, tokenizer=False)))
     framed = name in MASKED if framed is None else framed
     specials = SPECIALS if name in MASKED else {"unk_token": "[UNK]"}
     tokenizer = syllable_tokenizer(framed, **specials)
     padding = loaded.model.config.pad_token_id
-    if padding:  # RoBERTa's is 1, and its positions are counted by it
+    if padding:  # it is 1 for RoBERTa, which counts positions from it
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
     return replace(loaded, tokenizer=tokenizer)
 
@@ -81,7 +87,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 
 def data_of(family: str, texts: Sequence[str] = TEXTS, validation: Sequence[str] | None = None, **options: Any) -> TaskData:
-    """A task on these texts."""
+    """Return the data of a task whose test split consists of these texts."""
     splits = {"test": Dataset.from_dict({"text": list(texts)})}
     if validation is not None:
         splits["validation"] = Dataset.from_dict({"text": list(validation)})
@@ -98,7 +104,7 @@ def causal(loaded: LoadedModel, texts: Sequence[str] = TEXTS, **options: Any) ->
 
 
 def zeroed(loaded: LoadedModel) -> None:
-    """All weights zero: every token is equally likely."""
+    """Set all weights to zero, so that every token is equally likely."""
     for parameter in loaded.model.parameters():
         parameter.zero_()
 
@@ -109,7 +115,7 @@ def ids_of(loaded: LoadedModel, text: str) -> list[int]:
 
 
 def own_loss(loaded: LoadedModel, ids: list[int], labels: list[int]) -> float:
-    """The mean loss that transformers gives for these labels, -100 where there is none."""
+    """Return the mean loss that transformers computes for these labels. Positions with the label -100 are ignored."""
     with torch.no_grad():
         output = loaded.model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels]))
     if output.loss is not None:

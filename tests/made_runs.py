@@ -1,4 +1,4 @@
-"""Finished runs made by hand, with figures that can be checked on paper, and copies of real ones in a home folder."""
+"""Construct runs with figures that are easy to check by hand, and write results to a home folder as runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from offcomp.runs.store import Run
 
 
 def made_group(name: str, error: float, *, rmse: float = 0.1, rows: int = 10, cols: int = 4, **fields: Any) -> dict[str, Any]:
-    """The figures of a group as run.json holds them."""
+    """Return the figures of a group in the format of run.json."""
     errors = {"relative_error": error, "rmse": rmse, "mae": rmse, "cosine_distance": error / 2}
     weights = {"num_rows": rows, "squared_norm": rows * cols * ((rmse / error) ** 2 if error else 1.0)}
     stored = {"num_parameters": rows * cols // 2, "num_bytes": 2 * rows * cols}
@@ -33,7 +33,7 @@ def made_group(name: str, error: float, *, rmse: float = 0.1, rows: int = 10, co
 
 
 def made_score(right_to_wrong: list[str], wrong_to_right: list[str], *, n: int = 100, right: int = 80) -> dict[str, Any]:
-    """A score on `n` sentences of which the original gets `right` right, with these sentences flipped."""
+    """Return a score on `n` sentences. The original is right on `right` of them; the outcomes of the listed ones change."""
     after = right - len(right_to_wrong) + len(wrong_to_right)
     lost, won = len(right_to_wrong), len(wrong_to_right)
     difference = (won - lost) / n
@@ -71,7 +71,7 @@ def made_score(right_to_wrong: list[str], wrong_to_right: list[str], *, n: int =
 
 
 def made_value_score(metric: str, before: float, after: float, *, spread: float = 0.02, **fields: Any) -> dict[str, Any]:
-    """A score of a metric without classes: a standard error of `spread`, a difference known to a tenth of that."""
+    """Return a score of a metric without classes. Its standard error is `spread`; that of the difference is a tenth of it."""
 
     def value(number: float) -> dict[str, Any]:
         return {"value": number, "standard_error": spread, "n": 200}
@@ -111,12 +111,12 @@ def made_run(
     seed: int = 0,
     others: dict[str, dict[str, Any]] | None = None,
 ) -> Run:
-    """A run of these groups, with a score on sentiment and on `others`."""
+    """Return a run of these groups, with `score` on the task sentiment and the scores in `others`, by the name of the task."""
     scores = ({"sentiment": score} if score else {}) | (others or {})
     planned = tuple(
         Group(
             name="any", modules=tuple(g["modules"]), method=g["method"], options=g.get("options", {}), ratio=g["ratio"]
-        ).replace(name=g["name"])  # any text, to see how it is shown
+        ).replace(name=g["name"])  # not validated, so it can be any text
         for g in groups
     )
     plan = Plan(model=model, groups=planned, tasks=tuple(scores), seed=seed)
@@ -147,7 +147,7 @@ def made_run(
 
 
 def with_result(run: Run, **fields: Any) -> Run:
-    """The run with these values in its result; objects are merged, and anything else is replaced."""
+    """Return the run with these fields of its result changed: JSON objects are merged, and other values are replaced."""
     assert run.result
     return replace(run, result=RunResult.from_json(_merged(run.result.to_dict(), fields)))
 
@@ -159,7 +159,7 @@ def _merged(value: Any, changes: Any) -> Any:
 
 
 def put_in_home(home: Path, document: dict[str, Any], name: str, *, submitted: float, **fields: Any) -> str:
-    """Write a run.json as a run of this home; returns its id."""
+    """Write this document to a home as the run.json of a run with the id `name`, and return the id."""
     document = copy.deepcopy(document) | {"id": name} | fields
     folder = home / "runs" / name
     folder.mkdir(parents=True)

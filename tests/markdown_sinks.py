@@ -1,6 +1,6 @@
-"""Where pages hand text to Streamlit, which reads it as markdown: found in the source, with what is not escaped there.
+"""Find the places in the source code that pass unescaped text to Streamlit, which renders it as Markdown.
 
-An expression is fine where it is written in the source, is a number, or has gone through `plain`.
+An expression is fine if it is a literal or a constant, a number, or the result of an escaping function such as `plain`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ SINKS: dict[str, tuple[int, ...]] = {
     "metric": (0, 1, 2),
     **dict.fromkeys(("progress", "page_link"), ()),
 }
-"""Method -> places of its arguments that are read as markdown."""
+"""Positions of the arguments that each method renders as Markdown."""
 NAMED = ("label", "help", "text", "body")
 FORMATTED = ("pills", "segmented_control", "radio")
-"""Whose options are read as markdown as well."""
+"""Methods that render their options as Markdown as well."""
 ESCAPING = {"plain", "plain_table", "noted_table", "code"}
 NUMBERS = {"len", "sum", "int", "float", "round", "min", "max"}
 
 
 def faults_in(file: Path) -> list[str]:
-    """Every argument of a sink in this file that may hold markup, by line."""
+    """Return every argument of a sink in this file that may contain markup, with its line."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.Module))]
-    inside = {child: function for function in functions for child in ast.walk(function)}  # the innermost comes last
+    inside = {child: function for function in functions for child in ast.walk(function)}  # inner ones override outer ones
     return [
         f"{file.name}:{part.lineno} {ast.unparse(part)}"
         for node in ast.walk(tree)
@@ -79,7 +79,7 @@ def _is_fine(part: ast.AST, function: ast.AST) -> bool:
 
 
 def _is_always_fine(name: str, function: ast.AST) -> bool:
-    """Whether everything that a function assigns to a name, or appends to it, is fine; False for its parameters."""
+    """Whether every value that a function assigns or appends to a name is fine; False for its parameters."""
     values = []
     for node in ast.walk(function):
         match node:
@@ -96,7 +96,7 @@ def _is_always_fine(name: str, function: ast.AST) -> bool:
 
 
 def twice_in(file: Path) -> list[str]:
-    """Every text that is escaped twice, so that its escapes would be shown."""
+    """Return every expression in this file that is escaped twice, so that escape characters would be visible, with its line."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     return [
         f"{file.name}:{inner.lineno} {ast.unparse(inner)}"

@@ -1,6 +1,6 @@
-"""What every compression method must keep. A test file subclasses `MethodContract` and makes the `method` of a case.
+"""The contract of compression methods. A test file subclasses `MethodContract` and provides the fixture `method`.
 
-New methods in `METHODS` are held to it with their default options; add cheap or telling variants to `VARIANTS`.
+New methods in `METHODS` are tested with their default options; add fast or informative variants to `VARIANTS`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"epochs": 2, "encoder": "nonlinear", "decoder": "linear", "enforce_norm": False},
         {"epochs": 2, "enforce_norm": False, "l1_weight": 0.5, "batch_size": 7},
     ],
-    "residual": [  # shares at which its own form beats those it falls back to on `random_matrix`
+    "residual": [  # with these shares, its own form beats its fallbacks on `random_matrix`
         {"sparse_share": 0.2, "hidden_share": 0.1, "steps": 20},
         {"sparse_share": 0.0, "hidden_share": 0.0},
         {"sparse_share": 0.2, "hidden_share": 0.0, "rounds": 2},
@@ -62,15 +62,15 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "pruning": [{}, {"positions": "mask"}, {"positions": "indices"}],
     "quantization": [{}, {"block": 24, "symmetric": True}, {"block": 16}, {"symmetric": True, "search": False}],
 }
-"""Options by style key."""
+"""The options of each variant, by style key."""
 ROWS, COLS = 96, 32
 SAVING = 0.6
 STORAGES = [(dtype, UNITS[(row + column) % 2]) for row in range(2) for column, dtype in enumerate(STORAGE_DTYPES)]
-"""Every pair of storage dtype and unit, so ordered that any four neighbours have every dtype and both units."""
+"""Every pair of storage dtype and unit, in an order in which any four consecutive pairs contain every dtype and both units."""
 
 
 def variants() -> list[Any]:
-    """A pytest parameter for each method of `METHODS` and each of its variants."""
+    """Return a pytest parameter for every variant of every method in `METHODS`."""
     return [
         pytest.param(
             (method.name, own_options(method) | options),
@@ -82,10 +82,10 @@ def variants() -> list[Any]:
 
 
 def covering(pairs: int) -> list[Any]:
-    """Parameters (method, dtype, unit): each variant with so many of STORAGES, the variants of a method with different ones.
+    """Return parameters (method, dtype, unit) that combine each variant of a method with the next `pairs` entries of STORAGES.
 
-    With two pairs a method of two variants meets every dtype and both units, and one of four meets all of STORAGES. A method
-    of a single variant meets as many as one of two.
+    With two pairs per variant, two variants together cover every dtype and both units, and four variants cover all of STORAGES.
+    A method with a single variant gets as many pairs as one with two variants.
     """
     found, seen = [], Counter[str]()
     number = Counter(variant.id.partition("-")[0] for variant in variants())
@@ -99,26 +99,26 @@ def covering(pairs: int) -> list[Any]:
 
 
 def random_matrix(rows: int, cols: int, seed: int = 0) -> Tensor:
-    """Gaussian entries times a decaying column scale, so that neither rank one nor full rank explains it."""
+    """Return Gaussian entries times decaying column scales: neither close to rank one nor with equal singular values."""
     entries = torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed))
     return entries * torch.linspace(1.0, 0.05, cols)
 
 
 def share_of_dense(share: float, unit: str, dtype: str, rows: int = ROWS, cols: int = COLS) -> Budget:
-    """A budget of `share` times what the dense matrix stores in this dtype."""
+    """Return a budget of `share` times the size of the dense matrix in this dtype."""
     return Budget(int(share * stored_size(dense_shapes(rows, cols), dtype).in_unit(unit)), unit, dtype)
 
 
 def smallest_share(method: Method, unit: str, dtype: str, rows: int = ROWS, cols: int = COLS) -> float:
-    """What the smallest form of a method stores, as a share of the dense matrix in this unit."""
+    """Return the size of the smallest form of a method, as a share of the dense matrix in this unit."""
     dense = stored_size(dense_shapes(rows, cols), dtype)
     return smallest_size(method, rows, cols, dtype).in_unit(unit) / dense.in_unit(unit)
 
 
 def attainable(method: Method, share: float, unit: str, dtype: str, *shape: int) -> Budget:
-    """A budget of `share` times the dense matrix, raised to the smallest form where that needs more.
+    """Return a budget of `share` times the dense matrix, or of the method's smallest form if that is larger.
 
-    Where a method saves little or nothing in this unit (codes count one parameter each), the other unit is taken.
+    If the method saves little or nothing in this unit (each code counts as one parameter), the budget is in the other unit.
     """
     rows, cols = shape or (ROWS, COLS)
     unit = next(counted for counted in (unit, *UNITS) if smallest_share(method, counted, dtype, rows, cols) <= SAVING)
@@ -127,31 +127,31 @@ def attainable(method: Method, share: float, unit: str, dtype: str, *shape: int)
 
 
 def layout_of(compressed: CompressedMatrix) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Name -> (shape, dtype) of the tensors that a result really holds."""
+    """Return the shape and dtype of each tensor that a result actually contains, by name."""
     return {
         name: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in compressed.tensors.items()
     }
 
 
 def assert_equal_tensors(first: CompressedMatrix, second: CompressedMatrix) -> None:
-    """Same names in the same order, and every tensor equal to the last bit."""
+    """Check that both results have the same names in the same order and exactly equal tensors."""
     assert list(first.tensors) == list(second.tensors)
     for name, tensor in first.tensors.items():
         assert torch.equal(tensor, second.tensors[name]), name
 
 
 def relative_error(original: Tensor, reconstruction: Tensor) -> float:
-    """‖W-Ŵ‖_F / ‖W‖_F, written out again so that these tests do not lean on the code they test."""
+    """Return ‖W-Ŵ‖_F / ‖W‖_F, implemented here again so that the tests do not rely on the code that they test."""
     exact, approximate = original.double(), reconstruction.double()
     return ((exact - approximate).norm() / exact.norm()).item()
 
 
 class Cancelled(Exception):
-    """Raised by a report, as the worker does when a run is cancelled."""
+    """Raised by the callback `report`, as by that of the worker when a run is cancelled."""
 
 
 class MethodContract:
-    """Tests that every method passes. Those whose outcome hangs on how things are stored are run in two ways a variant."""
+    """Tests that every method must pass. Those that take a dtype and a unit run with twice as many pairs of them."""
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         names = [name for name in ("method", "dtype", "unit") if name in metafunc.fixturenames]
@@ -171,7 +171,7 @@ class MethodContract:
 
     @pytest.fixture
     def budget(self, method: Method, dtype: str, unit: str) -> Budget:
-        """Half of the dense matrix."""
+        """Half of the dense matrix, or the smallest form of the method if that is larger."""
         return attainable(method, 0.5, unit, dtype)
 
     def test_it_never_stores_more_than_the_budget_and_takes_the_largest_size_within(
@@ -226,7 +226,7 @@ class MethodContract:
         exact = method.fit(matrix, Budget(stored_size(shapes, "float32").in_unit(budget.unit), budget.unit))
         assert exact.size == stored.size
         worse = {"float32": 0.0, "float16": 2e-3, "bfloat16": 0.02, "int8": 0.05}[dtype]
-        if method.style_key == "codebook":  # a rounded codeword can tip a piece to another one that is as near
+        if method.style_key == "codebook":  # after rounding, a different codeword can be nearest to a piece
             assert relative_error(matrix, stored.reconstruct()) <= relative_error(matrix, exact.reconstruct()) + worse
         else:
             assert relative_error(exact.reconstruct(), stored.reconstruct()) <= worse
@@ -234,7 +234,7 @@ class MethodContract:
     def test_the_same_seed_gives_equal_tensors_and_global_generators_are_neither_asked_nor_moved(
         self, method: Method, matrix: Tensor, budget: Budget
     ) -> None:
-        # Not Python's own generator: beartype draws from it while it checks shapes.
+        # Python's own generator is left out, because beartype draws from it when it checks shapes.
         of_torch, of_numpy = torch.random.get_rng_state(), np.random.get_state()[1].tolist()
         first = method.fit(matrix, budget, seed=3)
         assert torch.equal(of_torch, torch.random.get_rng_state())
@@ -257,7 +257,7 @@ class MethodContract:
     ) -> None:
         compressed = method.fit(matrix, attainable(method, share, unit, dtype))
         before = compressed.reconstruct().clone()
-        matrix.zero_()  # a model's weight is overwritten once the compressed one is put in its place
+        matrix.zero_()  # as when the reconstruction overwrites a model's weight
         compressed.reconstruct().zero_()
         assert torch.equal(compressed.reconstruct(), before)
 

@@ -1,4 +1,4 @@
-"""The listing of the bundled MiniLM, without its weights."""
+"""The metadata of the bundled MiniLM, which is available without its weights."""
 
 from __future__ import annotations
 

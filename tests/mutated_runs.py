@@ -1,4 +1,4 @@
-"""Folders of runs with one file each changed at random: fields lost, values of the wrong type, files cut, deep nesting."""
+"""Run folders with one randomly corrupted file each: missing fields, values of the wrong type, truncation, deep nesting."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEEP = 100_000
 
 
 def good_documents() -> list[dict[str, Any]]:
-    """Results of every kind of score, with all that tables and charts read of them."""
+    """Return valid results with every kind of score and all fields that tables and charts read."""
     rows = {"read": 10, "used": 9, "left_out": {"empty": 1}, "notes": ["a note"]}
     about = {"rows": rows, "cut": {"texts": 1, "of": 9, "tokens": 8}, "note": ["a note"], "title": "Own", "embedding": "mean"}
     groups = [
@@ -41,7 +41,7 @@ def good_documents() -> list[dict[str, Any]]:
 
 
 def files_of(document: dict[str, Any], submitted: float, *, ended: bool = True) -> Files:
-    """The files of a run with this result, or of one that was interrupted before it had any."""
+    """Return the files of a run with this result, or, unless `ended`, of a run that was interrupted before it had a result."""
     worker = {"host": "", "pid": 7, "started": 5.0, "submitted": submitted}
     documents = {
         "plan.json": document["plan"],
@@ -53,14 +53,14 @@ def files_of(document: dict[str, Any], submitted: float, *, ended: bool = True) 
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value within a JSON value, its own first."""
+    """Yield the path of every value inside a JSON value, starting with the empty path of the value itself."""
     yield at
     for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         yield from places(item, (*at, key))
 
 
 def changed_document(document: Any, chance: random.Random) -> Any:
-    """A JSON value with one value inside it lost or replaced."""
+    """Return a copy of a JSON value in which one of the values inside it is deleted or replaced."""
     changed = copy.deepcopy(document)
     *above, last = chance.choice([place for place in places(changed) if place])
     parent = changed
@@ -74,7 +74,7 @@ def changed_document(document: Any, chance: random.Random) -> Any:
 
 
 def changed_content(content: bytes, chance: random.Random) -> bytes:
-    """A file changed in one of the ways that disks, versions and strangers change it."""
+    """Return the content of a file, corrupted as by a faulty disk, a different version or a malicious user."""
     kind = chance.random()
     if kind < 0.75:
         return json.dumps(changed_document(json.loads(content), chance)).encode()
@@ -95,7 +95,7 @@ def changed_content(content: bytes, chance: random.Random) -> bytes:
 
 
 def mutated(count: int, seed: int) -> Iterator[Files]:
-    """The files of so many runs, one of them changed in each: run.json in half of them."""
+    """Yield the files of `count` runs, each with one corrupted file, which in more than half of the runs is run.json."""
     chance, documents = random.Random(seed), good_documents()
     for index in range(count):
         ended = chance.random() < 0.75
@@ -105,7 +105,7 @@ def mutated(count: int, seed: int) -> Iterator[Files]:
 
 
 def put(folder: Path, files: Files) -> None:
-    """Write the files of a run."""
+    """Create the folder of a run and write these files to it."""
     folder.mkdir(parents=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)

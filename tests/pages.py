@@ -1,4 +1,4 @@
-"""Pages of the app, run without a browser in an empty home, and what they say."""
+"""Run pages of the app without a browser, in an empty home, and read what they show."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ STRIP = "At this size"
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty home, models allowed in the folder of the test, no caches of earlier pages; what pages started ends with it."""
+    """An empty home, without the caches of earlier pages; the processes that pages start are ended after the test.
+
+    Models can be in the temporary folder of the test or in the repository.
+    """
     home = tmp_path / "home"
     monkeypatch.setenv("OFFCOMP_HOME", str(home))
     monkeypatch.setenv("OFFCOMP_MODEL_ROOTS", os.pathsep.join([str(tmp_path), str(ROOT)]))
@@ -38,7 +41,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def at(page: str = "", **parameters: str) -> AppTest:
-    """The app at a page, or at Start, by a link with these parameters; it is not run yet."""
+    """Return the app at this page (by default, Start) with these parameters in the URL. It has not been run yet."""
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
     if page:
         app.switch_page(f"pages/{page}.py")
@@ -48,7 +51,7 @@ def at(page: str = "", **parameters: str) -> AppTest:
 
 
 def listed(folder: Path, home: Path) -> str:
-    """A model's folder as the draft's model, listed already, so that no page starts a process for it."""
+    """List the modules of a model in advance, so that no page starts a process for that, and return its folder as a string."""
     from offcomp.models.listing import model_info
 
     model_info(str(folder), home)
@@ -56,28 +59,28 @@ def listed(folder: Path, home: Path) -> str:
 
 
 def opened(page: str = "", **parameters: str) -> AppTest:
-    """A page as a first visit to a link; nothing on it may have raised."""
+    """Return a page as a link opens it in a new session, after checking that it raises no exception."""
     app = at(page, **parameters).run()
     assert not app.exception
     return app
 
 
 def step(app: AppTest, page: str) -> AppTest:
-    """From one page to another in the same session; nothing on it may have raised."""
+    """Switch to a page in the same session, and check that it raises no exception."""
     app.switch_page(f"pages/{page}.py").run()
     assert not app.exception
     return app
 
 
 def texts(app: AppTest) -> str:
-    """All prose of a page, its spaces plain."""
+    """Return all prose of a page, with no-break spaces replaced by ordinary ones."""
     kinds = ("markdown", "caption", "info", "warning", "error")
     found = (str(getattr(element, "value", "")) for kind in kinds for element in app.get(kind))
     return "\n".join(found).replace("\u00a0", " ")
 
 
 def open_part(app: AppTest, part: str) -> AppTest:
-    """Open one part of the plan, such as "tasks": its widgets are there only while it is open. Nothing may have raised."""
+    """Open one part of the plan, such as "tasks", whose widgets exist only while it is open; check that nothing raises."""
     app.session_state[f"panel_{part}"] = True
     app.run()
     assert not app.exception
@@ -85,12 +88,12 @@ def open_part(app: AppTest, part: str) -> AppTest:
 
 
 def strip(app: AppTest) -> dict[str, dict[str, str]]:
-    """The strip of the Lab: row -> method, or "Original" -> what its cell says, such as "0.621 exact"."""
+    """Return the text of each cell in the strip of the Lab, such as "0.621 exact", by row and by method (or "Original")."""
     (table,) = [table.value for table in app.table if STRIP in table.value.columns]
     cells = table.set_index(STRIP).rename(columns=lambda heading: re.sub(r", [\d.]+x$", "", heading))
     return {str(row): {str(method): _unmarked(text) for method, text in line.items()} for row, line in cells.iterrows()}
 
 
 def _unmarked(text: str) -> str:
-    """The text of a cell without the marks of markdown."""
+    """Return the text of a cell without Markdown syntax."""
     return re.sub(r"\*\*|\\(?=\W)", "", text).strip()

@@ -1,4 +1,4 @@
-"""The real app for browser tests: a server of its own, and a page that notes every error and every foreign request."""
+"""The real app for browser tests: its server, and a page that records all errors and all requests to other machines."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ROOT = Path(__file__).parents[1]
 START_SECONDS = 60
 SETTLED_MILLISECONDS = 300
 PATIENCE_SECONDS = 40.0
-"""How long to wait for what a page should show: a busy machine may draw a page only after many seconds."""
+"""How long to wait for expected content: on a busy machine, it can take many seconds until a page is drawn."""
 expect.set_options(timeout=1000 * PATIENCE_SECONDS)
 DRAWN = "[...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(chart => chart.querySelector('.main-svg'))"
 WIDTH = "Math.max(...[document.documentElement, document.querySelector('[data-testid=stMain]')].map(part => part.scrollWidth))"
 PHONE = {"width": 390, "height": 844}
 CELLS = """[...document.querySelectorAll('[data-testid=stTable] tr')].map(
   row => [...row.querySelectorAll('th, td')].map(cell => cell.innerText.trim()))"""
-# Streamlit looks for its server below the address of a deep link first, and finds it on the second try.
+# Given a deep link, Streamlit first looks for its server below the address of the page, and then at the right address.
 EXPECTED_404 = ("/_stcore/health", "/_stcore/host-config")
 
 
@@ -36,8 +36,7 @@ EXPECTED_404 = ("/_stcore/health", "/_stcore/host-config")
 def served(
     home: Path, port: int | None = None, offcomp: Sequence[str] = (sys.executable, "-m", "offcomp.cli"), start: Path = ROOT
 ) -> Iterator[str]:
-    """The app with its own home folder, started by the command `offcomp` in the folder `start`: yields its address once the
-    server answers."""
+    """Serve the app with this home, using the command `offcomp` in the folder `start`. Yields the address once it responds."""
     if port is None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -57,7 +56,7 @@ def served(
 
 
 def wait_for_server(address: str) -> None:
-    """Return as soon as the server gives its first answer."""
+    """Wait until the server responds. Raises AssertionError if it does not within START_SECONDS."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -71,7 +70,7 @@ def wait_for_server(address: str) -> None:
 
 @dataclass
 class Visit:
-    """A browser page and what went wrong on it."""
+    """A browser page, with the errors that occurred on it and its requests to other machines."""
 
     page: Page
     address: str
@@ -79,12 +78,12 @@ class Visit:
     errors: list[str] = field(default_factory=list)
 
     def open(self, path: str = "/") -> None:
-        """Go to a path of the app and wait for its title."""
+        """Open a path of the app and wait for the title of the page."""
         self.page.goto(self.address + path)
         expect(self.page.locator("h1")).to_be_visible()
 
     def check(self) -> None:
-        """No request left this machine, nothing failed, and no exception is on the page."""
+        """Check that no request left this machine, that no error occurred, and that the page shows no exception."""
         assert not self.foreign, f"requests left this machine: {self.foreign}"
         assert not self.errors, f"errors on the page: {self.errors}"
         expect(self.page.get_by_test_id("stException")).to_have_count(0)
@@ -92,7 +91,7 @@ class Visit:
 
 @contextmanager
 def visit(browser: Browser, address: str, **context_options: object) -> Iterator[Visit]:
-    """A fresh browser session on the app; checks itself at the end."""
+    """Yield a page in a new browser session of the app, and check it at the end."""
     options = {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"} | context_options
     context = browser.new_context(**options)  # type: ignore[arg-type]
     page = context.new_page()
@@ -112,29 +111,29 @@ def visit(browser: Browser, address: str, **context_options: object) -> Iterator
 
 
 def title(page: Page, text: str) -> None:
-    """Wait for the page with this question."""
+    """Wait until the title of the page contains this text."""
     expect(page.locator("h1")).to_contain_text(text)
 
 
 def settled(page: Page, patience: float = 1000 * PATIENCE_SECONDS) -> None:
-    """Wait until the script has ended, nothing of an earlier run is left over, and the charts are drawn.
+    """Wait until the script has ended, no elements of its previous run remain, and the charts are drawn.
 
-    patience    milliseconds
+    patience    how long to wait for the script, in milliseconds
     """
     expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible(timeout=patience)
     expect(page.locator("[data-stale=true]")).to_have_count(0)
     expect(page.locator("[data-testid=stSkeleton]")).to_have_count(0, timeout=patience)
-    holds(page, DRAWN)  # a chart that is never drawn is for the test to notice
+    holds(page, DRAWN)  # not asserted: the test itself notices missing charts
     page.wait_for_timeout(SETTLED_MILLISECONDS)
 
 
 def fits(page: Page, width: int) -> None:
-    """Wait until no part of the page is wider than so many pixels."""
+    """Wait until no part of the page is wider than `width` pixels."""
     assert holds(page, f"{WIDTH} <= {width}"), f"{page.evaluate(WIDTH)} pixels wide"
 
 
 def serious_faults(page: Page) -> list[str]:
-    """Every serious or critical fault that axe finds on the page, with its element and what is wrong with it."""
+    """Return every serious or critical fault that axe finds on the page, with the element and an explanation."""
     found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     return [
         f"{fault['id']}: {node['html'][:200]} {node['failureSummary']}"
@@ -146,7 +145,7 @@ def serious_faults(page: Page) -> list[str]:
 
 @contextmanager
 def open_part(page: Page, name: str) -> Iterator[Locator]:
-    """One part of the plan, such as "Weights", in its popover, which is open meanwhile."""
+    """Open one part of the plan, such as "Weights", yield its popover, and close it afterwards."""
     part, body = page.locator(f".st-key-panel_{name.lower()}"), page.get_by_test_id("stPopoverBody")
     part.get_by_role("button", name=name).click()
     expect(body).to_be_visible()
@@ -158,20 +157,20 @@ def open_part(page: Page, name: str) -> Iterator[Locator]:
 
 
 def shown_strip(page: Page) -> dict[str, dict[str, str]]:
-    """The strip of the Lab: row -> heading of a column, such as "SVD, 3.02x" -> what its cell says."""
+    """Return the text of each cell in the strip of the Lab, by row and by column heading, such as "SVD, 3.02x"."""
     expect(page.get_by_test_id("stTable")).to_be_visible()
     (_, *headings), *lines = page.evaluate(CELLS)
     return {row: dict(zip(headings, cells, strict=True)) for row, *cells in lines}
 
 
 def run_fits(page: Page) -> None:
-    """The Run button of a page of the Lab is on a phone's first screen."""
+    """Check that the Run button of a Lab page is visible on a phone without scrolling."""
     box = page.locator(".st-key-run").get_by_role("button").bounding_box()
     assert box and box["y"] >= 0 and box["y"] + box["height"] <= PHONE["height"], box
 
 
 def holds(page: Page, condition: str) -> bool:
-    """Whether a JavaScript condition holds within some seconds. Playwright's own wait needs eval, which the app forbids."""
+    """Whether a JavaScript condition is met within PATIENCE_SECONDS. Playwright's waiting needs eval, which the app forbids."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (found := bool(page.evaluate(condition))) and time.monotonic() < deadline:
         page.wait_for_timeout(50)
@@ -179,16 +178,16 @@ def holds(page: Page, condition: str) -> bool:
 
 
 def is_console_error(message: ConsoleMessage) -> bool:
-    """Whether the browser's console has an error that is worth reporting."""
+    """Whether a console message is an error that is worth reporting."""
     return message.type == "error" and is_unexpected(message.location.get("url", ""))
 
 
 def is_foreign(url: str) -> bool:
-    """Whether a request leaves this machine."""
+    """Whether a request to this URL leaves this machine."""
     parts = urlsplit(url)
     return parts.scheme in ("http", "https", "ws", "wss") and parts.hostname not in ("127.0.0.1", "localhost")
 
 
 def is_unexpected(url: str) -> bool:
-    """Whether an error status is worth reporting."""
+    """Whether an error status for this URL is worth reporting."""
     return not urlsplit(url).path.endswith(EXPECTED_404)

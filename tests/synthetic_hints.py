@@ -1,4 +1,4 @@
-"""Hints for a stacked matrix of two members, drawn from a seed: the upper half as it is, the lower half turned."""
+"""Random hints with fixed seeds for a stack of two matrices; the lower one is transposed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from offcomp.methods.hints import ModuleStatistics
 
 
 def moment(size: int, seed: int, tokens: int | None = None) -> Tensor:
-    """A second moment (size, size) of tokens whose features are correlated and of unlike scale; singular for few tokens."""
+    """Return the second moment (size, size) of correlated features with different scales; it is singular if tokens < size."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(size, size, generator=generator, dtype=torch.float64) * torch.linspace(2.0, 0.2, size)
     inputs = torch.randn(tokens or 4 * size, size, generator=generator, dtype=torch.float64) @ mixing
@@ -21,7 +21,7 @@ def moment(size: int, seed: int, tokens: int | None = None) -> Tensor:
 
 
 def member_statistics(rows: int, cols: int, seed: int, tokens: int | None = None) -> ModuleStatistics:
-    """Every statistic of a (rows, cols) weight, over so many tokens (four for each feature unless told)."""
+    """Return the statistics of a (rows, cols) weight over this number of tokens, by default four per feature."""
     generator = torch.Generator().manual_seed(seed)
     gradients = torch.randn(9, rows, cols, generator=generator) * torch.rand(rows, 1, generator=generator)
     return ModuleStatistics(
@@ -35,14 +35,14 @@ def member_statistics(rows: int, cols: int, seed: int, tokens: int | None = None
 
 
 def copied(statistics: ModuleStatistics) -> ModuleStatistics:
-    """With moments that the reader may overwrite."""
+    """Return the statistics with copies of the moments, which the caller may overwrite."""
     moments = {name: getattr(statistics, name) for name in ("column_moment", "row_moment")}
     return replace(statistics, **{name: None if each is None else each.clone() for name, each in moments.items()})
 
 
 @dataclass
 class SyntheticHints:
-    """Hints for a matrix (rows, cols); `members` are in canonical view."""
+    """Hints for a stacked matrix; `members` contains the statistics of its members in canonical view."""
 
     heights: tuple[int, ...]
     transposed: tuple[bool, ...]
@@ -60,10 +60,10 @@ class SyntheticHints:
         return copied(self.members[index])
 
     def release(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: no statistics are cached."""
 
     def use_compressed_predecessors(self, *, keep_original: bool = False) -> None:
-        """No group comes before this one."""
+        """Do nothing: no group precedes this one."""
 
     def substitute(self, index: int, reconstruction: Tensor) -> None:
         assert reconstruction.shape[0] == self.heights[index]
@@ -71,7 +71,7 @@ class SyntheticHints:
 
 @dataclass
 class GivenHints:
-    """Hints with given moments, which record what was substituted."""
+    """Hints with the specified moments. They record the reconstructions that are substituted."""
 
     heights: tuple[int, ...]
     transposed: tuple[bool, ...]
@@ -93,7 +93,7 @@ class GivenHints:
         return copied(ModuleStatistics(1, column_moment=self.moments[index], cross_moment=self.cross if self.kept else None))
 
     def release(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: no statistics are cached."""
 
     def use_compressed_predecessors(self, *, keep_original: bool = False) -> None:
         self.followed, self.kept = True, keep_original
@@ -103,7 +103,7 @@ class GivenHints:
 
 
 def synthetic_hints(rows: int, cols: int, tokens: int | None = None) -> SyntheticHints:
-    """Hints for a (rows, cols) matrix."""
+    """Return hints for a (rows, cols) matrix with two members, or with one if it has a single row."""
     upper, lower = rows // 2, rows - rows // 2
     if upper == 0:
         return SyntheticHints((rows,), (True,), [member_statistics(cols, rows, 2, tokens)])
@@ -112,7 +112,7 @@ def synthetic_hints(rows: int, cols: int, tokens: int | None = None) -> Syntheti
 
 
 def with_hints(method: Method) -> Method:
-    """The method itself; a calibrated one is given synthetic hints whenever it is fitted without any."""
+    """Make a calibrated method use synthetic hints whenever it is fitted without any, and return the method."""
     if method.calibrated:
         fit = method.fit
 

@@ -1,6 +1,6 @@
-"""Imports point one way, pages stay thin, and the app's process never loads torch.
+"""Imports go in one direction only, files are of limited length, and the app's process never loads torch.
 
-The checks read the source: an import counts wherever it stands, in a function or under TYPE_CHECKING as well.
+The checks read the source code. Unless stated otherwise, imports inside functions and under TYPE_CHECKING count as well.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "pages": SHOWN,
     "app": SHOWN,
 }
-"""Layer, bottom first -> what it may import besides itself. `runs` is for `results` and above what torch is not needed for."""
+"""What each layer may import besides itself, lowest layer first. Layers above `runs` use only its parts without torch."""
 
 PUBLIC = "offcomp"
-"""Its names are imported when they are first used, so only what it imports at its top counts."""
+"""The package whose names are imported on first use, so that only its top-level imports count."""
 STREAMLIT_ALLOWED = ("offcomp.ui", "pages", "app")
 HEAVY = ("torch", "transformers", "sklearn", "datasets", "tensorly")
 NEVER_HEAVY = ("offcomp.errors", "offcomp.files", "offcomp.planning.data", "offcomp.results", "offcomp.ui", "pages", "app")
-"""These load nothing heavy, not even in a function, by themselves or by what they import at their top."""
+"""Modules that import nothing heavy, not even in a function, and whose top-level imports load nothing heavy."""
 LIGHT_AT_FIRST = ("offcomp.planning", "offcomp.cli", "offcomp.methods", "offcomp.runs.store", "offcomp.runs.manifest")
-"""These load nothing heavy when they are imported; functions may. Of a method's folder that is its `method.py`."""
+"""Modules that load nothing heavy when imported; their functions may. In a method's folder, this applies to `method.py`."""
 LONGEST = {"pages": 100, "app": 100, "offcomp": 300}
 
 
@@ -59,7 +59,7 @@ def allows(names: tuple[str, ...], name: str) -> bool:
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """Name -> file of every module of the product; a package goes by its own name."""
+    """Return the file of every module of the product, by name; an `__init__.py` has the name of its package."""
     files = [*sorted((root / "offcomp").rglob("*.py")), *sorted((root / "pages").glob("*.py")), root / "app.py"]
     return {
         ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file
@@ -69,9 +69,9 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def imports(name: str, file: Path, known: dict[str, Path], *, at_first: bool = False) -> Iterator[str]:
-    """Every module that a file imports; `from offcomp.runs import store` gives `offcomp.runs.store` where that is a module.
+    """Yield every module that a file imports; `from offcomp.runs import store` yields `offcomp.runs.store` if that is a module.
 
-    `at_first` leaves out what only functions import, and what only type checkers read.
+    at_first    whether to exclude imports inside functions and under TYPE_CHECKING
     """
     package = name.split(".") if file.stem == "__init__" else name.split(".")[:-1]
     for node in nodes(ast.parse(file.read_text(encoding="utf-8")), at_first):
@@ -85,7 +85,7 @@ def imports(name: str, file: Path, known: dict[str, Path], *, at_first: bool = F
 
 
 def nodes(tree: ast.AST, at_first: bool) -> Iterator[ast.AST]:
-    """The nodes of a file; `at_first` those that run when it is imported."""
+    """Yield the nodes of a file; if `at_first`, only those that are executed when the file is imported."""
     for node in ast.iter_child_nodes(tree):
         later = isinstance(node, ast.FunctionDef | ast.Lambda) or (
             isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
@@ -107,7 +107,7 @@ def direction_faults(root: Path) -> list[str]:
         if layer is None and name != "offcomp":
             faults.append(f"{name} belongs to no layer; give it a row in LAYERS")
             continue
-        allowed = (layer, *LAYERS[layer]) if layer else ()  # offcomp/__init__.py imports nothing of the rest
+        allowed = (layer, *LAYERS[layer]) if layer else ()  # offcomp/__init__.py may not import other modules
         for target in imports(name, file, known, at_first=name == PUBLIC):
             ours = allows(("offcomp", "pages", "app"), target) and target != "offcomp"
             if ours and not allows(allowed, target):
@@ -126,7 +126,7 @@ def streamlit_faults(root: Path) -> list[str]:
 
 
 def circle_faults(root: Path) -> list[str]:
-    """Circles among modules, wherever the imports stand; a package and the modules in it count as what they are."""
+    """Return a cycle of imports, if any, including imports inside functions; packages and their modules count separately."""
     known = modules(root)
     arrows = {
         name: {target for target in imports(name, file, known, at_first=name == PUBLIC) if target in known}
@@ -151,10 +151,10 @@ def heavy_faults(root: Path) -> list[str]:
 
 
 def way_to_heavy(name: str, known: dict[str, Path]) -> list[str]:
-    """The modules by which importing one loads something heavy, that last; empty where it does not."""
+    """Return the chain of imports from a module (excluded) to the heavy package that it loads; empty if it loads none."""
     package, _, last = name.rpartition(".")
     if is_within(package, "offcomp.methods") and last not in ("base", "method") and known[name].stem != "__init__":
-        return []  # the parts of a method that compute
+        return []  # the computation of a method
     come_from, waiting = {name: ""}, [name]
     while waiting:
         module = waiting.pop()
@@ -170,7 +170,7 @@ def way_to_heavy(name: str, known: dict[str, Path]) -> list[str]:
 
 
 def steps(come_from: dict[str, str], module: str) -> list[str]:
-    """The way to a module from where the search began."""
+    """Return the path to a module from the start of the search."""
     return [*steps(come_from, come_from[module]), module] if module else []
 
 
@@ -259,14 +259,14 @@ def test_what_is_allowed_passes(tmp_path: Path) -> None:
 
 
 def loaded_by(statements: str) -> list[str]:
-    """The heavy packages that a fresh interpreter has loaded after `statements`."""
+    """Return the heavy packages that a new interpreter has loaded after executing `statements`."""
     code = f"{statements}\nimport sys\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
     child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return child.stdout.split()
 
 
 def imported_by_pages() -> list[str]:
-    """The offcomp modules that the pages import anywhere; the pages themselves need a running app."""
+    """Return the offcomp modules that the pages import anywhere. Importing the pages themselves would need a running app."""
     known = modules(ROOT)
     pages = {name: file for name, file in known.items() if name.split(".")[0] in ("pages", "app")}
     targets = {target for name, file in pages.items() for target in imports(name, file, known)}

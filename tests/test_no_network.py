@@ -1,4 +1,4 @@
-"""The default run reaches nothing but this machine."""
+"""The default test run connects to no other machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_socket import SocketConnectBlockedError
 
 from tests.conftest import OFFLINE, PROXIES
 
-DOCUMENTATION_ADDRESS = "192.0.2.1"  # RFC 5737: belongs to nobody
+DOCUMENTATION_ADDRESS = "192.0.2.1"  # reserved by RFC 5737: no machine has it
 
 pytestmark = pytest.mark.filterwarnings("ignore:A test tried to use socket")
 

@@ -1,4 +1,4 @@
-"""What is installed: the wheel and what lies in it, the app as it starts from there, and what the package says it needs."""
+"""Installation: the contents of the wheel, the app as started from the installed wheel, and the declared dependencies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOOLS = {
     *("beartype", "furo", "ipykernel", "mypy", "myst-parser", "pandas-stubs", "pytest-timeout", "pytest-xdist", "ruff"),
     *("setuptools", "types-psutil"),
 }
-"""What the checks use without importing it."""
+"""Packages that the checks use without importing them."""
 PAGE_MILLISECONDS = 30_000
 OURS = {"offcomp", "pages", "tests", "benchmarks"}
 PLAN = {
@@ -48,7 +48,7 @@ def pip(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this tree, built without an index. What building leaves behind stays out of the clone."""
+    """The wheel of this working tree, built without a package index and without leaving build files in the clone."""
     tree, made = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
     for entry in ROOT.iterdir():
         if entry.name not in GENERATED:
@@ -60,12 +60,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`offcomp` of the wheel in an environment of its own, which sees the other packages of this one but not this clone."""
+    """The wheel's command `offcomp` in a new environment that has access to the packages of this one, but not to this clone."""
     environment = tmp_path_factory.mktemp("environment")
     venv.create(environment, symlinks=True)
     pip(f"--python={environment / 'bin' / 'python'}", "install", "--no-deps", "--no-index", str(wheel))
     (packages,) = environment.glob("lib/python*/site-packages")
-    # A folder named in a .pth file is searched last, and the .pth files in it, such as that of the clone, are not read.
+    # A folder listed in a .pth file is searched last, and the .pth files in that folder, such as the clone's, are not read.
     (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
     return environment / "bin" / "offcomp"
 
@@ -93,7 +93,7 @@ def test_the_installed_app_runs_outside_of_a_clone(
     monkeypatch.delenv("PYTHONPATH", raising=False)
     start = tmp_path / "start"
     (start / ".streamlit").mkdir(parents=True)
-    (start / ".streamlit" / "config.toml").write_text('[theme.light]\nprimaryColor = "#ff0000"\n')  # not the app's
+    (start / ".streamlit" / "config.toml").write_text('[theme.light]\nprimaryColor = "#ff0000"\n')  # must not affect the app
     (start / "numpy.py").write_text("raise SystemExit('this is not numpy')")
     home = tmp_path / "home"
     run = subprocess.run(
@@ -117,7 +117,7 @@ def test_the_installed_app_runs_outside_of_a_clone(
             expect(app.page.locator("[data-test-script-state=notRunning]")).to_be_visible(timeout=PAGE_MILLISECONDS)
             for fault in ("stException", "stAlertContentError"):
                 expect(app.page.get_by_test_id(fault)).to_have_count(0)
-        app.open(f"/model?model={start}")  # where the app was started is a place for models, if there are any
+        app.open(f"/model?model={start}")  # models may be in the start folder, but there are none
         expect(app.page.get_by_text("has no 'config.json'")).to_be_visible(timeout=PAGE_MILLISECONDS)
 
 
@@ -125,7 +125,7 @@ providers = cache(packages_distributions)
 
 
 def imported(files: Iterable[Path]) -> set[str]:
-    """The distributions that provide what these files import, anywhere in them."""
+    """Return the distributions of the packages that these files import anywhere."""
     names = set()
     for file in files:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

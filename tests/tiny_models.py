@@ -1,6 +1,7 @@
-"""Tiny random models, one a family: real architectures, sizes so unequal that a transposed weight shows.
+"""Tiny random models with real architectures. Their sizes are so unequal that transposed weights are noticed.
 
-Each function of `TINY` takes nothing, draws its weights from a local seed and leaves the global random state alone.
+Each function in `TINY` needs no arguments, draws the weights from a local generator with a fixed seed, and leaves the global
+random state unchanged.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from transformers import PreTrainedModel
 from offcomp.models.loading import LoadedModel
 
 Tiny = Callable[[str], LoadedModel]
-"""The name of a function of `TINY` -> that model as it is loaded from a folder: the fixture `tiny`."""
+"""Type of the fixture `tiny`, which returns a model, by the name of its function in `TINY`, as loaded from a folder."""
 
 VOCABULARY = 61
 HIDDEN = 24
@@ -41,7 +42,7 @@ BERT_SIZES: dict[str, Any] = {
 
 
 def _built(architecture: str, config: transformers.PreTrainedConfig) -> PreTrainedModel:
-    """The seeded model in evaluation mode; every parameter is redrawn, so that none starts at zero or one."""
+    """Return the seeded model in evaluation mode. Every parameter is redrawn, so that none keeps an initial value of 0 or 1."""
     config.architectures = [architecture]
     generator = torch.Generator().manual_seed(7)
     with torch.random.fork_rng(devices=[]):
@@ -50,7 +51,7 @@ def _built(architecture: str, config: transformers.PreTrainedConfig) -> PreTrain
         for path, parameter in model.named_parameters():
             parameter.copy_(0.25 * torch.randn(parameter.shape, generator=generator))
             if parameter.ndim == 1 and path.endswith("weight"):
-                parameter.add_(1)  # the scale of a normalisation: near 0, all tokens would become alike
+                parameter.add_(1)  # a normalisation scale near 0 would make all tokens alike
     return model.eval().requires_grad_(False)
 
 
@@ -92,7 +93,7 @@ def distilbert() -> PreTrainedModel:
 
 
 def albert() -> PreTrainedModel:
-    """Four layers deep, two groups that share their weights, two layers in each group."""
+    """ALBERT with four layers, which take their weights from two groups. Each group consists of two inner layers."""
     sizes = {**BERT_SIZES, "num_hidden_layers": 4}
     config = transformers.AlbertConfig(**sizes, embedding_size=14, num_hidden_groups=2, inner_group_num=2, type_vocab_size=3)
     return _built("AlbertForPreTraining", config)
@@ -180,7 +181,7 @@ def t5() -> PreTrainedModel:
 
 
 def t5_gated() -> PreTrainedModel:
-    """As the checkpoints of T5 v1.1: a gated feed-forward layer, and a head of its own."""
+    """A T5 like the checkpoints of version 1.1, with gated feed-forward layers and an untied head."""
     config = transformers.T5Config(**T5_SIZES, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
     model = _built("T5ForConditionalGeneration", config)
     model.lm_head.weight = nn.Parameter(model.shared.weight.flip(0) * 0.5, requires_grad=False)
@@ -189,7 +190,7 @@ def t5_gated() -> PreTrainedModel:
 
 
 def mpnet() -> PreTrainedModel:
-    """A family that the catalogue does not know."""
+    """MPNet, a family that the catalogue does not know."""
     config = transformers.MPNetConfig(**BERT_SIZES, relative_attention_num_buckets=32, pad_token_id=1)
     return _built("MPNetForMaskedLM", config)
 
@@ -220,12 +221,12 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
 
 @functools.cache
 def shared(name: str) -> PreTrainedModel:
-    """The one instance that tests of a session share; whoever changes it restores it."""
+    """Return the instance that all tests of a session share. A test that changes it must restore it."""
     return TINY[name]()
 
 
 def batch(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Two sequences of 12 tokens (the second one padded) on which every weight of the model has an effect."""
+    """Return two sequences of 12 tokens, the second padded, for which every weight of the model affects the outputs."""
     generator = torch.Generator().manual_seed(3)
     inputs = {
         "input_ids": torch.randint(2, VOCABULARY, (2, 12), generator=generator),
@@ -240,14 +241,14 @@ def batch(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def outputs(model: PreTrainedModel, inputs: dict[str, Tensor] | None = None) -> list[Tensor]:
-    """All floating-point tensors that the model returns: logits, or hidden states of a base model."""
+    """Return all floating-point tensors that the model outputs: logits, or the hidden states of a base model."""
     with torch.no_grad():
         returned = model(**(inputs or batch(model)))
     return [value for value in returned.values() if isinstance(value, Tensor) and value.is_floating_point()]
 
 
 def save(model: PreTrainedModel, folder: Path, tokenizer: bool = True) -> Path:
-    """The model as a folder of config, safetensors and a tokenizer that knows the words `w0`, `w1`, ..."""
+    """Save the config and weights of a model and, by default, a tokenizer with the words `w2`, `w3`, ...; return the folder."""
     model.save_pretrained(folder)
     if tokenizer:
         words = {"[PAD]": 0, "[UNK]": 1, **{f"w{number}": number for number in range(2, VOCABULARY)}}

@@ -1,4 +1,4 @@
-"""A store with one plan to start, and workers that only sleep."""
+"""A store with one plan to submit, and workers that only sleep."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SLEEP = (
     "import sys, time; from pathlib import Path; from offcomp.runs import worker_lock; "
     "worker_lock.hold_lock(Path(sys.argv[1])); time.sleep(600)"
 )
-"""A worker that holds its lock and does nothing."""
+"""The code of a worker that holds its lock and does nothing else."""
 FORMER_WORDS = "what the former run said"
 
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Trial(RunStore):
-    """A store with one plan to start."""
+    """A store with one plan to submit."""
 
     def __init__(self, home: Path, folder: Path):
         super().__init__(home)
@@ -47,7 +47,7 @@ class Trial(RunStore):
         return self.submit(self.plan, self.info, again=again)
 
     def interrupted(self) -> Run:
-        """The plan's run, whose worker was killed."""
+        """Submit the plan, kill its worker, and return the interrupted run."""
         run = self.start()
         os.kill(pid_of(run.folder), signal.SIGKILL)
         ended = wait_until(self, run.id, lambda r: r.ended)
@@ -56,13 +56,13 @@ class Trial(RunStore):
 
     @property
     def entries(self) -> set[str]:
-        """What lies in the folder of runs, beside the lock of the store."""
+        """The names of everything in the folder of runs except the lock of the store."""
         return {entry.name for entry in self.folder.glob("*")} - {".lock"}
 
 
 @pytest.fixture
 def store(tmp_path: Path, folder: Path) -> Iterator[Trial]:
-    """An empty store; workers that are left at the end are killed."""
+    """An empty store. Workers that are still running after the test are killed."""
     made = Trial(tmp_path / "home", folder)
     yield made
     for child in workers(made):
@@ -70,14 +70,14 @@ def store(tmp_path: Path, folder: Path) -> Iterator[Trial]:
 
 
 def workers(store: RunStore) -> list[psutil.Process]:
-    """The workers of a store that live."""
+    """Return the workers of a store that are running."""
     children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
     return [child for child in children if str(store.folder) in " ".join(child.cmdline())]
 
 
 @pytest.fixture
 def sleeping(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers that hold their lock and sleep: they start in a moment. There is one process for each run."""
+    """Workers that only hold their lock and sleep, so they start almost instantly. Each run has its own process."""
     monkeypatch.setenv("OFFCOMP_RESIDENT", "0")
     real = subprocess.Popen
 

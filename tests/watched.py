@@ -1,4 +1,4 @@
-"""Every address that a process and its children ask for over the network: a hook in the interpreter writes them to a file."""
+"""Record the network accesses of child processes and their descendants: a hook in each interpreter writes them to a file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ sys.addaudithook(watch)
 
 @contextmanager
 def watched(folder: Path) -> Iterator[Path]:
-    """Processes that are started inside write what they ask for to the file that this yields, an event and a host a line."""
+    """Record the network accesses of processes started within this context.
+
+    Yields the log file, with one line per access: the event and the host.
+    """
     log = folder / "targets.txt"
     log.touch()
     (folder / "sitecustomize.py").write_text(HOOK.format(log=str(log)))
@@ -39,12 +42,12 @@ def watched(folder: Path) -> Iterator[Path]:
 
 
 def outside(log: Path) -> list[str]:
-    """The lines of those that are not on this machine."""
+    """Return the lines of a log whose hosts are not on this machine."""
     return [line for line in log.read_text().splitlines() if not _is_here(line.partition(" ")[2])]
 
 
 def _is_here(host: str) -> bool:
-    if host in ("localhost", "None", "") or host.startswith("/"):  # the last are sockets in the file system
+    if host in ("localhost", "None", "") or host.startswith("/"):  # paths are Unix sockets
         return True
     try:
         return ip_address(host).is_loopback

@@ -1,7 +1,7 @@
 """Train a small causal language model: `python -m benchmarks.training.causal_lm`.
 
-A GPT-2 (4 layers, 128 wide, 1.9 M parameters) trained on the same tokens as the masked language model (see `language_model`):
-every token is predicted from those before it. Rows have 64 tokens at first, later 128, and start with [CLS].
+A GPT-2 (4 layers, 128 wide, 1.9 M parameters) trained on the same tokens as the masked language model (see `language_model`).
+Every token is predicted from those before it. Rows have 64 tokens at first, later 128, and start with [CLS].
 """
 
 from __future__ import annotations

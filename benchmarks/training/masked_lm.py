@@ -27,7 +27,7 @@ from benchmarks.training.language_model import POSITIONS, SPREAD, Recipe, counte
 
 MASKED, MASKED_FIRST = 0.15, 0.30
 NEIGHBOURS = (-1, 1, -2, 2)  # one per head
-SHARPNESS = 2.0  # of the first layer's attention to them
+SHARPNESS = 2.0  # of the first layer's attention to these neighbours
 SLOWEST = 256  # tokens per half turn of the slowest sinusoid; the fastest makes half a turn per token
 MASK = SPECIAL.index("[MASK]")
 STEPS = 2000
@@ -80,7 +80,7 @@ def look_at_neighbours(model: BertForMaskedLM) -> None:
 
 
 def hide(inputs: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The inputs with some tokens hidden, and which tokens are to be predicted, both (rows, length)."""
+    """The inputs with some tokens hidden, and a mask of the tokens to be predicted, both (rows, length)."""
     told = (torch.rand(inputs.shape, generator=generator) < share) & (inputs >= len(SPECIAL))
     how = torch.rand(inputs.shape, generator=generator)
     other = torch.randint(len(SPECIAL), VOCABULARY, inputs.shape, generator=generator)

@@ -40,7 +40,7 @@ def new_model(base: Path) -> BertForSequenceClassification:
 
 
 def encoded(tokenizer: PreTrainedTokenizerFast, table: pd.DataFrame) -> list[tuple[Tensor, int]]:
-    """Token ids (tokens,) and label of each row."""
+    """The token ids (tokens,) and the label of each row."""
     ids = tokenizer(table["sentence"].tolist(), truncation=True, max_length=LONGEST)["input_ids"]
     return [(torch.tensor(row), int(label)) for row, label in zip(ids, table["label"], strict=True)]
 
@@ -58,7 +58,7 @@ def batches(examples: list[tuple[Tensor, int]], generator: np.random.Generator |
 def logits(
     model: BertForSequenceClassification, examples: list[tuple[Tensor, int]], chosen: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """Logits (batch, 2) and labels (batch,)."""
+    """The logits (batch, 2) and labels (batch,) of the chosen examples."""
     ids = pad_sequence([examples[i][0] for i in chosen], batch_first=True)
     mask = pad_sequence([torch.ones_like(examples[i][0]) for i in chosen], batch_first=True)
     device = model.device
@@ -67,7 +67,7 @@ def logits(
 
 
 def accuracy(model: BertForSequenceClassification, examples: list[tuple[Tensor, int]]) -> float:
-    """Share of correct predictions."""
+    """The share of correct predictions."""
     model.eval()
     with torch.inference_mode():
         right = [
@@ -113,7 +113,7 @@ def train(data: Path, base: Path, work: Path, epochs: int) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with sst2_glue")
     parser.add_argument("--base", type=Path, default=Path("build/masked-lm/model"), help="the masked language model")

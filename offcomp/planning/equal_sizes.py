@@ -20,8 +20,8 @@ DIGITS = 6
 def equalised(plans: Mapping[K, Plan], info: ModelInfo) -> dict[K, Plan]:
     """Each plan at the largest common size: at most the size of the smallest plan, with the same ratio for all of its groups.
 
-    Some methods can only store a few sizes, such as whole numbers of bits. The common size is therefore the largest that the
-    method with the coarsest sizes can store, and each plan comes as close to it from below as it can. If a method cannot be
+    Some methods support only a few sizes, such as whole numbers of bits. The common size is therefore the largest that the
+    method with the coarsest sizes supports, and each plan comes as close to it from below as it can. If a method cannot be
     made that small, its smallest size becomes the limit for all.
     """
     sizes = {key: predict(plan, info) for key, plan in plans.items() if plan.groups}

@@ -1,4 +1,4 @@
-"""How good the estimates of scores are: the bundled check on plans that they were not fitted to. No torch."""
+"""The accuracy of estimated scores: the bundled check on plans to which the estimates were not fitted. No torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHECKED = assets_folder() / "runs" / "score-estimates.json"
 
 @dataclass(frozen=True)
 class EstimateCheck:
-    """How estimates compared with measurements on plans that they were not fitted to (`benchmarks/score_estimates.py`).
+    """A comparison of estimates with measurements, on plans to which they were not fitted (`benchmarks/score_estimates.py`).
 
     plans, within       number of plans, and of those whose measured score lay within the band
     mean_errors         model -> its task, metric, and the mean absolute difference between estimate and measurement

@@ -178,7 +178,7 @@ def _for_error(family: Family, target: Target, weights: np.ndarray | None) -> Ca
         known = [each for ratio in family.ratios() if (each := family.at_ratio(ratio)).saves and each.error is not None]
         nearest = min(known, key=lambda each: each.error or 0.0)
         raise InputError(
-            f"a relative error of {target.value:g} cannot be reached while saving anything; the nearest is "
+            f"no size below that of the original reaches a relative error of {target.value:g}; the nearest is "
             f"{nearest.error:.3g}, with the chosen weights {nearest.smaller_text}"
         )
     return found
@@ -211,8 +211,8 @@ def _for_loss(family: Family, target: Target, task: Task, weights: np.ndarray | 
             )
         least, nearest = min(losses, key=lambda pair: pair[0])
         raise InputError(
-            f"'{target}' cannot be met while saving anything: the smallest expected loss is {_loss_text(least, target)}, with "
-            f"the chosen weights {nearest.smaller_text}; allow a larger loss, choose fewer groups or another method, or "
+            f"no size below that of the original meets '{target}': the smallest expected loss is {_loss_text(least, target)}, "
+            f"with the chosen weights {nearest.smaller_text}; allow a larger loss, choose fewer groups or another method, or "
             "allocate sizes per group"
         )
     return found

@@ -1,6 +1,6 @@
 """Converts measurements made in float32 to the sizes that they would have in half precision. No torch.
 
-Rounding what is stored to half precision hardly changes the error, but it does change the size in bytes. The bundled sweeps
+Rounding stored tensors to half precision hardly changes the error, but it does change the size in bytes. The bundled sweeps
 store float32, so without this conversion, nothing could be estimated for plans that keep the half precision of their
 checkpoint.
 """

@@ -12,7 +12,7 @@ from offcomp.results.targets import Target
 
 MB = 1e6
 NARROWER = ("float16", "int8")
-OTHER_METHODS = ("codebook", "quantization")
+OTHER_METHODS = ("trellis", "quantization")
 """Style keys of methods that store few bits per weight."""
 
 

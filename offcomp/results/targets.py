@@ -1,4 +1,4 @@
-"""Targets in the terms that users think in: a ratio, a rank, megabytes, an error, or how much of a score may be lost. No torch.
+"""Targets as users state them: a ratio, a rank, megabytes, an error, or how much of a score may be lost. No torch.
 
 A target is short text in links, in the app and on the command line:
 
@@ -99,7 +99,7 @@ def format_target(target: Target) -> str:
 
 
 def task_of(target: Target, plan: Plan, info: ModelInfo) -> Task:
-    """The task whose score a loss refers to: one of the plan, or else a bundled task that the model supports.
+    """The task whose score a loss refers to: a task of the plan, or else a bundled task that the model supports.
 
     Raises InputError if there is none with this name or metric.
     """

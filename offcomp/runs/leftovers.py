@@ -55,7 +55,7 @@ def _restrict_access(home: Path) -> None:
     others = [entry for entry in home.iterdir() if entry not in own and not entry.name.startswith(".")]
     shared = home.stat().st_mode & (stat.S_ISVTX | stat.S_ISGID) or home.resolve() == Path.home().resolve()
     for folder in own if others or shared else [home]:
-        with suppress(OSError):  # missing, or owned by someone else
+        with suppress(OSError):  # missing, or owned by another user
             mode = stat.S_IMODE(folder.stat().st_mode)
             if mode & 0o077:
                 folder.chmod(mode & ~0o077)

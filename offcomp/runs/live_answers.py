@@ -10,8 +10,9 @@ model does, and the objects hold `original` and, if the question names a run, `c
     next-words     {"text", original: {"continuation", "next": [[token, probability], ... 5]}, compressed: ...}
     masked-words   {"text" (with its masks), original: {"masks": [[[token, probability], ... 5], ... one per mask]}, ...}
     classes        {"text", original: {"probabilities": {class: probability}}, ...}
-    embeddings     {"text", "cosine"}: cosine similarity of the original's embedding and the compressed one, or null; and beside
-                   "texts", "similarities": {"original": matrix, "compressed": matrix}, those of each pair of texts
+    embeddings     {"text", "cosine"}: cosine similarity between the original model's and the compressed model's embeddings, or
+                   null. The answer also has the key "similarities": {"original": matrix, "compressed": matrix}, the
+                   similarities of every pair of texts.
 
 If there is no answer, the object is {"error": SENTENCE, "input": whether the question is at fault}.
 """
@@ -179,7 +180,7 @@ def fill_masks(loaded: LoadedModel, texts: Sequence[str]) -> Answers:
 
 
 def classify(loaded: LoadedModel, texts: Sequence[str]) -> Answers:
-    """The probability of each class of a model's head, for each text; independent ones if a text can have several classes."""
+    """The probability of each class of a model's head for each text, independent if a text can have several classes."""
     head = described_head(loaded)
     outputs = head_outputs(loaded, batches(loaded, list(texts)), len(head.names), ignore_progress)
     probabilities = expit(outputs) if head.multi_label else softmax(outputs, axis=1)

@@ -4,7 +4,7 @@ Starting Python, importing torch and loading the model take longer than many run
 each run in a fork of itself, which starts within milliseconds with exactly the loaded weights; a fork that fails, is cancelled
 or is killed does not affect the weights of the next. See `resident_process` for the process itself.
 
-The resident belongs to the process that starts it. A pair of sockets connects the two, so nobody else can reach the resident;
+The resident belongs to the process that starts it. A pair of sockets connects the two, so no other process can reach it;
 every message is a JSON object, with file descriptors attached:
 
     {"run": N, "folder": F}      carry out the run in F; attached: its lock (already held) and its log

@@ -1,4 +1,4 @@
-"""The queue: a run waits for a slot, in order of submission. OFFCOMP_SLOTS sets how many may run at once (1)."""
+"""The queue: a run waits for a slot, in order of submission. OFFCOMP_SLOTS sets how many may run at once (default: 1)."""
 
 from __future__ import annotations
 

@@ -99,15 +99,15 @@ class Started(Protocol):
         """End the work on the run at once."""
 
     def wait(self) -> object:
-        """Wait until nobody works on the run any more."""
+        """Wait until no process works on the run any more."""
 
 
 def start_worker(folder: Path, log: Path, lock: int, model: resident.Model) -> Started:
-    """Have a run carried out by this process's resident, or by a worker of its own if there can be no resident.
+    """Have a run carried out by this process's resident, or by a new worker process where no resident is possible.
 
-    Whoever works on the run holds its lock until the run has ended, and writes to the log. Raises OSError.
+    The process that works on the run holds its lock until the run has ended, and writes to the log. Raises OSError.
 
-    folder      where the folder of the run will be
+    folder      the final path of the run's folder
     model       what the run reads
     """
     with files.closing(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)) as output:

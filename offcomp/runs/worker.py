@@ -46,7 +46,7 @@ SMALL_SHARE = 0.25
 """Models that take up at most this fraction of the free memory stay loaded; calibration statistics may use as much again."""
 LONGEST_DETAIL = 200
 NICE = 10
-"""Gives the app's process priority."""
+"""Niceness of workers, so that the app takes priority over them."""
 
 
 def estimated_stages(plan: Plan, info: ModelInfo) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""`offcomp suggest` and `offcomp allocate`: JSON alone on stdout, plans that store what they say, one sentence on a fault."""
+"""`offcomp suggest` and `offcomp allocate`: only JSON on stdout, plans of the promised size, one sentence per fault."""
 
 from __future__ import annotations
 

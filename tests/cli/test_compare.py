@@ -1,4 +1,4 @@
-"""`offcomp compare`: which runs it finds, what it prints and writes, and how it refuses."""
+"""`offcomp compare`: the runs that it finds, its output and files, and its refusals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.made_runs import put_in_home
 
 @pytest.fixture(autouse=True)
 def runs(tmp_path: Path) -> None:
-    """In the home of the command: two finished runs whose ids begin alike, and one that failed."""
+    """Store two finished runs whose ids begin alike, and a failed one, in the home of the command."""
     home = tmp_path / "home"
     svd, autoencoder = (read_json(bundled.FOLDER / file) for file in bundled.FILES)
     put_in_home(home, svd, "aa1111111111", submitted=1.0)

@@ -1,4 +1,4 @@
-"""How the command line ends where its answer cannot be written, nobody reads it, or Ctrl-C comes: quietly, with its status."""
+"""The command line exits quietly with the right status if output cannot be written or is not read, or on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def plan(tmp_path: Path) -> str:
-    """The path of a plan."""
+    """The path of a plan file."""
     file = tmp_path / "plan.json"
     file.write_text(Plan(model="minilm-l6", groups=(Group(name="query", modules=("query.0",)),), tasks=()).to_json())
     return str(file)
 
 
 def unread() -> TextIO:
-    """A pipe whose reader has gone."""
+    """A pipe whose reading end is closed."""
     reader, writer = os.pipe()
     os.close(reader)
     return os.fdopen(writer, "w")
@@ -86,8 +86,8 @@ def test_an_answer_that_cannot_be_written_ends_every_verb_quietly(
         patch.setattr(sys, "stdout", stream)
         cli.main([plan if part == "PLAN" else part for part in verb])
     if stream is not None:
-        stream.close()  # what it still held is lost, so this raises nothing
-    if not verb[0].startswith("--"):  # argparse ends these by itself
+        stream.close()  # the buffered text has been discarded, so this raises nothing
+    if not verb[0].startswith("--"):  # argparse itself exits for these
         assert (end.value.code, capsys.readouterr().err) == (status, said)
 
 
@@ -108,7 +108,7 @@ def test_messages_that_cannot_be_written_are_lost(
         (">&-", 1, "stdout is closed"),
         (">&- 2>&- <&-", 1, ""),
         ("--help >/dev/full", 0, ""),
-        ("| head -c 1", 0, ""),  # the status of head
+        ("| head -c 1", 0, ""),  # the status is that of head
     ],
 )
 def test_a_shell_sees_no_traceback(redirection: str, status: int, said: str) -> None:
@@ -120,7 +120,7 @@ def test_a_shell_sees_no_traceback(redirection: str, status: int, said: str) -> 
 
 
 def caught(process: subprocess.Popen[str]) -> bool:
-    """Whether a process has a handler of its own for SIGINT."""
+    """Return whether the process has installed a handler for SIGINT."""
     found = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())
     return bool(found) and bool(int(found[1], 16) & 1 << (signal.SIGINT - 1))
 

@@ -1,4 +1,4 @@
-"""`offcomp tasks` and `offcomp evaluate`: models scored alone and against each other, and one sentence on a fault."""
+"""`offcomp tasks` and `offcomp evaluate`: scores of one model, comparisons of two, and one sentence per fault."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLUMNS = ("--column", "sentence1=a", "--column", "sentence2=b", "--column", "sc
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Forty pairs of sentences of the words that a tiny model knows."""
+    """The path of a table of forty pairs of sentences, made of words that a tiny model knows."""
     draw = random.Random(5)
     path = tmp_path_factory.mktemp("data") / "pairs.csv"
     lines = [",".join([*(" ".join(f"w{draw.randint(2, 60)}" for _ in range(6)) for _ in "ab"), str(i % 6)]) for i in range(40)]

@@ -1,4 +1,4 @@
-"""`offcomp export` and `offcomp verify`: what they print and write, their exit status, and one sentence on a fault."""
+"""`offcomp export` and `offcomp verify`: their output and files, their exit status, and one sentence per fault."""
 
 from __future__ import annotations
 

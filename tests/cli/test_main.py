@@ -1,4 +1,4 @@
-"""The command line contract: JSON alone on stdout, one sentence on stderr, and the exit status."""
+"""The contract of the command line: only JSON on stdout, one sentence on stderr, and the exit status."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT with a tokenizer, as a model folder."""
+    """The folder of a tiny BERT with a tokenizer."""
     return tiny_models.save(tiny_models.bert(), tmp_path_factory.mktemp("models") / "tiny-bert")
 
 
@@ -168,7 +168,7 @@ def test_a_plan_file_that_cannot_be_read_is_one_sentence(offcomp: Command, tmp_p
 
 
 def break_model(kind: str, folder: Path) -> str:
-    """Damage a copy of a model folder; returns what the error must name."""
+    """Damage a model folder. Returns a text that the error must contain."""
     weights = folder / "model.safetensors"
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if kind == "no safetensors":

@@ -1,4 +1,4 @@
-"""What can be no path is one sentence wherever a person may give a path."""
+"""Wherever users may specify a path, an unusable one is refused with one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`offcomp plan` with a target instead of a size, and what `offcomp predict` knows of a plan's scores."""
+"""`offcomp plan` with a target instead of a size, and the scores of a plan that `offcomp predict` expects."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The examples in the documentation: the fenced blocks of a Markdown page, and running those in Python.
+"""Extract the fenced blocks of a Markdown page, and run those in Python.
 
-The Python blocks of a page share a namespace. A block of plain text directly after a Python block shows what it prints: numbers
-agree to a few per cent, `...` stands for any word, and a line of `...` for any number of lines.
+The Python blocks of a page share a namespace. A block of plain text directly after a Python block shows its output: numbers
+must agree to a few per cent, `...` stands for any word, and a line of `...` for any number of lines.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PAGES = sorted(file for file in DOCS.rglob("*.md") if "_build" not in file.parts
 FENCE = re.compile(r"^(`{3,})([^\n`]*)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 RELATIVE, ABSOLUTE = 0.05, 0.005
-"""Tolerances of numbers that are not whole: their last digits depend on the machine, and an example may change its class."""
+"""Tolerances for non-integers: their last digits depend on the machine, and a single prediction may change."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Block:
 
     @property
     def code(self) -> str:
-        """The content, on the same lines as on the page, so that a traceback shows where it stands."""
+        """The content after as many empty lines as precede it on the page, so that tracebacks show the lines of the page."""
         return "\n" * self.line + self.content
 
 
@@ -49,7 +49,7 @@ def blocks_of(text: str) -> list[Block]:
 
 
 def run_page(page: Path) -> None:
-    """Run the Python blocks of a page in order, and compare what they print with the text that follows, if any."""
+    """Run the Python blocks of a page in order, and compare their output with the text blocks that follow them, if any."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     blocks = blocks_of(page.read_text(encoding="utf-8"))
     for block, following in zip(blocks, [*blocks[1:], None], strict=True):
@@ -65,7 +65,7 @@ def run_page(page: Path) -> None:
 
 
 def difference(printed: str, shown: str) -> str:
-    """How a printed text differs from the one on the page; empty if it does not."""
+    """Describe how the printed text differs from the one on the page. Returns an empty string if they agree."""
     actual, expected = ([line for line in text.splitlines() if line.strip()] for text in (printed, shown))
     if "..." in (line.strip() for line in expected):
         start = [line.strip() for line in expected].index("...")
@@ -81,7 +81,7 @@ def difference(printed: str, shown: str) -> str:
 
 
 def alike(actual: str, expected: str) -> bool:
-    """Whether two words agree, up to the last digits of their numbers."""
+    """Return whether two words agree, except for the last digits of their numbers."""
     if expected == "...":
         return True
     numbers = [[float(number.replace(",", "")) for number in NUMBER.findall(word)] for word in (actual, expected)]
@@ -90,7 +90,7 @@ def alike(actual: str, expected: str) -> bool:
 
 
 def close(actual: float, expected: float) -> bool:
-    """Whether two numbers agree: whole ones exactly, others within the tolerances."""
+    """Return whether two numbers agree: whole numbers exactly, others within the tolerances."""
     if actual.is_integer() and expected.is_integer():
         return actual == expected
     return math.isclose(actual, expected, rel_tol=RELATIVE, abs_tol=ABSOLUTE)

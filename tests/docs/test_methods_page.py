@@ -1,4 +1,4 @@
-"""The page on methods agrees with the methods: their names, their formulas, and a table of all options for each."""
+"""The page on methods agrees with the code: the names of the methods, their formulas, and the tables of their options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | 
 
 
 def option_table(method: type[Method]) -> str:
-    """The table of a method's options, as the page shows it."""
+    """The table of a method's options in the form in which the page shows it."""
     rows = ["| option | default | values | meaning |", "|---|---|---|---|"]
     for option in options_of(method):
         choices, limits = option.metadata.get("choices"), option.metadata.get("range")

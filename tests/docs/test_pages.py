@@ -28,7 +28,7 @@ def has_examples(page: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data folder of all examples, so that a run that two pages show is run once."""
+    """The home of all examples, so that a run that appears on two pages is carried out only once."""
     return tmp_path_factory.mktemp("home")
 
 
@@ -61,7 +61,7 @@ def test_names_exist(page: Path) -> None:
 
 
 def exists(name: str) -> bool:
-    """Whether a dotted name is a module, or an attribute of one."""
+    """Return whether a dotted name is a module, or an attribute of one."""
     try:
         import_module(name)
     except ModuleNotFoundError:

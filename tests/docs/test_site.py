@@ -1,4 +1,4 @@
-"""The built documentation: no warnings or broken links, nothing loaded from elsewhere, all public names in the reference."""
+"""The built documentation has no warnings or broken links, loads nothing from other hosts, and lists all public names."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import offcomp
 from tests.docs.examples import DOCS, PAGES, ROOT
 
 LOADING = {("script", "src"), ("link", "href"), ("img", "src"), ("source", "src"), ("iframe", "src")}
-"""Elements and attributes that a browser fetches by itself."""
+"""Elements and the attributes whose addresses a browser loads automatically."""
 FETCHED_BY_STYLE = re.compile(r"""(?:@import\s+|url\()\s*["']?((?:https?:)?//[^"')]+)""")
 NOT_FETCHED = ("canonical", "next", "prev", "search", "index", "author")
 
 
 class Page(HTMLParser):
-    """The links of an HTML page, the anchors in it, and what it loads."""
+    """The links and anchors of an HTML page, and the addresses that it loads."""
 
     def __init__(self, file: Path):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The tutorial as a notebook, as a page and on the command line: the same plans, and the same figures."""
+"""The tutorial has the same plans and figures as a notebook, as a page, and on the command line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def code_cells() -> list[Any]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The data folder of this file, where the notebook, the page and the command line find each other's runs."""
+    """The home of all tests in this file, in which the notebook, the page and the command line share their runs."""
     folder = tmp_path_factory.mktemp("tutorial")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OFFCOMP_HOME", str(folder))
@@ -44,14 +44,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def executed(home: Path) -> Any:
-    """The notebook with its outputs."""
+    """The executed notebook, with its outputs."""
     copy = nbformat.from_dict(NOTEBOOK)
     return NotebookClient(copy, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(home)}}).execute()
 
 
 @pytest.fixture(scope="module")
 def runs(executed: Any, home: Path) -> dict[str, Run]:
-    """The runs of the notebook by id, as they were when it ended."""
+    """The runs of the notebook by id, as stored at its end."""
     return {run.id: run for run in RunStore(home).all()}
 
 
@@ -64,7 +64,7 @@ def offcomp(*arguments: object) -> Any:
 
 
 def planned(method: str, ratio: int, home: Path) -> Path:
-    """A plan of the tutorial, made on the command line."""
+    """Create a plan of the tutorial on the command line. Returns its path."""
     file = home / f"{method}-{ratio}.json"
     size = ("--method", method, "--ratio", ratio, "--unit", "bytes")
     offcomp("plan", "minilm-l6", "--kinds", "query", *size, "--task", "sentiment", "--out", file)

@@ -1,4 +1,4 @@
-"""Left-to-right perplexity: its losses and windows against the procedure of transformers, and what is refused."""
+"""Left-to-right perplexity: losses and windows compared with the procedure of transformers, and rejected inputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_loss_of_a_text_in_one_window_is_that_of_transformers(tmp_path: Path
 
 @pytest.mark.parametrize(("context", "stride"), [(12, 5), (12, 1), (17, 16), (9, 9)])
 def test_windows_are_those_of_the_procedure_of_transformers(tmp_path: Path, context: int, stride: int) -> None:
-    """A plain transcription of https://huggingface.co/docs/transformers/perplexity, weighted by the tokens it asks for."""
+    """The expected loss follows https://huggingface.co/docs/transformers/perplexity, but weights windows by their targets."""
     loaded, text = opened(tmp_path, "llama"), texts_of(50)[0]
     ids = ids_of(loaded, text)
     total, count, previous = 0.0, 0, 0

@@ -1,4 +1,4 @@
-"""Scores with their uncertainty and the paired comparison, against scipy and cases worked by hand."""
+"""Scores with their uncertainty, and paired comparisons, checked against scipy and cases computed by hand."""
 
 from __future__ import annotations
 
@@ -191,7 +191,8 @@ def test_the_divergence_from_a_model_that_is_sure_and_wrong_is_finite() -> None:
 @pytest.mark.parametrize(("lost", "won", "n"), [(12, 3, 100), (0, 5, 40), (5, 0, 40), (1, 1, 10), (80, 60, 2000), (1, 0, 3)])
 def test_the_ends_of_the_interval_are_the_differences_that_a_score_test_just_rejects(lost: int, won: int, n: int) -> None:
     for end in accuracy_interval(lost, won, n):
-        shares = np.linspace(max(0.0, -end), (1 - end) / 2, 400_001)[1:-1]  # of right to wrong; wrong to right has `end` more
+        # Shares of changes from right to wrong; the shares of changes from wrong to right are larger by `end`.
+        shares = np.linspace(max(0.0, -end), (1 - end) / 2, 400_001)[1:-1]
         likelihood = np.log(1 - 2 * shares - end) * (n - lost - won)
         likelihood += np.log(shares) * lost if lost else 0.0
         likelihood += np.log(shares + end) * won if won else 0.0
@@ -209,7 +210,7 @@ def test_for_many_examples_the_interval_is_the_normal_one() -> None:
 @pytest.mark.parametrize(
     ("lost", "won", "n", "expected"),
     [
-        (0, 0, 100, (-0.036995, 0.036995)),  # z² / (n + z²), the end of Wilson's interval of 0 in 100
+        (0, 0, 100, (-0.036995, 0.036995)),  # z² / (n + z²), the end of Wilson's interval for 0 of 100
         (1, 0, 1, (-1.0, None)),
         (0, 1, 1, (None, 1.0)),
         (7, 0, 7, (-1.0, None)),
@@ -223,7 +224,10 @@ def test_the_interval_of_extreme_counts(lost: int, won: int, n: int, expected: t
 
 
 def flipped_answers(generator: np.random.Generator, n: int) -> tuple[int, int]:
-    """Right with probability .85; of these .12 are lost, and .3 of the wrong ones won: -.102 + .045."""
+    """Return how many of n random answers are lost and won.
+
+    An answer is right with probability .85; a right one is lost with probability .12, a wrong one won with probability .3.
+    """
     right = generator.random(n) < 0.85
     changed = generator.random(n) < np.where(right, 0.12, 0.3)
     return int((right & changed).sum()), int((~right & changed).sum())
@@ -240,7 +244,7 @@ def test_the_interval_of_the_difference_holds_the_truth_in_95_of_100_cases(n: in
 
 
 def test_the_smallest_difference_is_shown_in_80_of_100_cases() -> None:
-    """One in ten flips among 500 examples: the formula gives a difference, the test finds it about as often as it says."""
+    """With one flip per ten examples among 500, a test detects the difference that the formula states in 80 % of the draws."""
     difference = uncertainty.smallest_accuracy_difference(50, 500)
     assert difference == pytest.approx((1.96 * sqrt(0.1) + 0.8416 * sqrt(0.1 - difference**2)) / sqrt(500), rel=1e-3)
     generator = np.random.default_rng(2)
@@ -253,14 +257,14 @@ def test_the_smallest_difference_falls_with_the_number_of_examples_and_exists_wi
     assert uncertainty.smallest_accuracy_difference(0, 3) is None
     found = [uncertainty.smallest_accuracy_difference(0, n) for n in (20, 100, 1000)]
     assert found == sorted(found, reverse=True)
-    assert found[1] * 100 == pytest.approx((1.96 + 0.84) ** 2, rel=0.05)  # as many one-way flips as the test needs
+    assert found[1] * 100 == pytest.approx((1.96 + 0.84) ** 2, rel=0.05)  # the number of one-way flips that the test needs
 
 
 # -------------------------------------------------------------------------------------------------------------- ranks
 
 
 def correlated(n: int, seed: int = 0, *, ties: bool = False) -> tuple[Vector, Vector, Vector]:
-    """Truth, original, and a compressed model that is a little worse."""
+    """Return the true values, and the predictions of an original and of a slightly worse compressed model."""
     generator = np.random.default_rng(seed)
     truth = generator.normal(size=n)
     original = truth + generator.normal(size=n)

@@ -1,4 +1,4 @@
-"""How causal models go on from openings: against transformers' own greedy search, within the context, kept and compared."""
+"""Continuations of causal models: equal to transformers' greedy search, within the context, cached, and compared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.language_models import CAUSAL, LONGEST, START, TEXTS, causal, ids_of,
 
 
 def opened(folder: Path, name: str, framed: bool = False) -> LoadedModel:
-    """A tiny model whose tokenizer puts the pieces of a word together again."""
+    """Load a tiny model whose tokenizer joins the pieces of a word when it decodes them."""
     loaded = language_models.opened(folder, name, framed)
     assert loaded.tokenizer is not None
     loaded.tokenizer.backend_tokenizer.decoder = WordPiece()
@@ -32,14 +32,14 @@ def opened(folder: Path, name: str, framed: bool = False) -> LoadedModel:
 
 
 def damaged(loaded: LoadedModel) -> None:
-    """Every weight is as far off as it is large."""
+    """Add noise to every parameter, with the same standard deviation as the parameter itself."""
     generator = torch.Generator().manual_seed(1)
     for parameter in loaded.model.parameters():
         parameter.add_(parameter.std() * torch.randn(parameter.shape, generator=generator))
 
 
 def compared(evaluator: CausalLM) -> list[Continuation]:
-    """The continuations of the model as it was at first beside those of the model as it is now."""
+    """Return the comparison of the model's continuations with those of the same model."""
     reference = evaluator.reference()
     return list(evaluator.compare(reference, evaluator.predict(reference)).continuations)
 
@@ -52,7 +52,7 @@ def test_they_are_those_of_transformers_greedy_search_with_each_opening_alone(tm
     written = evaluator.reference()["continuations"]
     prompts = evaluator.continuations.prompts
     assert len(prompts) == len(written) == OPENINGS
-    assert len({len(prompt) for prompt in prompts}) > 1  # so that some are read in another batch than others
+    assert len({len(prompt) for prompt in prompts}) > 1  # so some are read in different batches
     loaded.model.generation_config.eos_token_id = None
     options = {"do_sample": False, "max_new_tokens": evaluator.continuations.new_tokens, "pad_token_id": 0}
     for prompt, tokens in zip(prompts, written, strict=True):
@@ -93,7 +93,7 @@ def test_the_leading_tokens_that_agree_are_counted(tmp_path: Path) -> None:
 def test_no_prompt_is_longer_than_the_context_and_no_word_is_cut(tmp_path: Path, framed: bool) -> None:
     loaded = opened(tmp_path, "gpt2", framed)
     assert loaded.tokenizer is not None
-    evaluator = causal(loaded, context=2, stride=1)  # of the windows, not of the model
+    evaluator = causal(loaded, context=2, stride=1)  # the context of the windows, not of the model
     found, before = evaluator.continuations, [START] if framed else []
     assert 1 < found.new_tokens < NEW_TOKENS
     for prompt in found.prompts:
@@ -109,7 +109,7 @@ def test_no_prompt_is_longer_than_the_context_and_no_word_is_cut(tmp_path: Path,
 
 def test_a_model_that_reads_more_has_openings_and_continuations_of_full_length(tmp_path: Path) -> None:
     loaded = opened(tmp_path, "llama")
-    loaded.model.config.max_position_embeddings = 64  # its positions are computed, so it reads as far
+    loaded.model.config.max_position_embeddings = 64  # its positions are not learned, so it can read as far
     entries = compared(causal(loaded))
     assert {entry.tokens for entry in entries} == {NEW_TOKENS}
     lengths = [len(prompt) for prompt in causal(loaded).continuations.prompts]
@@ -144,7 +144,7 @@ def test_what_is_added_to_the_opening_begins_where_the_opening_ends(tmp_path: Pa
     entries = evaluator.continuations.compare(written, written)
     for prompt, tokens, entry in zip(evaluator.continuations.prompts, written.tolist(), entries, strict=True):
         assert entry.opening + entry.original == loaded.tokenizer.decode([*prompt, *tokens], skip_special_tokens=True)
-    assert {entry.original[:1] == " " for entry in entries} == {True, False}  # a new word, or more of the last
+    assert {entry.original[:1] == " " for entry in entries} == {True, False}  # a new word, or the rest of the last one
 
 
 def test_after_an_end_token_nothing_is_written(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_the_originals_continuations_are_kept_so_that_others_cost_one_pass_each(
 
     def again() -> OpenTask:
         found = open_task(task, loaded, cache=cache)
-        passes[0] = 0  # opening tries the model as well
+        passes[0] = 0  # opening a task also runs the model
         found.prepare()
         return found
 

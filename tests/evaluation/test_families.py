@@ -1,4 +1,4 @@
-"""Every family of tasks on every kind of model gives a score or one sentence, images and sound included."""
+"""Every family of tasks on every kind of model, even for images and sound, returns a score or a one-sentence error."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ WITHOUT_TEXT: dict[str, Callable[[], transformers.PreTrainedModel]] = {"whisper"
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Texts, pairs, classes and scores in one file."""
+    """A CSV file with pairs of texts, classes and scores."""
     generator = np.random.default_rng(2)
     lengths = [int(length) for length in generator.integers(4, 12, 160)]
     texts = texts_of(*lengths)
@@ -76,7 +76,7 @@ def columns_for(family: str) -> dict[str, str]:
 
 
 def readable(loaded: LoadedModel, masked: bool) -> LoadedModel:
-    """The model with a tokenizer of syllables that pads as its config says."""
+    """Return the model with a syllable tokenizer, whose padding token is that of the model's config."""
     tokenizer = syllable_tokenizer(masked, **(SPECIALS if masked else {"unk_token": "[UNK]"}))
     if loaded.model.config.pad_token_id:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(loaded.model.config.pad_token_id)
@@ -108,7 +108,7 @@ def test_a_model_of_images_or_sound_is_told_in_one_sentence(offcomp: Command, tm
     info = describe(folder)
     assert not info.reads_text and info == type(info).from_dict(info.to_dict())
     assert usual_tasks(info.architecture, info.reads_text) == ()
-    offcomp("tasks")  # what saving has written is read
+    offcomp("tasks")  # discards the output of saving the model
     for flags in ((), ("--task", "sentiment"), ("--data", table, "--family", "probe", "--column", "text=one")):
         status, out, err = offcomp("evaluate", folder, *flags)
         assert (status, out) == (2, "")
@@ -116,7 +116,7 @@ def test_a_model_of_images_or_sound_is_told_in_one_sentence(offcomp: Command, tm
         assert info.architecture in err and "supports no family of tasks" in err
     with pytest.raises(PlanError, match="no family of tasks"):
         validate(Plan(model=folder, groups=(), tasks=("sentiment",)), info)
-    with pytest.raises(TaskError, match="no family of tasks"):  # a listing of an earlier version does not know it
+    with pytest.raises(TaskError, match="no family of tasks"):  # metadata from an earlier version lack `reads_text`
         open_task(find_task("sentiment"), replace(load(folder), info=replace(info, reads_text=True)))
 
 
@@ -136,7 +136,7 @@ def test_a_model_that_reads_text_but_fails_at_it_is_one_sentence(
 
 
 def test_an_encoder_decoder_with_a_head_scores_or_says_why_not(tmp_path: Path, table: str) -> None:
-    """Its head reads the end token of each text, which this tokenizer does not write."""
+    """Its head reads the end token of each text, which the second tokenizer does not add."""
     sizes = {"d_model": 24, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40}
     heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
     ids = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 1, "decoder_start_token_id": 3, "forced_eos_token_id": 3}

@@ -1,4 +1,4 @@
-"""Fidelity: identity is perfect to the last bit, more compression is not better, and what is kept of large distributions."""
+"""Fidelity: perfect scores of unchanged models, worse scores after more compression, and the storage of distributions."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ MODELS = {
     "causal-fidelity": "gpt2",
     "head-fidelity": "bert_classifier",
 }
-"""Family -> a tiny model that can do it."""
+"""A tiny model for each family that can do its tasks."""
 METRICS = {
     "embedding-fidelity": ("embedding cosine", "higher", 1.0),
     "masked-fidelity": ("masked KL", "lower", 0.0),
     "causal-fidelity": ("next-token KL", "lower", 0.0),
     "head-fidelity": ("class KL", "lower", 0.0),
 }
-"""Family -> its metric, whether higher or lower is better, and the original's own value."""
+"""The metric of each family, whether higher or lower is better, and the value of the original itself."""
 
 
 def made(folder: Path, family: str, **options: object) -> tuple[LoadedModel, Evaluator]:
-    """A tiny model that can do the family, and its evaluator on the texts of `tests.language_models`."""
+    """Return a tiny model that can do the family's tasks, and its evaluator on the texts of `tests.language_models`."""
     loaded = opened(folder, MODELS[family], framed=family != "causal-fidelity")
     return loaded, EVALUATORS[family](loaded, data_of(family, **options))
 
 
 def truncated(loaded: LoadedModel, ranks: int) -> None:
-    """Keep the largest `ranks` singular values of every matrix but the embeddings."""
+    """Keep only the largest `ranks` singular values of every matrix except the embeddings."""
     for name, parameter in loaded.model.named_parameters():
         if parameter.ndim == 2 and "embed" not in name and "wte" not in name and "wpe" not in name:
             left, values, right = torch.linalg.svd(parameter, full_matrices=False)
@@ -58,7 +58,7 @@ def truncated(loaded: LoadedModel, ranks: int) -> None:
 def test_an_unchanged_model_is_perfect_to_the_last_bit(tmp_path: Path, family: str) -> None:
     _, evaluator = made(tmp_path, family)
     reference = evaluator.reference()
-    for predictions in (reference, evaluator.predict(reference)):  # the first is how the original alone is scored
+    for predictions in (reference, evaluator.predict(reference)):  # `reference` is used if only the original is scored
         score = evaluator.compare(reference, predictions)
         metric, direction, perfect = METRICS[family]
         assert (score.metric, score.direction) == (metric, direction)
@@ -83,7 +83,7 @@ def test_mild_compression_is_better_than_more(tmp_path: Path, family: str) -> No
         assert score.paired.difference == score.compressed.value - METRICS[family][2]
         low, high = score.paired.interval or (0.0, 0.0)
         assert low < score.paired.difference < high
-    assert 0.0 < distances[0] < min(distances[1:])  # the mildest is the best
+    assert 0.0 < distances[0] < min(distances[1:])  # the mildest compression is the best
 
 
 @pytest.mark.parametrize("family", METRICS)
@@ -122,7 +122,7 @@ def fidelity(loaded: LoadedModel, **options: object) -> TokenFidelity:
 
 
 def whole_distributions(evaluator: TokenFidelity) -> NDArray[np.float64]:
-    """The distributions at all positions, computed without the code under test."""
+    """Return the distributions at all positions, computed without the code under test."""
     found = np.empty((evaluator.token_rows.count, tiny_models.VOCABULARY))
     for indices, logits, _ in evaluator.token_rows.logits(lambda _: None):
         found[indices] = logits.double().softmax(1).numpy()
@@ -140,7 +140,7 @@ def test_the_divergence_of_every_position_is_that_of_scipy(causal_model: LoadedM
 
 
 def kept(monkeypatch: pytest.MonkeyPatch, evaluator: TokenFidelity, tokens: int) -> None:
-    """Leave memory for only so many tokens of each position."""
+    """Limit the memory so that only this number of tokens is stored for each position."""
     monkeypatch.setattr(token_fidelity, "LARGEST_KEPT", evaluator.token_rows.count * 4 * 2 * tokens)
 
 
@@ -166,7 +166,7 @@ def test_merging_tokens_lowers_the_divergence_and_is_noted(causal_model: LoadedM
         references[tokens] = evaluator.reference()
         stored = references[tokens]["log_probabilities"].nbytes + references[tokens]["tokens"].nbytes
         assert references[tokens]["tokens"].shape[1] == tokens
-        assert stored <= token_fidelity.LARGEST_KEPT + 4 * evaluator.token_rows.count  # and a column for the rest
+        assert stored <= token_fidelity.LARGEST_KEPT + 4 * evaluator.token_rows.count  # plus a column for the rest
         np.testing.assert_allclose(np.exp(references[tokens]["log_probabilities"]).sum(1), 1, atol=1e-5)
         unchanged = evaluator.compare(references[tokens], evaluator.predict(references[tokens]))
         assert unchanged.compressed.value == 0.0 and unchanged.unchanged
@@ -236,10 +236,10 @@ def test_divergences_by_hand() -> None:
 
 
 def test_the_interval_covers_the_mean_of_resampled_texts() -> None:
-    """Texts of several tokens each, whose tokens are alike: an interval over tokens would be far too narrow."""
+    """The tokens of a text have similar values, so an interval over tokens instead of texts would be far too narrow."""
     generator, covered, trials = np.random.default_rng(1), 0, 200
     for _ in range(trials):
-        of_text = generator.gamma(2.0, 0.5, 40)  # the mean over all texts is 1
+        of_text = generator.gamma(2.0, 0.5, 40)  # the expected value is 1
         rows = np.repeat(np.arange(40), 8)
         values = of_text[rows] * generator.uniform(0.8, 1.2, len(rows))
         score = compare_fidelity(values, rows=rows, texts=[""] * 40, metric="next-token KL")

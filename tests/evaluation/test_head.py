@@ -1,4 +1,4 @@
-"""Classification by a model's own head: its labels are matched with those of the data, or refused."""
+"""Classification by a model's own head: its labels are matched with those of the data, or rejected."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MOOD_LABELS = {0: "NEGATIVE", 1: "POSITIVE"}
 
 
 def word_tokenizer(**specials: str) -> transformers.PreTrainedTokenizerFast:
-    """Knows the words `w5`, `w6`, ... and frames texts and pairs as BERT's does."""
+    """Return a tokenizer with the words `w5`, `w6`, ..., which adds special tokens to texts and pairs as BERT's does."""
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "<end>", *WORDS]
     backend = Tokenizer(WordLevel({name: number for number, name in enumerate(names)}, unk_token="[UNK]"))  # noqa: S106
     backend.pre_tokenizer = Whitespace()
@@ -50,7 +50,7 @@ def word_tokenizer(**specials: str) -> transformers.PreTrainedTokenizerFast:
 
 
 def texts_of(count: int, seed: int = 1) -> list[str]:
-    """Texts of three to nine words."""
+    """Return this number of texts, each of three to nine random words."""
     generator = np.random.default_rng(seed)
     return [" ".join(generator.choice(WORDS, generator.integers(3, 10))) for _ in range(count)]
 
@@ -59,7 +59,7 @@ TEXTS, MORE_TEXTS = texts_of(90), texts_of(120, seed=2)
 
 
 def classifier(folder: Path, labels: dict[int, str]) -> LoadedModel:
-    """A tiny BERT with a head of these classes, whose answers to texts like ours are evenly spread."""
+    """Return a tiny BERT with a head for these classes, whose logits are standardised so that its answers vary."""
     config = transformers.BertConfig(
         **tiny_models.BERT_SIZES, type_vocab_size=3, id2label=labels, label2id={name: index for index, name in labels.items()}
     )
@@ -78,7 +78,7 @@ def saved(folder: Path, model: transformers.PreTrainedModel, **specials: str) ->
 
 
 def raw_logits(loaded: LoadedModel, *text: str) -> NDArray[np.float64]:
-    """What the model itself gives for one text or pair (classes,)."""
+    """Return the model's own logits (classes,) for one text or pair."""
     assert loaded.tokenizer is not None
     with torch.no_grad():
         logits = loaded.model(**loaded.tokenizer(*text, return_tensors="pt")).logits[0]
@@ -86,7 +86,7 @@ def raw_logits(loaded: LoadedModel, *text: str) -> NDArray[np.float64]:
 
 
 def outputs_of(loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.int64]:
-    """Index of the model's likeliest output for each text."""
+    """Return the index of the model's likeliest output for each text."""
     return np.array([int(raw_logits(loaded, text).argmax()) for text in texts])
 
 
@@ -98,7 +98,7 @@ def split_of(texts: Sequence[str], labels: Sequence[int], names: Sequence[str]) 
 def data_of(
     loaded: LoadedModel, names: Sequence[str], class_of: Callable[[int], int] = int, validation: bool = True, **options: Any
 ) -> TaskData:
-    """Texts whose right class is what the model's likeliest output stands for: `class_of` says which class that is."""
+    """Return texts whose right class is the one that `class_of` assigns to the model's likeliest output."""
     parts = {"test": TEXTS, "validation": MORE_TEXTS} if validation else {"test": TEXTS}
     splits = {
         name: split_of(texts, [class_of(output) for output in outputs_of(loaded, texts)], names)
@@ -115,14 +115,14 @@ def accuracy(loaded: LoadedModel, data: TaskData) -> float:
 
 @pytest.fixture(scope="module")
 def moods(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    """A classifier of moods whose answers are mixed."""
+    """A classifier of moods that gives both answers."""
     loaded = classifier(tmp_path_factory.mktemp("moods"), MOOD_LABELS)
     assert 0.3 < outputs_of(loaded, TEXTS).mean() < 0.7
     return loaded
 
 
 def relabelled(loaded: LoadedModel, *labels: str) -> LoadedModel:
-    """The model with other names in its config."""
+    """Return the model with these names of its classes in its config."""
     loaded.model.config.id2label = dict(enumerate(labels))
     return loaded
 
@@ -144,7 +144,7 @@ def test_probabilities_are_the_softmax_of_the_heads_own_logits(moods: LoadedMode
 
 
 def test_a_pair_is_read_as_one_input(moods: LoadedModel) -> None:
-    first, second = ([" ".join(text.split()[:6]) for text in texts[:20]] for texts in (TEXTS, MORE_TEXTS))  # fit the model
+    first, second = ([" ".join(text.split()[:6]) for text in texts[:20]] for texts in (TEXTS, MORE_TEXTS))  # they fit the model
     split = Dataset.from_dict({"sentence1": first, "sentence2": second, "label": [0, 1] * 10})
     split = split.cast_column("label", ClassLabel(names=list(MOODS)))
     evaluator = Head(
@@ -162,7 +162,7 @@ def test_progress_rises_to_one_over_both_splits(moods: LoadedModel) -> None:
     seen: list[float] = []
     evaluator = Head(moods, data_of(moods, MOODS))
     reference = evaluator.reference(seen.append)
-    assert seen == sorted(seen) and seen[-1] == pytest.approx(1.0) and len(seen) == 7  # batches of 120 and of 90 texts
+    assert seen == sorted(seen) and seen[-1] == pytest.approx(1.0) and len(seen) == 7  # 4 batches of 120 texts, 3 of 90
     seen.clear()
     evaluator.predict(reference, seen.append)
     assert seen[-1] == 1.0 and len(seen) == 3
@@ -176,7 +176,7 @@ def test_a_decoder_answers_at_the_last_token_of_each_text(tmp_path: Path, name: 
         sizes = {"vocab_size": 61, "n_embd": 24, "n_layer": 2, "n_head": 4, "n_positions": 19, "eos_token_id": 4}
     config = getattr(transformers, f"{name}Config")(**sizes, num_labels=2, pad_token_id=4 if padded_by_config else None)
     model = tiny_models._built(f"{name}ForSequenceClassification", config)
-    loaded = saved(tmp_path, model, eos_token="<end>")  # noqa: S106  # which it also pads with
+    loaded = saved(tmp_path, model, eos_token="<end>")  # noqa: S106  # also used for padding
     loaded.tokenizer.model_input_names = ["input_ids", "attention_mask"]  # type: ignore[union-attr]
     given = Head(loaded, data_of(loaded, ("0", "1"), validation=False)).reference()["probabilities"]
     logits = np.array([raw_logits(loaded, text) for text in TEXTS])
@@ -202,7 +202,7 @@ def test_names_in_another_order_are_put_right(moods: LoadedModel) -> None:
 
 
 def test_three_classes_in_another_order_are_put_right(tmp_path: Path) -> None:
-    """The cyclic order differs from its inverse, so a map the wrong way round would show."""
+    """A cyclic order differs from its inverse, so an inverted map would be noticed."""
     loaded = classifier(tmp_path, {0: "contradiction", 1: "entailment", 2: "NEUTRAL"})
     names = ("entailment", "neutral", "contradiction")
     data = data_of(loaded, names, class_of=lambda output: (2, 0, 1)[output])
@@ -221,7 +221,7 @@ def test_names_without_meaning_are_taken_as_they_stand_and_checked(moods: Loaded
 
 @pytest.mark.parametrize("theirs", [("LABEL_0", "LABEL_1"), ("NEGATIVE", "POSITIVE")])
 def test_a_label_map_in_the_wrong_order_is_refused(moods: LoadedModel, theirs: tuple[str, str]) -> None:
-    """Planted: the model's output 0 means positive, but its config says negative, or nothing."""
+    """The model's output 0 means positive, but its config calls it negative, or does not name it."""
     data = data_of(moods, MOODS, class_of=lambda output: 1 - output)
     with pytest.raises(TaskError, match=r"0% of 120 .* 100% correctly with .*negative should be positive.*id2label.*labels"):
         Head(relabelled(moods, *theirs), data).reference()
@@ -257,7 +257,7 @@ def test_the_option_labels_follows_the_order_of_the_outputs(tmp_path: Path) -> N
 def test_without_a_validation_split_a_reversed_order_is_noted_beside_the_score(
     moods: LoadedModel, theirs: tuple[str, str]
 ) -> None:
-    """Nothing is chosen on the test split, so the score stays as the labels stand."""
+    """Nothing is chosen on the test split, so the score is that of the labels in their current order."""
     data = data_of(moods, MOODS, class_of=lambda output: 1 - output, validation=False)
     evaluator = Head(relabelled(moods, *theirs), data)
     reference = evaluator.reference()
@@ -271,13 +271,13 @@ def test_without_a_validation_split_a_reversed_order_is_noted_beside_the_score(
 
 
 def of_the_original(loaded: LoadedModel, data: TaskData) -> OriginalScore:
-    """What is said of the original alone, as on the command line."""
+    """Return the score of the original alone, as on the command line."""
     opened = OpenTask(data.task, loaded, data, None)
     return opened.original()
 
 
 def test_the_note_is_about_the_original_and_its_best_order_not_about_a_bad_model(moods: LoadedModel) -> None:
-    """As in a real table: right on 78.7 % of the examples once the labels are turned round."""
+    """With its labels reversed, the original is right on 78.7 % of the examples, as for a real table."""
     wrong = round(0.213 * len(TEXTS))
     truth = [1 - output for output in outputs_of(moods, TEXTS)]
     truth[:wrong] = [1 - label for label in truth[:wrong]]
@@ -290,7 +290,7 @@ def test_the_note_is_about_the_original_and_its_best_order_not_about_a_bad_model
     right = 1 - wrong / len(TEXTS)
     compared = evaluator.compare(reference, {"probabilities": reference["probabilities"][:, ::-1]})
     assert f"would give an accuracy of {right:.3f}" in compared.note[0]
-    assert compared.compressed.value == pytest.approx(right)  # the note is not of the compressed one
+    assert compared.compressed.value == pytest.approx(right)  # the note is not about the compressed model
 
 
 @pytest.mark.parametrize("settled", ["right order", "option", "validation"])
@@ -304,7 +304,7 @@ def test_an_order_that_is_right_or_settled_has_no_note(moods: LoadedModel, settl
     reference = evaluator.reference()
     result = evaluator.compare(reference, reference)
     assert "note" not in result.to_dict()
-    assert bool(notes("made", result)) is backwards  # of an accuracy of 0, the majority is still said to be better
+    assert bool(notes("made", result)) is backwards  # an accuracy of 0 is still below the baseline
 
 
 def test_another_order_of_three_classes_is_noted_with_what_should_be_what(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_another_order_of_three_classes_is_noted_with_what_should_be_what(tmp_pa
 
 
 def test_the_order_is_judged_on_the_original_alone(moods: LoadedModel) -> None:
-    """A compressed model that says the opposite is a bad model, not a fault of the labels."""
+    """If a compressed model gives the opposite answers, the model is bad and the labels are right."""
     evaluator = Head(moods, data_of(moods, MOODS))
     reference = evaluator.reference()
     parameters = [moods.model.get_parameter(f"classifier.{name}") for name in ("weight", "bias")]
@@ -364,7 +364,7 @@ def test_the_order_is_refused_where_it_is_clearly_worse_than_the_other(right: fl
 
 
 def test_two_of_five_classes_in_each_others_place_are_noticed() -> None:
-    """Although the accuracy is far above that of the largest class."""
+    """They are noticed although the accuracy is far above that of always answering with the largest class."""
     truth = np.arange(300) % 5
     said = np.array([0, 1, 3, 2, 4])[truth]
     with pytest.raises(TaskError, match=r"60% .* 100% .*\(2 should be 3; 3 should be 2\)"):
@@ -414,7 +414,7 @@ def test_labels_that_are_not_those_of_the_data_are_refused(moods: LoadedModel) -
 
 
 def one_output(folder: Path) -> LoadedModel:
-    """A tiny BERT whose head gives one number."""
+    """Return a tiny BERT whose head has one output."""
     config = transformers.BertConfig(**tiny_models.BERT_SIZES, type_vocab_size=3, num_labels=1)
     return saved(folder, tiny_models._built("BertForSequenceClassification", config))
 
@@ -426,7 +426,7 @@ def test_a_head_for_regression_is_sent_to_the_family_for_it(tmp_path: Path) -> N
 
 
 def scored_pairs(folder: Path, loaded: LoadedModel, target: str) -> tuple[str, NDArray[np.float64], NDArray[np.float64]]:
-    """Pairs with scores that go with the head's own numbers, those scores and those numbers."""
+    """Write pairs whose scores correlate with the head's outputs, and return the file, the scores and the outputs."""
     first, second = ([" ".join(text.split()[:6]) for text in texts[:60]] for texts in (TEXTS, MORE_TEXTS))
     given = np.array([raw_logits(loaded, *pair)[0] for pair in zip(first, second, strict=True)])
     scores = np.round(given + np.random.default_rng(0).normal(0, given.std(), 60), 3)

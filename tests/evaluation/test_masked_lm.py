@@ -1,4 +1,4 @@
-"""Masked words: their losses against transformers' own, how texts are cut into rows, what is hidden, and what is refused."""
+"""Masked words: losses compared with those of transformers, rows of tokens, the choice of masked tokens, rejected inputs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_loss_of_hidden_tokens_is_that_of_transformers(tmp_path: Path, name:
 
 
 def restored(evaluator: MaskedLM) -> dict[int, list[int]]:
-    """Text -> its tokens, put together from its rows with the hidden tokens filled in."""
+    """Return the tokens of each text, by its index, joined from its rows with the masked tokens filled in."""
     tokens: dict[int, list[int]] = {}
     for row in evaluator.rows:
         filled = list(row.ids)
@@ -121,7 +121,7 @@ def test_whole_words_are_hidden_with_all_their_pieces(bert: LoadedModel) -> None
                 split_without += (place in single.positions) != (place - 1 in single.positions)
         wanted = max(1, round(0.3 * (len(whole.ids) - 2)))
         assert wanted <= len(whole.positions) < wanted + 3
-    assert split_without > 10  # so single masks do split words, and the check above can fail
+    assert split_without > 10  # masks of single tokens split words, so the check above can fail
 
 
 def test_cutting_between_words_by_hand() -> None:
@@ -152,7 +152,7 @@ def test_a_tokenizer_without_a_mask_token_is_refused(bert: LoadedModel) -> None:
 
 
 def test_a_head_that_tells_something_else_is_refused(tmp_path: Path) -> None:
-    """ELECTRA's pre-training head says for each token whether it was replaced."""
+    """ELECTRA's pre-training head predicts for each token whether it was replaced."""
     config = transformers.ElectraConfig(**tiny_models.BERT_SIZES, embedding_size=14, type_vocab_size=3)
     model = transformers.ElectraForPreTraining(config)
     config.architectures = ["ElectraForPreTraining"]

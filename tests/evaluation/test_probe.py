@@ -1,4 +1,4 @@
-"""Sentence embeddings, the families that read them, and what a task keeps of the original."""
+"""Sentence embeddings, the families of tasks that use them, and what a task stores about the original."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ SENTIMENT = find_task("sentiment")
 
 
 def word_tokenizer(**specials: str) -> transformers.PreTrainedTokenizerFast:
-    """Knows the words `w2`, `w3`, ... by their number, and these special tokens only; `<end>` is 0."""
+    """Return a tokenizer with the words `w2`, `w3`, ..., whose ids are 2, 3, ...; `<end>` is 0.
+
+    specials    the only special tokens
+    """
     words = {"<end>": 0, "[UNK]": 1, **{word: number for number, word in enumerate(WORDS, start=2)}}
     backend = Tokenizer(WordLevel(words, unk_token="[UNK]"))  # noqa: S106
     backend.pre_tokenizer = Whitespace()
@@ -47,14 +50,14 @@ def word_tokenizer(**specials: str) -> transformers.PreTrainedTokenizerFast:
 
 
 def saved(folder: Path, name: str, **specials: str) -> LoadedModel:
-    """A tiny model from a folder, with a tokenizer of words; it pads unless other special tokens are given."""
+    """Load a tiny model from a folder, with a word tokenizer that has these special tokens, or else a padding token."""
     loaded = load(str(tiny_models.save(tiny_models.shared(name), folder / name, tokenizer=False)))
     assert loaded.tokenizer is None
     return replace(loaded, tokenizer=word_tokenizer(**(specials or {"pad_token": "<end>"})))
 
 
 def texts_of(*lengths: int) -> list[str]:
-    """Texts of so many words, no two alike."""
+    """Return texts with these numbers of words, all of them different."""
     return [" ".join(WORDS[(7 * index + 3 * place) % len(WORDS)] for place in range(n)) for index, n in enumerate(lengths)]
 
 
@@ -65,7 +68,7 @@ def test_padding_does_not_matter_and_the_order_is_kept(tmp_path: Path, name: str
     together = embed(loaded, texts)
     alone = np.concatenate([embed(loaded, [text]) for text in texts])
     assert together.shape == alone.shape and together.dtype == np.float32
-    assert min(np.abs(alone[i] - alone[j]).max() for i in range(7) for j in range(i)) > 1e-3  # no two texts look alike
+    assert min(np.abs(alone[i] - alone[j]).max() for i in range(7) for j in range(i)) > 1e-3  # no two embeddings are alike
     np.testing.assert_allclose(together, alone, atol=1e-5 * max(1.0, np.abs(alone).max()))
 
 
@@ -75,7 +78,7 @@ def test_padding_on_the_left_does_not_matter_either(tmp_path: Path, name: str) -
     texts = texts_of(3, 11, 1, 7)
     expected = np.concatenate([embed(loaded, [text]) for text in texts])
     assert loaded.tokenizer is not None
-    loaded.tokenizer.padding_side = "left"  # as the checkpoints of many decoders ask for
+    loaded.tokenizer.padding_side = "left"  # as specified by the checkpoints of many decoders
     np.testing.assert_allclose(embed(loaded, texts), expected, atol=1e-5 * max(1.0, np.abs(expected).max()))
 
 
@@ -200,7 +203,7 @@ def minilm() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def third(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    """A third of the bundled sentences."""
+    """The task sentiment with a third of its bundled sentences."""
     tables = {name: split.to_pandas()[::3] for name, split in read(SENTIMENT).splits.items()}
     return SENTIMENT.replace(data=as_files(tmp_path_factory.mktemp("third") / "data", tables))
 
@@ -239,7 +242,7 @@ def test_an_unchanged_model_agrees_with_itself(unchanged: Score, opened: OpenTas
 
 
 def as_files(folder: Path, splits: dict[str, pd.DataFrame]) -> str:
-    """A folder with a file a split."""
+    """Write the splits to a new folder, with one CSV file per split, and return the folder."""
     folder.mkdir()
     for name, table in splits.items():
         table.to_csv(folder / f"{name}.csv", index=False)
@@ -247,7 +250,7 @@ def as_files(folder: Path, splits: dict[str, pd.DataFrame]) -> str:
 
 
 def sentiment_tables() -> dict[str, pd.DataFrame]:
-    """The bundled sentences, a table a split, as words that a tiny model knows."""
+    """Return a table per split of the bundled sentences, with all words replaced by words that a tiny model knows."""
     splits = read(SENTIMENT).splits
     tables = {name: split.to_pandas() for name, split in splits.items()}
     for table in tables.values():
@@ -261,7 +264,7 @@ def transposed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_the_probe_is_fitted_on_training_texts_and_chosen_on_validation_texts_only(tmp_path: Path) -> None:
-    """With the labels of one split turned round: of the test split nothing changes, of the training split all does."""
+    """Swapping the labels of the test split changes nothing; swapping those of the training split changes the probe."""
     loaded, tables = saved(tmp_path, "bert_base"), sentiment_tables()
     found = {}
     for split in ("none", "train", "test"):
@@ -283,7 +286,7 @@ def test_shuffled_labels_give_chance(minilm: LoadedModel, third: Task, tmp_path:
 
 @contextmanager
 def ruined(loaded: LoadedModel) -> Iterator[None]:
-    """The model with zeros for every matrix of its layers."""
+    """Replace every matrix in the model's layers by zeros within this context."""
     zeros = {spec: torch.zeros(spec.shape) for spec in loaded.info.modules if spec.layer is not None}
     with substituted(loaded.model, zeros):
         yield
@@ -335,7 +338,7 @@ def test_more_compression_agrees_less_with_the_original(minilm: LoadedModel, ope
 
 
 def test_the_originals_answers_are_kept_by_content(tmp_path: Path) -> None:
-    """Another task object finds them; other files, and other options, do not."""
+    """A new task object finds them, but not if the model's files or the options of the task are different."""
     loaded, cache = saved(tmp_path, "bert_base"), tmp_path / "cache"
     task = Task(name="mine", family="probe", data=as_files(tmp_path / "data", sentiment_tables()))
     first = open_task(task, loaded, cache=cache).original()
@@ -363,14 +366,14 @@ def test_another_model_is_compared_on_the_same_examples(minilm: LoadedModel, ope
 def test_a_task_runs_on_a_decoder_without_a_padding_token(tmp_path: Path) -> None:
     loaded = saved(tmp_path, "gpt2", unk_token="[UNK]")  # noqa: S106
     score = open_task(SENTIMENT, loaded).original()
-    assert 0.3 <= score.value <= 0.7  # every English word is unknown to it
+    assert 0.3 <= score.value <= 0.7  # every English word is unknown to the tokenizer
 
 
 # ------------------------------------------------------------------------------------------------- similarity, regression
 
 
 def scored_pairs(folder: Path, generator: np.random.Generator) -> str:
-    """Pairs whose score is the number of words they share, out of five."""
+    """Write pairs of texts, scored by how many of their five words they share, to files, and return their folder."""
     rows = []
     for _ in range(120):
         first = [str(word) for word in generator.choice(WORDS, 5, replace=False)]
@@ -389,7 +392,7 @@ def test_similarity_is_the_rank_correlation_of_cosines(tmp_path: Path) -> None:
     score = open_task(task, loaded).original()
     assert score.metric == "spearman" and score.n == 40
     assert score.value == pytest.approx(expected, abs=0.01)
-    assert score.value > 0.5  # shared words show in the embeddings of any model
+    assert score.value > 0.5  # any model's embeddings reflect shared words
 
 
 def test_regression_learns_from_training_pairs_what_the_test_pairs_ask(tmp_path: Path) -> None:

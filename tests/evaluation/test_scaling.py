@@ -1,4 +1,4 @@
-"""No probe divides by a spread that is all but zero."""
+"""No probe divides by a standard deviation that is almost zero."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ WIDTH = 12
 
 
 def features(count: int, shift: float, seed: int) -> NDArray[np.float32]:
-    """Embeddings (count, WIDTH); the last three dimensions are dead: constant, all but constant, all but constant."""
+    """Return embeddings (count, WIDTH) whose last three dimensions are dead: one is constant, two are almost constant."""
     random = np.random.default_rng(seed)
     found = random.normal(size=(count, WIDTH)) * np.linspace(0.1, 0.4, WIDTH)
     found[:, -3] = 0.7
     found[:, -2] = 0.2 + 1e-9 * random.normal(size=count)
     found[:, -1] = -3.0 + 2e-9 * random.normal(size=count)
     found[:, -3:] += shift
-    return found.astype(np.float64)  # type: ignore[return-value]  # a spread of 1e-9 needs more than float32 near 3
+    return found.astype(np.float64)  # type: ignore[return-value]  # float32 cannot represent a spread of 1e-9 near 3
 
 
 class Embedder:
-    """Hands out features as `SplitEmbedder` does; `shift` moves the dead dimensions."""
+    """Returns features in the same way as `SplitEmbedder`; `shift` is added to the dead dimensions."""
 
     def __init__(self, seed: int, count: int):
         self.seed, self.count, self.shift = seed, count, 0.0
@@ -106,7 +106,7 @@ def test_features_that_never_vary_are_divided_by_one():
 
 @pytest.mark.parametrize("shift", [1e-9, 1e-7])
 def test_dead_dimensions_of_a_model_change_no_more_than_one_example(tmp_path: Path, shift: float):
-    """Three gains of the last normalisation of a BERT are 0 or 1e-9, so that those features are its biases."""
+    """Three gains of the last normalisation layer of a BERT are 0 or 1e-9, so these features are almost equal to its biases."""
     model = tiny_models.bert_base()
     norm = model.encoder.layer[-1].output.LayerNorm
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""F1, Matthews' and Pearson's correlation beside a family's own metric, against scikit-learn and scipy."""
+"""F1, Matthews and Pearson correlations in addition to a family's own metric, compared with scikit-learn and scipy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def no_warnings() -> Iterator[None]:
 
 
 def answers(n: int, classes: int = 2, seed: int = 0) -> tuple[NDArray[np.int64], Vector, Vector]:
-    """Right classes, and the probabilities of two classifiers that are often right; the second less often."""
+    """Return true classes, and the probabilities of two classifiers; the first is right more often."""
     generator = np.random.default_rng(seed)
     truth = generator.choice(classes, n, p=np.linspace(1, 2, classes) / np.linspace(1, 2, classes).sum())
     spreads = [generator.random((n, classes)) + weight * np.eye(classes)[truth] for weight in (0.6, 0.3)]
@@ -61,7 +61,7 @@ def test_classes_are_scored_as_by_scikit_learn(metric: str, classes: int, n: int
     assert found.paired.difference == pytest.approx(expected[1] - expected[0])
     majority = np.full(n, np.bincount(truth).argmax())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a constant answer, scikit-learn warns
+        warnings.simplefilter("ignore")  # scikit-learn warns about constant answers
         assert found.baseline.to_dict() == {
             "name": "majority class",
             "value": pytest.approx(OF_SKLEARN[metric](truth, majority)),
@@ -147,7 +147,7 @@ def test_the_tasks_of_glue_list_the_metrics_of_glue() -> None:
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts of words that a tiny model knows, with classes that follow from one of the words."""
+    """A CSV file of texts whose words a tiny model knows, with classes that depend on these words."""
     generator = np.random.default_rng(4)
     words = generator.integers(5, 60, (200, 7))
     table = {

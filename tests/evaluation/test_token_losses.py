@@ -1,4 +1,4 @@
-"""What masked and left-to-right perplexity share: how tokens are scored, the baseline, the comparison, and what is refused."""
+"""What masked and left-to-right perplexity have in common: token scores, the baseline, the comparison, and rejected inputs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_head_gives_the_same_for_the_asked_places_alone(tmp_path: Path, name
     hook = head.register_forward_hook(lambda _module, inputs, _output: widths.append(inputs[0].shape[0] * inputs[0].shape[1]))
     fast = evaluator.reference()
     hook.remove()
-    if name != "opt":  # whose head follows the decoder, past the base model
+    if name != "opt":  # OPT calls its decoder directly, not its base model
         written = fast["continuations"].size if name in CAUSAL else 0
         assert sum(widths) == len(fast["loss"]) + written
     monkeypatch.setattr(token_losses, "_can_gather", lambda *_: False)
@@ -158,7 +158,7 @@ def test_a_ruined_model_ends_at_the_size_of_its_vocabulary(tmp_path: Path, name:
 
 
 def worse(reference: Arrays) -> Arrays:
-    """Answers whose loss grows from token to token."""
+    """Return answers whose losses are higher than the reference, by an amount that grows from token to token."""
     return {**reference, "loss": reference["loss"] + np.arange(len(reference["loss"]))}
 
 

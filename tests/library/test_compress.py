@@ -1,4 +1,4 @@
-"""The public face compresses names, loaded models and live models alike, and bare matrices like the methods themselves."""
+"""The public functions compress models given by name, loaded models, live models, and bare matrices."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_every_method_fits_a_bare_matrix(compressor: type[Compressor]) -> None:
     result: CompressedMatrix = compressor(ratio=3, unit="bytes", **options).fit(matrix)  # type: ignore[arg-type]
     assert result.reconstruct().shape == (64, 48)
     assert 0 < result.stored.num_bytes <= matrix.nbytes / 3
-    assert 0 < result.relative_error(torch.from_numpy(matrix)) < 1.5  # an untrained autoencoder keeps the lengths of rows
+    assert 0 < result.relative_error(torch.from_numpy(matrix)) < 1.5  # an untrained autoencoder still preserves row norms
 
 
 def test_shares_of_energy_and_multiples_choose_the_rank() -> None:

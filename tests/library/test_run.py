@@ -1,4 +1,4 @@
-"""Plans that are run from a notebook give what the command line gives, and their charts are those of the app."""
+"""Plans run from a notebook give the same results as on the command line, and the charts are those of the app."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_run_is_what_the_command_line_runs(folder: str, tmp_path: Path, offcom
     group = json.loads(out)["groups"][0]
     table = run_table([finished])
     assert status == 0 and table["relative_error"][0] == group["relative_error"]
-    assert (tmp_path / "home" / "runs" / finished.id).is_dir()  # the same id
+    assert (tmp_path / "home" / "runs" / finished.id).is_dir()  # the command line used the same id
 
 
 def test_a_share_of_the_energy_becomes_a_rank(folder: str, tmp_path: Path, offcomp: Command) -> None:

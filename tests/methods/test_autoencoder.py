@@ -1,4 +1,4 @@
-"""The autoencoder against a plain PyTorch script, the formulas of its docstring, and what training must do."""
+"""The autoencoder equals a plain PyTorch script, has the sizes that its docstring states, and trains as its options say."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def low_rank_matrix(rows: int = 128, cols: int = 32, rank: int = 3) -> Tensor:
 
 
 def budget_of(method: Autoencoder, rows: int, cols: int, latent: int, dtype: str = "float32") -> Budget:
-    """The parameters of exactly this latent width."""
+    """A budget of exactly the parameters that this latent width stores."""
     return Budget(stored_size(method.tensor_shapes(rows, cols, latent), dtype).num_parameters, "parameters", dtype)
 
 
@@ -72,7 +72,7 @@ def plain_encoder(kind: str, latent: int, cols: int) -> nn.Module:
 
 
 def plain_script(matrix: Tensor, method: Autoencoder, latent: int, seed: int) -> tuple[Tensor, list[float]]:
-    """What a reader of the paper would write: modules, DataLoader, Adam, StepLR, and the global generator."""
+    """A plain implementation of the paper, with the global generator. Returns the reconstruction and the loss of each epoch."""
     torch.manual_seed(1 + seed)
     decoder = plain_decoder(method.decoder, latent, matrix.shape[1])
     encoder = plain_encoder(method.encoder, latent, matrix.shape[1])
@@ -108,7 +108,7 @@ def plain_script(matrix: Tensor, method: Autoencoder, latent: int, seed: int) ->
 
 @pytest.fixture
 def global_generator() -> Iterator[None]:
-    """The plain script seeds the global generator; put it back afterwards."""
+    """Restore the global generator, which the plain script seeds, after the test."""
     before = torch.random.get_rng_state()
     yield
     torch.random.set_rng_state(before)
@@ -149,7 +149,7 @@ def test_a_last_batch_that_is_not_full_is_trained_on_as_in_the_script() -> None:
 
 @pytest.mark.usefixtures("global_generator")
 def test_the_power_l1_term_is_annealed_as_in_the_script() -> None:
-    method = Autoencoder(epochs=6, l1_weight=0.02)  # more would amplify the last digits: |e|^.1 is steep at 0
+    method = Autoencoder(epochs=6, l1_weight=0.02)  # a larger weight would amplify rounding: |e|^0.1 is steep at 0
     assert_equals_the_plain_script(0.3 * randn(96, 24), method, latent=3, seed=0)
 
 
@@ -318,7 +318,7 @@ def test_progress_within_an_epoch_is_reported_so_that_a_long_fit_can_be_cancelle
     assert max(later - earlier for earlier, later in pairwise(seen)) < 0.25
 
 
-# The SVD as a start, refined latents, coefficients
+# Starting from the SVD, refining latents, coefficients
 
 
 def test_a_linear_autoencoder_that_starts_at_the_svd_has_its_error() -> None:
@@ -373,7 +373,7 @@ def test_the_cosine_schedule_ends_near_zero() -> None:
 
 
 def hints_with(statistic: Tensor, name: str) -> SyntheticHints:
-    """Hints of one member with this statistic (rows, cols)."""
+    """Hints of one member with this statistic, a tensor (rows, cols)."""
     return SyntheticHints((len(statistic),), (False,), [ModuleStatistics(1, **{name: statistic})])
 
 

@@ -1,4 +1,4 @@
-"""The codebook autoencoder: codes, scales, stages, outliers, feedback, and what they store."""
+"""The codebook autoencoder: codes, scales, stages, outliers, feedback, and stored sizes."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_more_bits_lower_the_error_at_every_step() -> None:
 
 
 def test_a_gaussian_matrix_at_two_bits_is_as_near_as_vector_quantization_gets() -> None:
-    """2 bits a weight in pieces of 4: between the bound 2^-2 of Shannon and the scalar quantizer of Lloyd and Max (.343)."""
+    """At 2 bits per weight, codewords of 4 weights lie between Shannon's bound, 2^-2, and Lloyd-Max quantization, 0.343."""
     matrix, method = gaussian(2000, 64), codebook(codeword_length=4, outliers=0.0)
     assert 0.25 < error(matrix, at_size(method, matrix, 8)) < 0.33
 
@@ -198,7 +198,7 @@ def test_the_entries_that_codes_miss_by_most_are_stored_exactly() -> None:
 
 
 def test_one_codebook_serves_members_of_different_size() -> None:
-    """Rows are scaled, so a group of a small and a large member costs no more error than each alone."""
+    """Rows are scaled, so members of different scale have nearly the same errors in one group as when compressed alone."""
     small, large = 0.01 * gaussian(150, 32), 10 * gaussian(150, 32, 1)
     method = codebook(codeword_length=4)
     together = at_size(method, torch.cat([small, large]), 6).reconstruct()
@@ -227,7 +227,7 @@ def rounded(weights: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("step", [1, 3])
 def test_feedback_equals_the_plain_recipe_that_solves_for_the_rest_each_time(step: int) -> None:
-    """After each step the remaining inputs move to the least-squares optimum, found here by a solve of its own."""
+    """After each step, the remaining inputs move to the least-squares optimum, which the reference computes directly."""
     weights, inputs = gaussian(9, 5), correlated_inputs(200, 9)
     moment = (inputs.T @ inputs).double() / 200
     order, factor = damped_order_and_factor(moment.clone(), 0.1, step)
@@ -284,7 +284,7 @@ def test_feedback_lowers_the_output_error_of_each_member(transposed: bool, lengt
         before, after = ((inputs @ (member - part).T).norm().item() for part in parts)
         assert after < 0.8 * before
     assert hints.followed
-    assert [index for index, _ in hints.substituted] == [1]  # nobody comes after the last
+    assert [index for index, _ in hints.substituted] == [1]  # no member follows the last one
     for index, settled in hints.substituted:
         assert torch.allclose(settled, fed.reconstruct().split(len(stacked) // 2)[index], atol=1e-4)
 

@@ -1,4 +1,4 @@
-"""The contract over every method, degenerate matrices, and the making of methods from names and options."""
+"""Every method fulfils the contract, handles degenerate matrices, and can be created from its name and options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LARGEST_HALF = torch.finfo(torch.float16).max
 
 @pytest.fixture
 def method(request: pytest.FixtureRequest) -> Method:
-    """The method of a case, with hints where it needs some."""
+    """The method of a case, with hints if it needs them."""
     name, options = request.param
     return with_hints(make_method(name, options))
 
@@ -40,7 +40,7 @@ CLOSED_FORMS = [
 
 
 class TestEveryMethod(MethodContract):
-    """All of the contract, for all methods."""
+    """The whole contract, for every method."""
 
 
 @pytest.mark.parametrize("style_key", STYLE_KEYS)
@@ -55,7 +55,7 @@ def test_the_contract_meets_every_method_in_every_dtype_and_unit(style_key: str)
 
 @st.composite
 def degenerate_matrices(draw: st.DrawFn) -> Tensor:
-    """Zero, rank one, constant, thin, wide, tiny and large matrices."""
+    """Draw a zero, rank-one, constant, thin, wide, tiny or large matrix."""
     shape = st.sampled_from([(1, 9), (9, 1), (1, 1), (2, 2), (3, 70), (70, 3), (24, 16), (16, 24), (19, 11), (40, 40)])
     rows, cols = draw(shape)
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
@@ -77,7 +77,7 @@ def degenerate_matrices(draw: st.DrawFn) -> Tensor:
 
 
 def fit_or_none(method: Method, matrix: Tensor, budget: Budget) -> Any:
-    """The compressed matrix, or None where the budget is too small, which must then be true."""
+    """The compressed matrix, or None if `fit` finds the budget too small, which is then verified."""
     try:
         return method.fit(matrix, budget)
     except BudgetTooSmall:
@@ -105,7 +105,7 @@ def test_svd_of_a_degenerate_matrix_is_finite_and_its_error_is_the_tail_of_the_s
     assert reconstruction.isfinite().all()
     spectrum = torch.linalg.svdvals(matrix.double())
     tail = spectrum[compressed.size :].norm() if compressed.size else torch.zeros(())
-    # Codes and halves round entries of the factors, by half a step of 1/127, 2^-11 or 2^-8; entries of 1e-30 vanish in float16.
+    # Factors are rounded by 2^-11 in float16, by 2^-8 in bfloat16, by half of 1/127 in int8; 1e-30 underflows in float16.
     slack = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 1.6e-2, "int8": 0.05}[dtype]
     slack = slack if spectrum[0] > 1e-20 or dtype == "float32" else 1.0
     error = (matrix.double() - reconstruction).norm()
@@ -132,7 +132,7 @@ def test_an_autoencoder_of_a_degenerate_matrix_is_finite_and_within_budget(
     assert compressed.stored.in_unit(unit) <= budget.limit
     reconstruction = compressed.reconstruct()
     assert reconstruction.isfinite().all()
-    assert all(loss >= 0 for loss in compressed.history)  # not NaN either
+    assert all(loss >= 0 for loss in compressed.history)  # this also excludes NaN
     if compressed.size and enforce_norm:
         assert not reconstruction[(matrix == 0).all(1)].any()
 
@@ -170,7 +170,7 @@ def test_a_closed_form_of_a_degenerate_matrix_is_finite_within_budget_and_no_wor
     reconstruction = compressed.reconstruct().double()
     assert reconstruction.isfinite().all()
     error, norm = (matrix.double() - reconstruction).norm(), matrix.double().norm()
-    # Rounded factors that nearly cancel each other add up to more than the matrix: by 6 % in one of some thousand examples.
+    # Rounding factors that nearly cancel can make the error exceed the norm: by 6 % in one of several thousand examples.
     assert error <= norm * {"float32": 1 + 1e-5, "float16": 1.01, "bfloat16": 1.05, "int8": 1.1}[dtype]
 
 
@@ -202,7 +202,7 @@ def test_the_chosen_size_is_the_largest_that_fits(
 
 
 def sizes_to_try(sizes: range, chosen: int) -> list[int]:
-    """All sizes; of a long range both ends, the neighbours of the chosen one, and an even sample."""
+    """All sizes of a short range; of a long one both ends, the neighbours of the chosen size, and an even sample."""
     if len(sizes) <= 1000:
         return list(sizes)
     near = range(chosen - 5, chosen + 6)

@@ -1,6 +1,6 @@
-"""Reference figures of MiniLM-L6: measured once, independently of this code, and repeated here.
+"""The methods reproduce reference figures of MiniLM-L6, which were measured independently of this code.
 
-The figures of SVD hold to their last digit; those of the autoencoder, which is trained, within 3 %.
+The figures of SVD must agree to their last digit; those of the autoencoder, which is trained, within 3 %.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sums of Kronecker products: exact where the matrix is one, and as good as the spectrum of the rearranged matrix says."""
+"""Sums of Kronecker products recover matrices of this form, and have the error implied by the rearranged spectrum."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def fit(method: Kronecker, matrix: Tensor, terms: int) -> Tensor:
-    """The reconstruction by so many terms."""
+    """The reconstruction from this number of terms."""
     budget = Budget(stored_size(method.tensor_shapes(*matrix.shape, terms), "float32").num_parameters)
     compressed = method.fit(matrix, budget)
     assert compressed.size == terms
@@ -26,7 +26,7 @@ def fit(method: Kronecker, matrix: Tensor, terms: int) -> Tensor:
 
 
 def rearranged(matrix: Tensor, left: tuple[int, int]) -> np.ndarray:
-    """Van Loan and Pitsianis, block by block: row i n1 + j is block (i, j), written out."""
+    """The rearrangement of Van Loan and Pitsianis, block by block: row i n1 + j contains the entries of block (i, j)."""
     rows, cols = matrix.shape
     m2, n2 = rows // left[0], cols // left[1]
     blocks = [matrix[i * m2 : (i + 1) * m2, j * n2 : (j + 1) * n2].flatten() for i in range(left[0]) for j in range(left[1])]

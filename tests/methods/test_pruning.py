@@ -1,4 +1,4 @@
-"""Magnitude pruning against a plain sort, and its positions in every form."""
+"""Magnitude pruning equals a plain sort, with positions stored in every form."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def budget_of(method: Pruning, matrix: Tensor, kept: int) -> Budget:
 
 
 def largest(matrix: Tensor, kept: int) -> Tensor:
-    """The same by numpy's stable sort: of equal magnitudes the first in reading order is kept."""
+    """The matrix pruned by numpy's stable sort, which keeps the first of equal magnitudes in reading order."""
     flat = matrix.flatten().numpy()
     order = np.argsort(-np.abs(flat), kind="stable")[:kept]
     result = np.zeros_like(flat)
@@ -41,7 +41,7 @@ def largest(matrix: Tensor, kept: int) -> Tensor:
 def test_the_largest_entries_are_kept_as_they_are(shape: tuple[int, int], positions: str, kept: int) -> None:
     matrix, method = randn(*shape), Pruning(positions)
     compressed = method.fit(matrix, budget_of(method, matrix, kept))
-    assert kept <= compressed.size <= kept + 1  # bytes of packed numbers come in eights of bits
+    assert kept <= compressed.size <= kept + 1  # packing into whole bytes may leave space for one more
     assert torch.equal(compressed.reconstruct(), largest(matrix, compressed.size))
 
 

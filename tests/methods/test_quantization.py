@@ -1,4 +1,4 @@
-"""Quantization against explicit rounding, its levels, and the search of the range."""
+"""Quantization equals explicit rounding, uses all of its levels, and searches for the best range."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def error(matrix: Tensor, method: Quantization, bits: int) -> float:
 
 
 def plainly_rounded(matrix: Tensor, bits: int, block: int, symmetric: bool) -> np.ndarray:
-    """Round to nearest, a block of a row at a time, written out."""
+    """Reference implementation of rounding to nearest, one block of a row at a time."""
     result = np.empty(matrix.shape)
     levels = 2**bits - 1
     for row, entries in enumerate(matrix.double().numpy()):
@@ -52,7 +52,7 @@ def test_without_a_search_it_rounds_to_nearest(bits: int, symmetric: bool, block
     expected = torch.from_numpy(plainly_rounded(matrix, bits, block or 33, symmetric)).float()
     step = 2 * matrix.abs().max() / (2**bits - 1)
     close = (reconstruction - expected).abs() < 1e-5
-    assert close.float().mean() > 0.995  # a tie may fall to either side in float32
+    assert close.float().mean() > 0.995  # float32 may round a tie to either side
     assert (reconstruction - expected).abs().max() <= 1.01 * step
 
 

@@ -1,4 +1,4 @@
-"""The residual autoencoder: never worse than SVD, its formulas, and its parts against plain references."""
+"""The residual autoencoder is never worse than SVD, has the sizes of its formulas, and its parts equal plain references."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def heavy_tailed(rows: int, cols: int, seed: int = 0) -> Tensor:
-    """A low-rank matrix with noise and a few large entries, as weights have."""
+    """A low-rank matrix with noise and a few large entries, as in trained weights."""
     return randn(rows, 4, seed=seed) @ randn(4, cols, seed=seed + 1) + randn(rows, cols, seed=seed + 2) ** 3 / 2
 
 
@@ -47,7 +47,7 @@ def error(matrix: Tensor, compressed: CompressedMatrix) -> float:
 
 
 def whitened_error(matrix: Tensor, compressed: CompressedMatrix, hints: Hints) -> float:
-    """The error in the metrics of the SVD's preset, by dense square roots."""
+    """The norm of the error, weighted by the metrics of SVD's preset 'whitened'."""
     rows, columns = group_metrics(hints, ("none", "full"), 0.0, torch.device("cpu"))
     half = matrix.double() - compressed.reconstruct().double()
     half = half if rows is None else rows.root(half)
@@ -114,7 +114,7 @@ def test_the_whitened_metric_asks_for_text() -> None:
 
 
 def test_svd_itself_is_stored_where_nothing_beats_it() -> None:
-    matrix = randn(40, 2) @ randn(2, 30, seed=1)  # exact at rank 2, so that only rounding is left
+    matrix = randn(40, 2) @ randn(2, 30, seed=1)  # of rank 2, so that only rounding errors remain
     budget = Budget(stored_size(SVD().tensor_shapes(40, 30, 2), "int8").num_bytes, "bytes", "int8")
     compressed, plain = ResidualAutoencoder(steps=5).fit(matrix, budget), SVD().fit(matrix, budget)
     assert compressed.decoder == plain.decoder == "low_rank"
@@ -126,7 +126,7 @@ def test_svd_itself_is_stored_where_nothing_beats_it() -> None:
 def test_a_matrix_of_low_rank_is_exact_at_its_degrees_of_freedom(shape: tuple[int, int], rank: int) -> None:
     rows, cols = shape
     matrix = randn(rows, rank) @ randn(rank, cols, seed=1)
-    budget = Budget(rank * (rows + cols - rank) + rank)  # and one number a pivot
+    budget = Budget(rank * (rows + cols - rank) + rank)  # plus one number per pivot
     assert error(matrix, LINEAR.fit(matrix, budget)) < 1e-5 * matrix.norm()
     if rank > 1:
         assert error(matrix, SVD().fit(matrix, budget)) > 1e-2 * matrix.norm()
@@ -207,7 +207,7 @@ def test_the_interpolative_form_is_exact_and_bounded(rows: int, rank: int, true_
 
 def test_swaps_bound_coefficients_that_pivoted_qr_leaves_large() -> None:
     n = 24
-    upper = torch.eye(n) - torch.triu(torch.full((n, n), 0.6), 1)  # Kahan's matrix, the bad case of pivoted QR
+    upper = torch.eye(n) - torch.triu(torch.full((n, n), 0.6), 1)  # Kahan's matrix, a hard case for pivoted QR
     factor = torch.cat([(torch.diag(0.8 ** torch.arange(n)) @ upper).T, randn(40, n, seed=3) * 1e-3])
     pivots, coefficients = interpolate(factor)
     assert coefficients.abs().max() <= LARGEST

@@ -1,4 +1,4 @@
-"""Truncated SVD as a method: exact, and as good as its spectrum says."""
+"""The method SVD has the error that the spectrum implies, and each of its presets equals its formula."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def low_rank_matrix(rows: int, cols: int, rank: int, noise: float = 0.0) -> Tens
 
 
 def ill_conditioned(rows: int, cols: int) -> Tensor:
-    """Singular values from 1 down to 1e-10, as far as float32 entries can hold them."""
+    """A matrix with singular values from 1 down to 1e-10, as nearly as float32 entries allow."""
     side = min(rows, cols)
     left = torch.linalg.qr(randn(rows, side).double()).Q
     right = torch.linalg.qr(randn(cols, side, seed=1).double()).Q
@@ -91,7 +91,7 @@ def test_a_larger_budget_is_never_worse(rows: int, cols: int) -> None:
 
 def test_the_rank_stays_below_the_break_even_rank() -> None:
     rows, cols = 60, 40
-    break_even = rows * cols / (rows + cols)  # 24 exactly: it stores as much as the matrix, so the matrix stays dense
+    break_even = rows * cols / (rows + cols)  # exactly 24, which stores as many parameters as the matrix
     just_below = SVD().fit(randn(rows, cols), Budget(rows * cols - 1))
     assert just_below.size == break_even - 1
     assert SVD().fit(randn(rows, cols), Budget(rows * cols)).decoder == "dense"
@@ -147,31 +147,31 @@ def fitted(matrix: Tensor, hints: Any = None, **options: Any) -> Tensor:
 
 
 def one_member(rows: int, cols: int, *, transposed: bool = False, seed: int = 1, **changes: Any) -> SyntheticHints:
-    """Hints for a lone weight that is (rows, cols) in the stacked matrix."""
+    """Hints of a group of one weight, whose shape in the stack is (rows, cols)."""
     shape = (cols, rows) if transposed else (rows, cols)
     return SyntheticHints((rows,), (transposed,), [replace(member_statistics(*shape, seed), **changes)])
 
 
 def cut(matrix: Tensor) -> Tensor:
-    """The best approximation of rank `RANK` by a direct SVD."""
+    """The best approximation of rank `RANK`, by a direct SVD."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     return left[:, :RANK] * values[:RANK] @ right[:RANK]
 
 
 def by_rows(weights: Tensor) -> Callable[[Tensor], Tensor]:
-    """FWSVD as its paper writes it: D^-1 SVD_r(D W), D² = diag(weights)."""
+    """FWSVD as in its paper: D^-1 SVD_r(D W), D² = diag(weights)."""
     scale = weights.double().sqrt()[:, None]
     return lambda matrix: cut(scale * matrix) / scale
 
 
 def by_columns(weights: Tensor) -> Callable[[Tensor], Tensor]:
-    """ASVD as its paper writes it: SVD_r(W S) S^-1, S² = diag(weights)."""
+    """ASVD as in its paper: SVD_r(W S) S^-1, S² = diag(weights)."""
     scale = weights.double().sqrt()
     return lambda matrix: cut(matrix * scale) / scale
 
 
 def by_cholesky(rows: Tensor | None, columns: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """L_R^-T SVD_r(L_Rᵀ W L_C) L_C^-1 with Cholesky factors L: DRONE and SVD-LLM, and with both K-FAC's."""
+    """L_R^-T SVD_r(L_Rᵀ W L_C) L_C^-1 with Cholesky factors L: DRONE and SVD-LLM; with two metrics, K-FAC."""
 
     def best(matrix: Tensor) -> Tensor:
         left = torch.linalg.cholesky(rows) if rows is not None else torch.eye(len(matrix), dtype=torch.float64)

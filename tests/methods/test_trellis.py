@@ -1,4 +1,4 @@
-"""The trellis autoencoder: state machines, searches, entropy code, rotation, feedback, and how close it comes to the bound."""
+"""The trellis autoencoder: state machines, searches, entropy coding, rotation, feedback, and distance to the Gaussian bound."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from offcomp.numerics.accounting import Budget
 from tests.synthetic_hints import GivenHints
 
 GAP = {3: 0.85, 6: 0.6}
-"""Bits of the state -> largest distance to the Gaussian bound, in dB, at 1 to 2 bits per weight."""
+"""Number of state bits -> largest allowed distance to the Gaussian bound, in dB, at 1 to 2 bits per weight."""
 
 
 def gaussian(rows: int, cols: int, seed: int = 0) -> Tensor:
@@ -43,7 +43,7 @@ def trellis(**options: Any) -> Method:
 
 
 def at_bits(method: Method, matrix: Tensor, bits: float, **how: Any) -> CompressedMatrix:
-    """The fit that takes this many bits per entry, everything included."""
+    """Fit with a budget of this many bits per entry, which includes everything stored."""
     return method.fit(matrix, Budget(int(matrix.numel() * bits / 8), "bytes"), **how)
 
 
@@ -102,7 +102,7 @@ def test_a_search_without_correlations_equals_the_plain_search() -> None:
     plain = shortest_path(targets, contexts, prices)
     found = correcting_search(targets * 0.1, torch.eye(64), torch.full((64,), 0.1), contexts, prices)
     same = (found.symbols == plain).all(1)
-    assert same.float().mean() > 0.95  # equally cheap paths may differ by rounding
+    assert same.float().mean() > 0.95  # rounding may decide between equally cheap paths
     grid = grid_values(quantizers_along(plain, model.machine).long(), plain.abs().long()) * plain.sign()
     assert torch.allclose(found.decoded[same], 0.1 * grid[same].float(), atol=1e-5)
 
@@ -154,7 +154,7 @@ def test_the_code_is_as_long_as_its_tables_say_to_a_thousandth() -> None:
     counts = count_magnitudes([block.symbols], tables).astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
         entropy = -np.nansum(counts * np.log2(counts / counts.sum(1, keepdims=True)))
-    ideal = entropy + counts[:, 1:].sum()  # a bit for each sign
+    ideal = entropy + counts[:, 1:].sum()  # one bit for each sign
     side = 8 * (len(Tables.of_counts(counts).to_bytes()) + 12 * 2 * 2 + 200) + 5 * sum(matrix.shape)
     assert ideal < 8 * len(latents.to_bytes()) < 1.001 * ideal + side
 
@@ -242,7 +242,7 @@ def test_the_step_is_found_at_which_a_code_fills_the_limit(limit: float) -> None
         lengths.append(100 * max(0.0, 12 - 0.9 * log2(step)) + 20)
         return lengths[-1], step
 
-    found = fill(attempt, 1.0, limit, 800, 8)
+    found = fill(attempt, 1.0, limit, 800, attempts=8)
     assert found
     assert found[0] == found[1]
     length = 100 * max(0.0, 12 - 0.9 * log2(found[0])) + 20

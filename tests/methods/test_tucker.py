@@ -1,4 +1,4 @@
-"""Tucker decomposition against tensorly called directly, and what the shapes of slabs and ranks must keep."""
+"""Tucker decompositions are as accurate as those of tensorly, and their slabs and ranks satisfy all constraints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def relative_error(exact: Tensor, approximate: Tensor) -> float:
 
 
 def sharing_slabs(slabs: int, height: int, cols: int, rank: int) -> Tensor:
-    """Slabs that share a row and a column space of this rank."""
+    """A stack of slabs that share a row space and a column space of this rank."""
     cores = randn(slabs, rank, rank)
     return (randn(height, rank, seed=1) @ cores @ randn(rank, cols, seed=2)).reshape(slabs * height, cols)
 
@@ -74,7 +74,7 @@ def tail(matrix: Tensor, rank: int) -> float:
 
 
 def attention_like(members: int, side: int, seed: int = 0) -> Tensor:
-    """Stacked square matrices with a spectrum that falls off slowly, as weights have it, and nothing else in common."""
+    """Stacked square matrices that share nothing but a slowly decaying spectrum, like that of trained weights."""
     fall = torch.linspace(1, 0.2, side)
     parts = [randn(side, side, seed=seed + 2 * n) * fall @ randn(side, side, seed=seed + 2 * n + 1) for n in range(members)]
     return torch.cat(parts)
@@ -117,7 +117,7 @@ def test_orthogonal_iteration_only_improves_the_higher_order_svd() -> None:
     [
         ((2304, 384), 0, (144, 16, 384)),
         ((384, 1536), 0, (24, 16, 1536)),
-        ((30522, 384), 0, (5087, 6, 384)),  # its divisors are 1, 2, 3, 6 and from 5087 on
+        ((30522, 384), 0, (5087, 6, 384)),  # the divisors of 30522 are 1, 2, 3, 6, and 5087 upwards
         ((50257, 768), 0, (1733, 29, 768)),
         ((119547, 768), 0, (13283, 9, 768)),  # 9 rather than 37
         ((257, 64), 0, (257, 1, 64)),

@@ -1,4 +1,4 @@
-"""The models that come with offcomp: complete, small, loadable with no network, and able to do what they were trained for."""
+"""The bundled models are complete and small, load without a network, and perform the tasks they were trained for."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KNOWS = {
     "offcomp-bert-sentiment": ("sentiment-head", 0.75),
     "offcomp-gpt": ("causal-prose", 300.0),
 }
-"""Task -> a score that random weights, and always the same answer, do not come near."""
+"""Model -> its task, and a score that neither random weights nor constant predictions come close to."""
 
 
 @pytest.mark.parametrize("entry", OWN, ids=lambda entry: entry.name)
@@ -60,7 +60,7 @@ def test_the_masked_models_are_small_together() -> None:
 def test_it_knows_what_it_was_trained_for(name: str, tmp_path: Path) -> None:
     task, expected = KNOWS[name]
     asked = find_task(task)
-    if "prose" in task:  # a fifth of the passages shows it
+    if "prose" in task:  # a fifth of the passages is enough
         pd.read_csv(ASSETS / "tasks" / "prose.csv").iloc[::5].to_csv(tmp_path / "prose.csv", index=False)
         asked = asked.replace(data=str(tmp_path / "prose.csv"))
     score = open_task(asked, load(name)).original()

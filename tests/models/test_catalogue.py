@@ -1,4 +1,4 @@
-"""Names, kinds and shapes of every family, as explicit tables."""
+"""The names, kinds and shapes of the modules of every family, compared with explicit tables."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Table = dict[str, tuple[str, int, int]]
 
 
 def layers(depth: int = 2, part: str = "", **shapes: tuple[int, int]) -> Table:
-    """`query.0`, `query.1`, ... for each kind."""
+    """The entries of `depth` layers, named `query.0`, `query.1`, and so on for each kind."""
     return {f"{part}{kind}.{layer}": (kind, *shape) for kind, shape in shapes.items() for layer in range(depth)}
 
 
 def others(kind: str, **shapes: tuple[int, int]) -> Table:
-    """Heads and others, by module path with `__` for the dot."""
+    """The entries of modules of this kind, such as heads, by their paths; each `__` in a keyword becomes a dot."""
     return {path.replace("__", "."): (kind, *shape) for path, shape in shapes.items()}
 
 

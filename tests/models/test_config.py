@@ -1,4 +1,4 @@
-"""Configs that are refused before anything is built, each with its sentence, and ordinary ones that are not."""
+"""Unusable configs are refused with a specific message before a model is built; ordinary configs are accepted."""
 
 from __future__ import annotations
 

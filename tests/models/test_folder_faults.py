@@ -1,4 +1,4 @@
-"""Model folders that somebody else made: what is wrong is told at once, in one sentence, with the remedy."""
+"""Faults of model folders made by others are reported at once, in one sentence that includes the remedy."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tests import tiny_models
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A saved BERT with a tokenizer that the test may damage."""
+    """The folder of a BERT with its tokenizer, saved for this test, which may damage it."""
     return tiny_models.save(tiny_models.shared("bert_base"), tmp_path / "bert")
 
 
 @pytest.fixture
 def causal(tmp_path: Path) -> Path:
-    """A saved GPT-2, whose head is tied to its embedding and so not stored."""
+    """The folder of a GPT-2 whose head is tied to its embedding and therefore not stored."""
     return tiny_models.save(tiny_models.shared("gpt2"), tmp_path / "gpt2")
 
 
@@ -53,7 +53,7 @@ def rename_weights(folder: Path, before: str, after: str) -> None:
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
-    """Exit status of the command line, and its lines on stderr."""
+    """Run the command line. Returns its exit status and its lines on stderr."""
     try:
         cli.main(arguments)
         status = 0
@@ -63,7 +63,7 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, l
 
 
 def parts(modules: Sequence[ModuleSpec]) -> list[tuple[str, str, tuple[int, int], tuple[str, ...]]]:
-    """What a listing says of its modules, but for the dtypes of their tensors in the files."""
+    """The name, path, shape and tied paths of each module; the dtypes of the stored tensors are omitted."""
     return [(spec.name, spec.path, spec.shape, spec.tied) for spec in modules]
 
 
@@ -75,7 +75,7 @@ EMBEDDING, HEAD = "transformer.wte.weight", "lm_head.weight"
 def test_a_head_stored_as_a_copy_in_another_dtype_is_one_module(
     causal: Path, stored: torch.dtype, as_well: torch.dtype
 ) -> None:
-    embedding = load_file(causal / "model.safetensors")[EMBEDDING].bfloat16().half()  # the same value in all three
+    embedding = load_file(causal / "model.safetensors")[EMBEDDING].bfloat16().half()  # exact in all three dtypes
     edit_weights(causal, **{EMBEDDING: embedding.to(stored), HEAD: embedding.to(as_well).clone()})
     info, loaded = describe(str(causal)), load(str(causal))
     assert info == loaded.info and parts(info.modules) == parts(list_modules(loaded.model))
@@ -166,7 +166,7 @@ def test_names_of_a_wrapped_model_are_refused_with_what_to_take_off(folder: Path
 
 
 def test_the_remedy_for_wrapped_names_works(folder: Path) -> None:
-    """The command that the sentence gives, carried out."""
+    """The command that the error message suggests repairs the folder."""
     rename_weights(folder, "", "_orig_mod.")
     with pytest.raises(ModelError) as caught:
         describe(str(folder))
@@ -182,7 +182,7 @@ def test_a_part_that_was_compiled_alone(folder: Path) -> None:
 
 
 def test_names_with_and_without_the_base_model_are_read(tmp_path: Path) -> None:
-    """A wrapper is not what transformers itself takes off or adds."""
+    """The prefix that transformers itself adds or removes is not treated as a wrapper."""
     for name, before, after in (("bert_classifier", "bert.", ""), ("bert_base", "", "bert.")):
         folder = tiny_models.save(tiny_models.shared(name), tmp_path / name)
         rename_weights(folder, before, after)
@@ -244,7 +244,7 @@ def test_a_plan_whose_model_is_a_module_is_answered_at_once(tmp_path: Path, caps
 
 
 def told_by_a_process(name: str, **environment: str) -> tuple[float, str]:
-    """How many seconds it takes to say that there is no such model, and what is said."""
+    """Ask for the modules of a model that does not exist, in a new process. Returns the seconds taken and its stderr."""
     code = (
         "import sys, time; from offcomp.cli import main as cli; started = time.monotonic()\n"
         f"try: cli.main(['modules', {name!r}])\n"
@@ -261,7 +261,7 @@ def told_by_a_process(name: str, **environment: str) -> tuple[float, str]:
 
 @pytest.fixture
 def mute_hub() -> Iterator[str]:
-    """The address of a hub that takes connections and never answers."""
+    """The address of a hub that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         held: list[socket.socket] = []
 
@@ -289,7 +289,7 @@ def test_a_hub_that_never_answers_is_given_up_within_seconds(mute_hub: str, tmp_
 
 
 def test_a_hub_without_a_route_is_told_at_once(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:  # nobody listens there afterwards
+    with socket.create_server(("127.0.0.1", 0)) as server:  # nothing listens on this port once the block ends
         port = server.getsockname()[1]
     seconds, said = told_by_a_process("some-name", HF_ENDPOINT=f"http://127.0.0.1:{port}", HF_HOME=str(tmp_path), **ONLINE)
     assert seconds < 3
@@ -304,7 +304,7 @@ def test_without_a_hub_by_choice_a_name_is_refused_at_once(monkeypatch: pytest.M
 
 @pytest.fixture
 def unknown(tmp_path: Path) -> str:
-    """A model of a family that the catalogue does not know."""
+    """The folder of a model whose family is not in the catalogue."""
     return str(tiny_models.save(tiny_models.shared("mpnet"), tmp_path / "mpnet"))
 
 
@@ -428,7 +428,7 @@ def test_a_name_with_line_breaks_stays_one_line(folder: Path, capsys: pytest.Cap
 
 
 def test_the_command_line_gives_the_same_remedies(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What identifies a model reads its files as well; it must not be the one that speaks first."""
+    """Computing the identity of a model also reads its files, but must not be the step that reports the fault."""
     parent = tmp_path / "parent"
     parent.mkdir()
     folder.rename(parent / "inner")

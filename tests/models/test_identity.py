@@ -1,4 +1,4 @@
-"""What a model and a run are known by: each input changed in turn gives another key, and the same inputs the same one."""
+"""The identities of models and runs: changing any single input changes the key, and equal inputs give equal keys."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ KEYS = ("key.0", "key.1")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A tiny sentence encoder: config, weights, tokenizer, special tokens, and the modules of sentence-transformers."""
+    """The folder of a tiny sentence encoder: config, weights, tokenizer, special tokens, sentence-transformers modules."""
     made = tiny_models.save(tiny_models.shared("bert_base"), tmp_path / "model")
     write_json(made / "special_tokens_map.json", {"pad_token": "[PAD]", "unk_token": "[UNK]"})
     write_json(made / "sentence_bert_config.json", {"max_seq_length": 16})
@@ -66,7 +66,7 @@ def texts(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def examples(tmp_path: Path) -> Path:
-    """Pairs of sentences with a score, for a task that trains nothing."""
+    """A file of sentence pairs with scores, for a task without training."""
     file = tmp_path / "pairs.csv"
     rows = [f"w{n % 50 + 2} w{n % 50 + 3} w{n % 7 + 30},w{n % 50 + 3} w{n % 9 + 40},{n % 6}" for n in range(2, 102)]
     file.write_text("\n".join(["sentence1,sentence2,score", *rows]) + "\n")
@@ -74,14 +74,14 @@ def examples(tmp_path: Path) -> Path:
 
 
 def edit(file: Path, **changes: Any) -> None:
-    """Change fields of a JSON file, and leave its time of change as it was."""
+    """Change fields of a JSON file, but keep its modification time."""
     times = file.stat()
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def overwrite(file: Path, old: str, new: str) -> None:
-    """Put a text of the same length in the place of another, in the same file, whose time of change stays as it was."""
+    """Replace the first occurrence of a text by another of equal length, in place, and keep the modification time."""
     assert len(old) == len(new)
     times, content = file.stat(), file.read_text()
     assert old in content
@@ -91,7 +91,7 @@ def overwrite(file: Path, old: str, new: str) -> None:
 
 
 def change_tensor(file: Path, name: str, place: int) -> None:
-    """Add one to a single value of a tensor, in the same file, whose size and time of change stay as they were."""
+    """Add one to a single value of a tensor, in place, and keep the size and modification time of the file."""
     times, tensors = file.stat(), load_file(file)
     tensors[name].view(-1)[place] += 1
     save_file(tensors, file.with_suffix(".new"), metadata={"format": "pt"})
@@ -219,7 +219,7 @@ def test_a_copy_of_a_bundled_model_is_known_and_a_changed_one_is_not(tmp_path: P
     found = known_info(str(copy), tmp_path)
     assert found is not None and (found.model, found.source) == (str(copy), "folder")
     assert find(found, [found.module("query.1")], "rows", tmp_path) is not None
-    with (copy / "model.safetensors").open("r+b") as stream:  # the middle of the file: no end of it changes
+    with (copy / "model.safetensors").open("r+b") as stream:  # in the middle of the file, so that neither end changes
         stream.seek((copy / "model.safetensors").stat().st_size // 2)
         stream.write(b"\x01\x02\x03")
     assert known_info(str(copy), tmp_path) is None
@@ -227,12 +227,12 @@ def test_a_copy_of_a_bundled_model_is_known_and_a_changed_one_is_not(tmp_path: P
     assert find(changed, [changed.module("query.1")], "rows", tmp_path) is None
 
 
-# ------------------------------------------------------------------------------------------------- hashed once
+# ----------------------------------------------------------------------------------------------------------------- hashes
 
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
-    """The files that were read to be hashed, in an empty home; nothing of before is in memory."""
+    """The names of the files read for hashing, starting from an empty home and no digests in memory."""
     seen: list[str] = []
     real = identity.hashlib.file_digest
 
@@ -243,7 +243,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str
     monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(identity.hashlib, "file_digest", counted)
     monkeypatch.setattr(identity, "SMALL", 100)
-    monkeypatch.setattr(identity, "RESOLUTION", -1)  # changes after the last write always show
+    monkeypatch.setattr(identity, "RESOLUTION", -1)  # every later change is assumed to alter the file's times
     monkeypatch.setattr(identity, "RESOLUTION_WITHOUT_FRACTIONS", -1)
     identity._memory.clear()
     yield seen
@@ -280,7 +280,7 @@ def test_a_file_with_the_size_and_time_of_another_one_is_not_taken_for_it(tmp_pa
 
 
 def test_what_was_just_written_is_not_remembered(tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second change within the resolution of the file's times would go unseen."""
+    """A second change within the resolution of the file's times would go unnoticed."""
     monkeypatch.setattr(identity, "RESOLUTION", 10**12)
     monkeypatch.setattr(identity, "RESOLUTION_WITHOUT_FRACTIONS", 10**12)
     file = tmp_path / "large"
@@ -371,7 +371,7 @@ def test_another_question_is_another_run(folder: Path, texts: Path, examples: Pa
 
 
 def test_other_texts_under_the_same_name_are_another_run(folder: Path, texts: Path, examples: Path) -> None:
-    """The files keep their name, their size and their time of change."""
+    """The files keep their names, sizes and modification times."""
     plan = plan_of(folder, texts, examples)
     names = [name_of(plan)]
     for file, old, new in ((texts, "w11", "w55"), (examples, "w12", "w56")):
@@ -421,7 +421,7 @@ def test_the_same_inputs_are_the_same_run(folder: Path, texts: Path, examples: P
 def test_another_revision_of_a_hub_data_set_is_another_run(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What `datasets` would read without a network: the newest revision of that configuration in its cache."""
+    """The revision that counts is the one that `datasets` reads offline: the newest of that configuration in its cache."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     plan = Plan(model=str(folder), groups=(), tasks=(Task(name="own", family="similarity", data="hub:Some-One/MyPairs/first"),))
 
@@ -444,7 +444,7 @@ def test_another_revision_of_a_hub_data_set_is_another_run(
 def test_what_is_known_of_the_weights_is_not_taken_for_that_of_others(
     folder: Path, change: Callable[[Path], None], tmp_path: Path
 ) -> None:
-    """Listing, spectra, surveys and views."""
+    """Cached module listings, spectra, surveys and matrix views are not reused for changed weights."""
     home = tmp_path / "home"
     info = model_info(str(folder), home)
     assert known_info(str(folder), home) == info
@@ -473,7 +473,7 @@ CHANGES = WEIGHTS_AND_CONFIG | TEXT_FILES
 
 
 def test_the_scores_of_the_original_are_those_of_its_files(folder: Path, examples: Path, tmp_path: Path) -> None:
-    """After each change the same cache gives what a fresh one gives, and the files of before are found again."""
+    """After each change, scoring with the old cache equals scoring without one, and the original's cached score is reused."""
     task, cache = Task(name="pairs", family="similarity", data=str(examples)), tmp_path / "cache"
 
     def score(where: Path, cache: Path | None) -> float:
@@ -481,7 +481,7 @@ def test_the_scores_of_the_original_are_those_of_its_files(folder: Path, example
 
     first, seen = score(folder, cache), []
     for number, (name, change) in enumerate(CHANGES.items()):
-        if name in ("modules", "width of the last layer"):  # no whole sentence encoder any more
+        if name in ("modules", "width of the last layer"):  # the folder is no longer a complete sentence encoder
             continue
         copy = shutil.copytree(folder, tmp_path / f"copy-{number}")
         change(copy)
@@ -551,7 +551,7 @@ def test_a_language_model_is_scored_anew_when_its_config_or_tokenizer_changes(
 
 
 def test_a_model_that_changes_while_it_is_loaded_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the look at its files and the end of the load."""
+    """The config changes after the files have been identified and before loading ends."""
     from offcomp.models import loading
 
     real = loading._instantiated

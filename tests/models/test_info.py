@@ -1,4 +1,4 @@
-"""A model's description: JSON there and back, and questions it answers."""
+"""The description of a model survives a JSON round trip, and looks modules up by name."""
 
 from __future__ import annotations
 

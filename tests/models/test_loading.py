@@ -1,4 +1,4 @@
-"""Models as folders: described without weights, loaded whole, refused with a sentence."""
+"""Model folders are described without loading weights, loaded completely, or refused with a one-sentence message."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from tests import tiny_models
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A saved folder of every tiny model; never changed."""
+    """The folder of every tiny model, by name; tests must not change them."""
     root = tmp_path_factory.mktemp("models")
     return {name: tiny_models.save(tiny_models.shared(name), root / name) for name in tiny_models.TINY}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A saved BERT that the test may damage."""
+    """The folder of a BERT saved for this test, which may damage it."""
     return tiny_models.save(tiny_models.shared("bert_base"), tmp_path / "bert")
 
 
@@ -121,7 +121,7 @@ def test_an_unfit_architecture_falls_back_to_the_base_model(folder: Path) -> Non
 
 
 def test_nothing_is_printed(folder: Path) -> None:
-    """In a process of its own: the log handler of transformers keeps the stderr of its import."""
+    """Loading runs in a new process, because the log handler of transformers uses the stderr that it finds at import."""
     edit_weights(folder, unexpected=torch.zeros(3))
     code = f"from offcomp.models.loading import load; load({str(folder)!r})"
     finished = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
@@ -224,7 +224,10 @@ def test_a_cached_hub_model_needs_no_network(folder: Path, monkeypatch: pytest.M
 
 
 def cached_encoder(cache: Path, tensors: dict[str, torch.Tensor], kept: Path) -> Path:
-    """A hub's cache with a snapshot of a sentence encoder whose Dense layer has its config, and its weights in `kept` alone."""
+    """Create a hub cache with a snapshot of a sentence encoder, and save the weights of its Dense layer only to `kept`.
+
+    Returns the folder of the snapshot, which contains the config of the Dense layer.
+    """
     snapshot = tiny_models.save(tiny_models.shared("bert_base"), cache / "models--owner--name" / "snapshots" / ("a1" * 20))
     (cache / "models--owner--name" / "refs").mkdir()
     (cache / "models--owner--name" / "refs" / "main").write_text(snapshot.name)
@@ -254,7 +257,7 @@ def test_a_cached_snapshot_without_its_dense_weights_is_fetched_until_it_has_the
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert hub.cached_folder("owner/name") is None
     with pytest.raises(ModelError, match=r"'owner/name' lacks '2_Dense/model\.safetensors', .* connect to the network once"):
-        hub.snapshot("owner/name")  # the client is offline in these tests
+        hub.snapshot("owner/name")  # the hub's client is offline in these tests
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
     assert hub.snapshot("owner/name") == snapshot
     assert fetched == [("owner/name", "2_Dense/model.safetensors", snapshot.name)]
@@ -268,7 +271,7 @@ def test_a_hub_model_whose_dense_weights_are_pickled_can_be_read_without_embeddi
     snapshot = cached_encoder(tmp_path, DENSE, tmp_path / "kept")
     marker = (
         snapshot.parents[1] / ".no_exist" / snapshot.name / "2_Dense" / "model.safetensors"
-    )  # as the hub's client leaves it
+    )  # the hub's client creates this marker for a missing file
     marker.parent.mkdir(parents=True)
     marker.touch()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))

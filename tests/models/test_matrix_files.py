@@ -1,4 +1,4 @@
-"""Matrices of a person's own: what is read of a file and what is named and left out, what is refused, and that a plan runs."""
+"""Matrix files of users are read, with unsuitable arrays skipped and reported, or refused; plans on them can be run."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_a_plan_of_the_command_line_asks_for_no_task(offcomp: Command, tmp_path:
 
 
 def lying_npz() -> bytes:
-    """An npz whose only member says that it unpacks to more than is there."""
+    """The bytes of an npz file whose only member declares more data than it contains."""
     header = npy(np.ones((2, 2), np.float32))[:-16].replace(b"(2, 2)", b"(9, 9)")
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
@@ -152,12 +152,12 @@ def lying_npz() -> bytes:
 
 
 def damaged_lzma() -> bytes:
-    """An npz packed by LZMA, which numpy reads as any other, with one byte of it changed."""
+    """The bytes of an LZMA-compressed npz file, a kind that numpy reads like any other, with one byte changed."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("w.npy", npy(values(4, 3)))
     content = bytearray(stream.getvalue())
-    content[content.index(b"w.npy") + len("w.npy") + 4] = 0xFF  # the first of the filter's properties
+    content[content.index(b"w.npy") + len("w.npy") + 4] = 0xFF  # the first byte of the LZMA filter's properties
     return bytes(content)
 
 

@@ -1,7 +1,7 @@
-"""110 model folders with one thing changed each: every one is scored, or refused with one sentence.
+"""Each of 110 model folders, with one mutation each, is scored, or refused with one sentence.
 
-No traceback, no hang, no memory taken for what a file merely claims. Mutations are drawn from a seed; the folder of a failure
-is named by its number, its kind and what was done.
+There is no traceback, no hang, and no memory allocated for a size that a file only claims. Mutations are drawn from a seed. A
+failure is reported with the number of the folder, its model, and the mutation.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ ODD: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 3, 7, 61, 10**6, 10**12, 10**400, 0.5, -2.5, float("nan"), float("inf"), 1e308),
     *("", "7", "text", "../..", "/etc/passwd", "\u0000", "a\nb", [], [1], ["x"], {}, {"x": 1}, [[[[[[[[[[1]]]]]]]]]]),
 )
-"""JSON values that stand where others are expected."""
+"""Odd JSON values, which replace valid ones."""
 
 
 class Hung(BaseException):
-    """A folder took longer than `SECONDS`; not an Exception, so that nothing on the way can catch it."""
+    """A folder took longer than `SECONDS`. It is not an Exception, so that no handler in between can catch it."""
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def pick(generator: np.random.Generator, options: Any) -> Any:
 
 
 def odd_json(file: str) -> Mutation:
-    """One value of a JSON file, at any depth, becomes an odd one, goes away, or an unknown key comes."""
+    """Replace or remove one value of a JSON file, at any depth, or add an unexpected key."""
 
     def mutate(folder: Path, generator: np.random.Generator) -> str:
         path = pick(generator, sorted(folder.rglob(file)))
@@ -83,7 +83,7 @@ def odd_json(file: str) -> Mutation:
 
 
 def all_places(document: Any) -> Iterator[tuple[Any, Any]]:
-    """Every (list or object, key) of nested JSON."""
+    """Yield a list or object and an index or key in it, for every value in nested JSON."""
     for key, value in document.items() if isinstance(document, dict) else enumerate(document):
         yield document, key
         if isinstance(value, dict | list):
@@ -91,7 +91,7 @@ def all_places(document: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def odd_bytes(file: str) -> Mutation:
-    """A file is cut off, emptied, gets a tail, loses bytes to others, or is replaced or removed."""
+    """Damage a file: truncate, extend, empty, replace or remove it, overwrite or insert bytes, or put a folder in its place."""
 
     def mutate(folder: Path, generator: np.random.Generator) -> str:
         path = pick(generator, sorted(folder.rglob(file)))
@@ -117,7 +117,7 @@ def odd_bytes(file: str) -> Mutation:
 
 
 def odd_header(folder: Path, generator: np.random.Generator) -> str:
-    """One field of the header of a safetensors file, or the length before it, says something else."""
+    """Falsify or duplicate one entry in the header of a safetensors file, or falsify the length of the header."""
     file = pick(generator, sorted(folder.rglob("model.safetensors")))
     content = file.read_bytes()
     length = int.from_bytes(content[:8], "little")
@@ -146,7 +146,7 @@ def odd_header(folder: Path, generator: np.random.Generator) -> str:
 
 
 def odd_tensors(folder: Path, generator: np.random.Generator) -> str:
-    """One tensor has other values, another shape or type or name, or is not there, in a file that is sound."""
+    """Change the values, shape, dtype or name of one tensor, add one, or remove one or all; the file stays valid."""
     file = pick(generator, sorted(folder.rglob("model.safetensors")))
     tensors = load_file(file)
     key = pick(generator, sorted(tensors))
@@ -171,7 +171,7 @@ def odd_tensors(folder: Path, generator: np.random.Generator) -> str:
 
 
 def odd_modules(folder: Path, generator: np.random.Generator) -> str:
-    """The list of a sentence-transformers' modules, or the folders that it names, say something else."""
+    """Change the list of modules in a sentence-transformers folder, or remove the folder of one."""
     file = folder / "modules.json"
     modules = json.loads(file.read_text())
     action = pick(generator, ("type", "path", "order", "twice", "huge", "no list", "gone", "first", "entry"))
@@ -214,7 +214,7 @@ SENTENCE: tuple[Mutation, ...] = (
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A BERT with a head, a GPT-2 and a sentence-transformers folder, sound."""
+    """Intact folders of a BERT with a head, a GPT-2 and a sentence encoder, by name."""
     root = tmp_path_factory.mktemp("originals")
     for name, framed in (("bert_classifier", True), ("gpt2", False), ("bert_base", True)):
         tiny_models.save(tiny_models.shared(name), root / name, tokenizer=False)
@@ -242,7 +242,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, ...]]:
-    """Of each original, the flags of a small task that it can do."""
+    """The command-line flags of a small task that each original supports."""
     root = tmp_path_factory.mktemp("questions")
     texts = language_models.texts_of(*range(3, 18), *range(3, 18))
     lines = {
@@ -261,7 +261,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, 
 
 
 def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Empty where the command line ends as it should; else what it did."""
+    """Run the command line. Returns an empty string if it succeeds or refuses with one sentence, else what happened."""
     try:
         with limited():
             cli.main(arguments)
@@ -270,7 +270,7 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         status = end.code or 0
     except Hung:
         return f"took more than {SECONDS} seconds"
-    except BaseException:  # noqa: BLE001  # a panic of the tokenizers library is no Exception
+    except BaseException:  # noqa: BLE001  # a panic of the tokenizers library is not an Exception
         return traceback.format_exc(limit=-4)
     said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(PROGRESS)]
     if status == 0 and not said:
@@ -285,7 +285,7 @@ def test_the_originals_are_scored(
     questions: dict[str, tuple[str, ...]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What is refused below is refused for its mutation."""
+    """The originals are accepted, so that any refusal below is due to the mutation."""
     for name, folder in originals.items():
         cli.main(["evaluate", str(folder), *questions[name], "--json"])
         (score,) = json.loads(capsys.readouterr().out)["scores"].values()

@@ -1,4 +1,4 @@
-"""A model out of memory: its matrices come from its files, and afterwards it is what it was."""
+"""While a model is offloaded, its matrices are read from its files; afterwards it is restored exactly."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_half_precision_files_give_float32_matrices(loaded: LoadedModel, dtype: 
 
 
 def test_a_matrix_that_is_not_in_the_files_as_it_is_in_the_model_is_kept(loaded: LoadedModel) -> None:
-    """As where transformers renames or merges what it loads."""
+    """Such matrices arise where transformers renames or merges tensors as it loads them."""
     spec = loaded.info.module("key.1")
     loaded.model.get_parameter(spec.path).data += 1
     changed = read(loaded.model, spec)
@@ -84,8 +84,8 @@ def test_files_that_change_meanwhile_are_noticed(loaded: LoadedModel) -> None:
     file = Path(loaded.info.model) / "model.safetensors"
     weights = load_file(file)
     content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1  # one bit, in a file as large as before
-    file.unlink()  # the loaded model may be mapped to it
+    content[len(content) // 2] ^= 1  # one bit; the size of the file stays the same
+    file.unlink()  # the loaded model may still map this file
     file.write_bytes(content)
     with pytest.raises(ModelError, match=r"changed while it was in use; run the plan again"):
         source.read(spec)

@@ -1,4 +1,4 @@
-"""What a sentence-transformers folder declares: pooling, dense layers, normalisation, token limit, prompt."""
+"""The pooling, dense layers, normalisation, token limit and prompt that a sentence-transformers folder declares are applied."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def hidden_states(loaded: LoadedModel, text: str) -> Tensor:
 
 
 def by_hand(way: str, hidden: Tensor) -> Tensor:
-    """The pooling of one text's hidden states (tokens, hidden), written down once more."""
+    """Reference implementation of each kind of pooling, for the hidden states (tokens, hidden) of one text."""
     count = len(hidden)
     weights = torch.arange(1.0, count + 1)[:, None]
     return {
@@ -90,7 +90,7 @@ def test_pooling_is_the_one_that_the_folder_declares(folder: Path, way: str, for
     config = {POOLINGS[way]: True} if form == "flags" else {"pooling_mode": way}
     declare(folder, TRANSFORMER, POOLING, pooling=config)
     loaded = load(str(folder))
-    found = embed(loaded, ["w3 w9 w4 w22", "w5"])  # of unequal length, so that one is padded
+    found = embed(loaded, ["w3 w9 w4 w22", "w5"])  # of unequal length, so that the shorter one is padded
     for row, text in zip(found, ["w3 w9 w4 w22", "w5"], strict=True):
         np.testing.assert_allclose(row, by_hand(way, hidden_states(loaded, text)), atol=1e-5)
 
@@ -138,7 +138,7 @@ def test_texts_are_cut_at_the_declared_length(folder: Path):
 def test_without_a_declared_length_the_tokenizer_says_it(folder: Path):
     declare(folder, TRANSFORMER, POOLING)
     loaded = load(str(folder))
-    words = WORDS[:16]  # the tokenizer takes 12, the model 19
+    words = WORDS[:16]  # the limit of the tokenizer is 12, that of the model 19
     np.testing.assert_array_equal(embed(loaded, [" ".join(words)]), embed(loaded, [" ".join(words[:12])]))
 
 

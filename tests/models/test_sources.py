@@ -1,4 +1,4 @@
-"""What may be loaded: every refusal has its sentence, and nothing here needs torch."""
+"""Which sources may be loaded, and the message of each refusal. The tests in this file do not need torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONFIG: dict[str, Any] = {"model_type": "bert", "hidden_size": 8, "num_hidden_la
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A small folder that passes all checks."""
+    """A small model folder that passes all checks."""
     path = tmp_path / "model"
     path.mkdir()
     write_config(path, CONFIG)
@@ -34,7 +34,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 
 
 def shard(folder: Path, values: dict[str, np.ndarray[Any, Any]]) -> None:
-    """The tensors, each in a file of its own, with an index."""
+    """Replace the weights of the folder by these tensors, each in its own file, and an index."""
     (folder / "model.safetensors").unlink()
     files = {key: f"model-{number}.safetensors" for number, key in enumerate(values)}
     for key, file in files.items():

@@ -1,4 +1,4 @@
-"""The accounts of a checkpoint: every parameter in the dtype of its own tensor, and none left out of the whole model."""
+"""Size accounting of checkpoints: each parameter is counted in the dtype of its own tensor, and none is omitted."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ UNLISTED: dict[str, tuple[Callable[[], PreTrainedModel], tuple[str, ...]]] = {
     "convbert": (convbert, ("conv", "key_conv_attn_layer", "dense.weight")),
     "vit": (vit, ("patch_embeddings.projection.weight", "position_embeddings", "cls_token")),
 }
-"""Models of which much is in no matrix, and what the names of those tensors have."""
+"""Models with many parameters outside their listed matrices, and parts of the names of those tensors."""
 
 
 @pytest.mark.parametrize("dtypes", DTYPES)
@@ -93,7 +93,7 @@ def test_what_is_not_compressed_keeps_its_own_bytes(tmp_path: Path) -> None:
     folder = store_as(tiny_models.save(tiny_models.bert(), tmp_path / "bert"), DTYPES["mixed"])
     info = describe(str(folder))
     assert len({spec.dtype for spec in info.modules}) == 2
-    group = Group(name="both", modules=("key.0", "ffn_in.0"), ratio=2.0)  # in bfloat16 and in float32
+    group = Group(name="both", modules=("key.0", "ffn_in.0"), ratio=2.0)  # stored in bfloat16 and in float32
     predicted = predict(Plan(model=info.model, groups=(group,)), info)
     (found,) = predicted.groups
     assert found.original_bytes == 2 * 24 * 24 + 4 * 40 * 24
@@ -120,7 +120,7 @@ def test_parameters_in_no_matrix_are_counted_in_the_whole_model_and_named(tmp_pa
 
 
 def test_experts_that_transformers_merges_are_counted_in_their_own_dtype(tmp_path: Path) -> None:
-    """The files hold each expert alone; the model has one tensor of three dimensions."""
+    """The files store each expert separately; the loaded model has one three-dimensional tensor."""
     folder = tiny_models.save(mixtral(), tmp_path / "mixtral", tokenizer=False)
     assert any("experts.2.w1" in key for key in headers(folder))
     whole = describe(str(folder)).num_bytes

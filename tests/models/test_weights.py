@@ -1,4 +1,4 @@
-"""Every listed weight is the real one, the right way round, and comes back bit for bit."""
+"""Every listed weight is the one the model uses, in the correct orientation, and is restored bit for bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests import tiny_models
 
 @pytest.fixture(params=tiny_models.TINY)
 def model(request: pytest.FixtureRequest) -> Iterator[PreTrainedModel]:
-    """A shared model, found unchanged after the test."""
+    """A shared model. The test fails if it leaves the model changed."""
     shared = tiny_models.shared(request.param)
     before = state(shared)
     yield shared
@@ -70,7 +70,7 @@ def test_read_is_a_copy(model: PreTrainedModel) -> None:
 
 
 def test_matrices_map_inputs_to_outputs(model: PreTrainedModel) -> None:
-    """Every Linear and Conv1D computes x Wᵀ + b with its canonical W, fused pieces each in their own block."""
+    """Every Linear and Conv1D computes x Wᵀ + b with its canonical W, each fused matrix in its own block of outputs."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     specs = [spec for spec in list_modules(model) if isinstance(module_of(model, spec), nn.Linear | Conv1D)]
     handles = [module_of(model, spec).register_forward_hook(recorder(seen, spec.name)) for spec in specs]
@@ -99,7 +99,7 @@ def recorder(seen: dict[str, tuple[Tensor, Tensor]], name: str):
 
 
 def test_fused_order_is_query_key_value(gpt2: PreTrainedModel) -> None:
-    """With queries or keys zeroed attention is uniform; with values zeroed it adds its bias alone."""
+    """The blocks are the query, key and value, in that order; with zero values, all outputs of the attention are equal."""
     attention = gpt2.transformer.h[0].attn
     hidden = torch.randn(1, 5, tiny_models.HIDDEN, generator=torch.Generator().manual_seed(0))
     stored = gpt2.transformer.h[0].attn.c_attn.weight

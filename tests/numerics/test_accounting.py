@@ -1,4 +1,4 @@
-"""Sizes, budgets and layouts: integers that must be exact."""
+"""Sizes, budgets and layouts are exact integers."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_the_budget_of_a_ratio_is_in_the_unit_asked_for() -> None:
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.integers(0, 10**10), st.integers(100, 100_000))
 def test_a_ratio_with_two_decimals_divides_like_whole_numbers(original: int, hundredths: int) -> None:
-    ratio = hundredths / 100  # the float nearest to that decimal, as the form hands it over
+    ratio = hundredths / 100  # the float nearest to the decimal, as the app's input field returns it
     budget = budget_for_ratio(Size(original, 0), ratio, "parameters", "float32")
     assert budget.limit == original * 100 // hundredths
 

@@ -1,4 +1,4 @@
-"""Packing whole numbers into bytes and back."""
+"""Whole numbers survive packing into bytes and unpacking."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Eigendecompositions, the same by torch and by SciPy."""
+"""Eigendecompositions by torch and by SciPy agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Constrained least squares in numpy gives what SciPy gives."""
+"""Constrained least squares in numpy agrees with SciPy."""
 
 from __future__ import annotations
 

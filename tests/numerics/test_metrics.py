@@ -1,4 +1,4 @@
-"""Metrics of a side: roots, floors and shrinkage, and the low-rank factors that are best in them."""
+"""Metrics of one side of a matrix: roots, floors, shrinkage, and the low-rank factors that are optimal in them."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def dense(metric: Metric) -> Tensor:
-    """The metric as a matrix."""
+    """The metric as a dense matrix."""
     half = metric.root(torch.eye(sum(metric.sizes), dtype=torch.float64))
     return half @ half
 
 
 def stacked_metric(moments: Sequence[Tensor], shrinkage: float = 0.0) -> Metric:
-    """Of one block per moment."""
+    """A metric with one block per moment."""
     return Metric([len(each) for each in moments], lambda index: Block.of(moments[index], shrinkage))
 
 
 def metrics_of(size: int) -> list[Metric]:
-    """One of every sort for a side of this size."""
+    """One metric of each kind for a side of this size."""
     weights = torch.linspace(0.1, 3, size, dtype=torch.float64)
     upper = size // 2
     blocks = [weights[:upper]] if upper else []
@@ -85,7 +85,7 @@ def test_a_singular_moment_is_lifted_in_proportion_to_its_scale(scale: float) ->
 
 
 def computed_and_held(size: int, computed: list[int]) -> tuple[Metric, Metric]:
-    """The same metric of two blocks twice: computed anew for each use, and in memory. The indices computed are recorded."""
+    """Two copies of a metric of two blocks: one computes a block at each use, recording its index; the other holds both."""
     moments = [torch.linspace(0.1, 3, 4, dtype=torch.float64), moment(size, 2)]
 
     def block(index: int) -> Block:

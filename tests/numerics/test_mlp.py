@@ -1,4 +1,4 @@
-"""The written-out gradients are those of automatic differentiation."""
+"""The explicit gradients of a network equal those of automatic differentiation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def by_autograd(network: Network, inputs: Tensor, weight: Tensor) -> list[Tensor]:
-    """Gradients of sum(weight * output) by the inputs and every parameter."""
+    """Gradients of sum(weight * output) with respect to the inputs and every parameter."""
     leaves = [inputs.clone().requires_grad_(), *(p.detach().clone().requires_grad_() for p in network.parameters)]
     hidden = leaves[0]
     last = {"identity": lambda z: z, "tanh": torch.tanh, "leaky_relu": functional.leaky_relu}[network.last]
@@ -65,7 +65,7 @@ def test_a_network_starts_as_a_linear_map(widths: tuple[int, ...], last: str) ->
     expected = functional.leaky_relu(expected) if last == "leaky_relu" else expected
     torch.testing.assert_close(network(inputs), expected, rtol=1e-4, atol=1e-4)
     network.backward(network.outputs(inputs), randn(20, 5, seed=4), to_inputs=False)
-    assert network.parameters[-2].grad.abs().amax(0).gt(0).all()  # every hidden unit can come to count
+    assert network.parameters[-2].grad.abs().amax(0).gt(0).all()  # every hidden unit can be trained to contribute
 
 
 @pytest.mark.parametrize("kinds", [("linear", "linear"), ("nonlinear", "linear"), ("linear", "nonlinear"), ("nonlinear",) * 2])

@@ -1,4 +1,4 @@
-"""McNemar's test against scipy and cases worked by hand."""
+"""McNemar's test agrees with SciPy and with cases calculated by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reconstruction errors: values worked out by hand, and the rules for zeros."""
+"""Reconstruction errors equal values calculated by hand, and zero rows and matrices follow their rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Under pytest the shapes in the signatures of `offcomp.numerics` are checked at every call."""
+"""Under pytest, the shapes in the signatures of `offcomp.numerics` are checked at every call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packing tensors into a storage dtype and back."""
+"""Tensors survive packing into a storage dtype and unpacking, to the precision of the dtype."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_value_that_is_not_finite_is_refused_where_it_cannot_be_kept(dtype: st
 )
 def test_int8_errs_by_half_a_step_of_its_row_at_most(rows: int, cols: int, seed: int, scale: float) -> None:
     value = randn(rows, cols, seed=seed) * scale
-    value *= torch.linspace(0.01, 1.0, rows)[:, None]  # rows of unlike size keep steps of unlike size
+    value *= torch.linspace(0.01, 1.0, rows)[:, None]  # rows of different scale have steps of different size
     stored = pack({"value": value}, "int8")
     step = value.double().abs().amax(1, keepdim=True) / INT8_LEVELS
     error = (unpack(stored)["value"].double() - value.double()).abs()

@@ -1,4 +1,4 @@
-"""The Gram route to singular values and low-rank factors, against torch's direct SVD in float64."""
+"""Singular values and low-rank factors from the Gram matrix equal those of torch's direct SVD in float64."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def with_spectrum(rows: int, cols: int, spectrum: Tensor, seed: int = 0) -> Tens
 
 
 def truncated(matrix: Tensor, rank: int) -> Tensor:
-    """The plain reference: a direct SVD, cut."""
+    """The reference: a truncated direct SVD."""
     left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
     return left[:, :rank] * values[:rank] @ right[:rank]
 
@@ -121,19 +121,19 @@ def test_both_factors_carry_the_root_of_the_singular_values_on_orthogonal_vector
 
 
 def rank_one_matrices() -> list[Tensor]:
-    """Matrices of rank one whose Gram matrix is exact, so that the other eigenvalues come out far below rounding."""
+    """Matrices of rank one with an exact Gram matrix, so that its other computed eigenvalues are far below rounding errors."""
     constant = [torch.ones(rows, cols) for rows in range(2, 62, 3) for cols in range(2, 62, 3)]
     ramps = [torch.arange(float(rows))[:, None] * torch.ones(cols) for rows in range(2, 40, 5) for cols in (4, 11, 21)]
     return constant + ramps
 
 
 def test_no_component_of_a_rank_deficient_matrix_is_larger_than_the_first() -> None:
-    """Else a factor of noise times its inverse fills the range of float16 and the codes of int8."""
+    """Otherwise noise divided by a tiny singular value would use up the range of float16 and the codes of int8."""
     largest_allowed = 1 + 1e-6
     wrong = []
     for matrix in rank_one_matrices():
         left, right = low_rank_factors(matrix, min(matrix.shape))
-        root = matrix.double().norm().sqrt().item()  # of the only singular value
+        root = matrix.double().norm().sqrt().item()  # the root of the only singular value
         reach = max(left.double().norm(dim=0).max().item(), right.double().norm(dim=1).max().item()) / root
         if not reach <= largest_allowed:
             wrong.append((tuple(matrix.shape), f"{reach:.3g}"))

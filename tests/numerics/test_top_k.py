@@ -1,4 +1,4 @@
-"""The largest entries against a plain sort."""
+"""The largest entries equal those found by a stable sort."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One budget over groups: never above it, never worse than uniform, as good as trying everything, and back again."""
+"""Allocating a budget over groups: never above it, never worse than uniform, close to exhaustive search, and invertible."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def curves_of(plan: Plan, unit: str = "parameters") -> list[ErrorCurve]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Tiny curves to be built: of SVD, (rows, cols, singular values), or of any shape, points (size, error)."""
+    """Tiny error curves: those of SVD, from (rows, cols, singular values), and arbitrary ones, from points (size, error)."""
 
     svd: list[tuple[int, int, list[float]]]
     points: list[list[tuple[int, float]]]
@@ -79,7 +79,7 @@ WEIGHTINGS = st.sampled_from(["relative", "frobenius"])
 
 
 def brute_force(curves: list[ErrorCurve], total: int, weights: np.ndarray) -> float:
-    """The least objective of all combinations within the total."""
+    """The smallest objective of all combinations within the total."""
     best = np.inf
     for choice in product(*(range(len(curve.sizes)) for curve in curves)):
         points = list(zip(curves, choice, strict=True))
@@ -89,7 +89,7 @@ def brute_force(curves: list[ErrorCurve], total: int, weights: np.ndarray) -> fl
 
 
 def last_purchase(curves: list[ErrorCurve], weights: np.ndarray) -> float:
-    """The largest gain of one step along a hull: by so much the greedy walk may miss the optimum."""
+    """The largest gain of one step along a hull, which bounds how far the greedy search may be from the optimum."""
     steps = [w * -np.diff(curve.errors[curve.hull]) for w, curve in zip(weights, curves, strict=True)]
     return max((float(gains.max()) for gains in steps if gains.size), default=0.0)
 
@@ -108,7 +108,7 @@ def test_the_curve_of_svd_holds_every_rank_below_break_even_and_the_dense_matrix
 
 
 def test_a_dense_matrix_above_the_original_is_no_candidate() -> None:
-    """A float16 checkpoint whose groups are stored in float32."""
+    """The group of a float16 checkpoint is stored in float32, so that its dense matrix would be larger than the original."""
     spectrum = MatrixSpectrum(6, 4, np.array([4, 3, 2, 1], dtype=np.float32))
     curve = svd_curve("x", spectrum, unit="bytes", dtype="float32", original_bytes=48)
     assert curve.sizes.tolist() == [40] and not curve.is_dense
@@ -215,7 +215,7 @@ def test_floors_are_kept_and_may_be_too_much() -> None:
     total = sum(curve.original for curve in curves) // 10
     free = waterfill(curves, total, weights_for(curves, "frobenius"))
     fraction = [size / curve.original for size, curve in zip(free.sizes, curves, strict=True)]
-    assert min(fraction) < 0.04  # without a floor, weights of small norm are starved
+    assert min(fraction) < 0.04  # without a floor, matrices of small norm get almost nothing
     floored = [with_floor(curve, 0.05) for curve in curves]
     found = waterfill(floored, total, weights_for(curves, "frobenius"))
     assert found.total <= total
@@ -252,7 +252,7 @@ def test_groups_without_weight_are_no_trouble() -> None:
     assert found.relative_error == 0.0 and found.total == 8
 
 
-# --------------------------------------------------------------------------------------------------- inverse questions
+# ---------------------------------------------------------------------------------------------------- inverse problems
 
 
 @settings(derandomize=True, deadline=None)

@@ -1,4 +1,4 @@
-"""What a run will cost, before it starts: stages, memory, what earlier runs teach, and the words for it."""
+"""Estimates of the cost of a run: its stages, its memory, times learnt from earlier runs, and the wording."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_quick_options_are_options_and_take_a_fraction_of_the_time(method: Any) 
         for options in ({}, method.fast_options)
     )
     assert fast_options.seconds < 0.6 * usual.seconds
-    assert fast_options.model == usual.model  # what is stored does not change
+    assert fast_options.model == usual.model  # stored sizes do not change
 
 
 def test_free_memory_is_that_of_this_machine() -> None:
@@ -133,7 +133,7 @@ def test_rough_numbers_are_told_roughly(say: Callable[[Any], str], value: float,
 
 
 def timed(name: str, seconds: float, submitted: float, *, key: str = "key", model: str = "tiny") -> Any:
-    """A finished run of one group whose every stage took the same."""
+    """A finished run of one group in which every stage took this many seconds."""
     run = made_run(name, [made_group(key, 0.5)], model=model)
     stages = ("load the model", f"compress {key}", "total")
     return replace(with_result(run, timings=dict.fromkeys(stages, seconds)), submitted=submitted)

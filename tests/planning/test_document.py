@@ -1,4 +1,4 @@
-"""JSON documents: what they keep, what they write, and how they say what is wrong."""
+"""JSON documents: the fields that they keep and write, and the messages about their faults."""
 
 from __future__ import annotations
 

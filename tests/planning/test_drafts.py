@@ -1,4 +1,4 @@
-"""The first draft of a model fits what the model can do, and is a valid plan for each of its methods."""
+"""The first draft of a model has a task that the model supports, and gives a valid plan for each of its methods."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TASKS = {
     "offcomp-bert-sentiment": "head-fidelity",
     "offcomp-gpt": "causal-fidelity",
 }
-"""Bundled model -> the fidelity that its first draft is judged by."""
+"""Bundled model -> the fidelity task of its first draft."""
 
 
 @pytest.mark.parametrize("name", [model.name for model in MODELS])

@@ -1,4 +1,4 @@
-"""Plans of several methods at the same stored size: as close as each method allows, at most that of the smallest plan."""
+"""Plans of several methods are changed to the same stored size, as closely as each method allows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spectra of groups from Gram matrices that are made once: those of a direct SVD of the stacked matrix, whatever the group."""
+"""Spectra of groups from Gram matrices that are computed once equal those of a direct SVD of the stacked matrix."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def direct(matrix: Tensor) -> np.ndarray:
 
 
 def assert_equal_spectra(found: np.ndarray, expected: np.ndarray) -> None:
-    """To 1e-6 of the largest value, the precision of float32."""
+    """Assert equality to 1e-6 of the largest value, the precision of float32."""
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * max(expected[0], 1e-30))
 
@@ -50,7 +50,7 @@ def assert_equal_spectra(found: np.ndarray, expected: np.ndarray) -> None:
 def test_a_gram_matrix_is_the_plain_product_in_float64(rows: int, cols: int, seed: int, transposed: bool, piece: int) -> None:
     matrix = random_matrix(cols, rows, seed).T if transposed else random_matrix(rows, cols, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks, "CHUNK_ENTRIES", piece)  # many pieces even of a small matrix
+        patch.setattr(chunks, "CHUNK_ENTRIES", piece)  # several chunks even of a small matrix
         found = gram(matrix)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, matrix.double().T @ matrix.double(), rtol=1e-12, atol=1e-12)
@@ -81,7 +81,7 @@ def test_a_spectrum_is_cut_where_the_gram_matrix_has_more_than_the_rank() -> Non
 
 
 def test_small_values_are_exact_to_a_millionth_of_the_largest() -> None:
-    """In a float32 Gram matrix the values below 3e-4 of the largest drown."""
+    """In a float32 Gram matrix, values below 3e-4 of the largest are lost to rounding."""
     left, right = (torch.linalg.qr(random_matrix(50, 20, seed).double())[0] for seed in (0, 1))
     values = torch.logspace(0, -5, 20, dtype=torch.float64)
     matrix = ((left * values) @ right.T).float()

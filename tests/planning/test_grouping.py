@@ -1,4 +1,4 @@
-"""Grouping presets and stackings on every family: each module once, names that can be files, shapes that fit."""
+"""Grouping presets and stackings for every family: each module is in one group, names are valid file names, shapes fit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SELECTIONS: dict[str, Callable[[ModuleSpec], bool]] = {
 
 @pytest.fixture(scope="module")
 def info_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ModelInfo]:
-    """The description of a tiny model, saved and listed as any folder is, or of MiniLM."""
+    """A function that describes MiniLM, or a tiny model that it saves to a folder."""
 
     @functools.cache
     def described(name: str) -> ModelInfo:
@@ -47,7 +47,7 @@ def named(info: ModelInfo, *names: str) -> list[ModuleSpec]:
 
 
 def by_preset(info: ModelInfo, preset: str, block: int = 2) -> dict[str, tuple[str, ...]]:
-    """Modules by group of the kinds that are compressed by default."""
+    """The modules of each group that a preset forms from those compressed by default."""
     specs = [spec for spec in info.modules if spec.default]
     return {group.name: group.modules for group in make_groups(specs, preset, block=block)}
 

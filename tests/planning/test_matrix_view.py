@@ -1,4 +1,4 @@
-"""Views: what their file says of a matrix is what the matrix itself says, at every rank and in both orders."""
+"""The figures in the file of a view equal those of the matrix itself, at every rank and in both orders."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHAPES = [(300, 140), (140, 300), (2500, 6), (20, 20), (1, 30), (30, 1), (1, 1)]
 
 
 def made(shape: tuple[int, int], seed: int = 0) -> torch.Tensor:
-    """A matrix with a falling spectrum and rows of very different lengths."""
+    """A matrix with a decaying spectrum and rows of very different norms."""
     generator = torch.Generator().manual_seed(seed)
     rows, cols = shape
     scales = torch.logspace(0, -2, min(shape), dtype=torch.float64)
@@ -48,13 +48,13 @@ def written(matrix: torch.Tensor, path: Path, order: str = "stored") -> View:
 
 
 def averaged(matrix: np.ndarray) -> np.ndarray:
-    """Means of blocks, the plain way."""
+    """Reference implementation of the means of blocks."""
     tall = np.stack([rows.mean(0) for rows in np.split(matrix, block_starts(len(matrix))[1:-1])])
     return np.stack([cols.mean(1) for cols in np.split(tall, block_starts(matrix.shape[1])[1:-1], axis=1)], axis=1)
 
 
 def in_order(matrix: np.ndarray, order: str) -> tuple[np.ndarray, np.ndarray]:
-    """The order of rows and of columns."""
+    """The indices that sort the rows and the columns."""
     if order == "stored":
         return np.arange(matrix.shape[0]), np.arange(matrix.shape[1])
     return tuple(np.argsort(-np.linalg.norm(matrix, axis=1 - axis), kind="stable") for axis in (0, 1))  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Which modules gain from a joint matrix: figures are those of real decompositions, merging stops where nothing gains."""
+"""Finding modules that gain from a joint matrix: errors equal those of direct SVDs, and merging stops when nothing gains."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RATIO = 2.0
 
 
 def truncated(matrix: Tensor, budget: int) -> tuple[float, int]:
-    """(squared error, stored parameters) of a direct SVD within a budget, by actually making the approximation."""
+    """(squared error, stored parameters) of the approximation by a direct SVD within a budget."""
     rows, cols = matrix.shape
     if rows * cols <= budget:
         return 0.0, rows * cols
@@ -35,7 +35,7 @@ def truncated(matrix: Tensor, budget: int) -> tuple[float, int]:
 
 
 def by_brute_force(matrices: dict[ModuleSpec, Tensor], stacking: str, ratio: float) -> tuple[float, float]:
-    """(separate, joint) relative error, from SVDs of the matrices themselves."""
+    """(separate, joint) relative errors, from SVDs of the matrices themselves."""
     separate = [truncated(matrix, int(matrix.numel() / ratio)) for matrix in matrices.values()]
     joint, stored = truncated(stack(matrices, stacking), sum(size for _, size in separate))
     assert stored <= sum(size for _, size in separate)
@@ -44,13 +44,13 @@ def by_brute_force(matrices: dict[ModuleSpec, Tensor], stacking: str, ratio: flo
 
 
 def low_rank_matrix(rows: int, cols: int, basis: Tensor, seed: int) -> Tensor:
-    """A matrix whose rows lie almost in the span of `basis` (rank, cols)."""
+    """A matrix whose rows lie nearly in the span of `basis` (rank, cols)."""
     noise = 0.05 * random_matrix(rows, cols, seed + 100)
     return random_matrix(rows, len(basis), seed) @ basis + noise
 
 
 def together(matrices: dict[ModuleSpec, Tensor], stacking: str, ratio: float) -> Suggestion:
-    """All of them as one matrix against each alone."""
+    """The suggestion to join all matrices in this stacking, compared with each matrix alone."""
     found = survey(Grams(matrices.__getitem__), minilm_info(), list(matrices), ratio).together
     return next(each for each in found if each.stack == stacking)
 
@@ -60,7 +60,7 @@ def test_every_pair_of_a_kind_has_the_errors_of_direct_decompositions() -> None:
     specs = [member for member in loaded.info.modules if member.kind == "attention_output"]
     matrices = {member: weights.read(loaded.model, member) for member in specs}
     found = {(pair.modules, pair.stack): pair for pair in all_pairs(Grams.of_model(loaded.model), specs, RATIO)}
-    assert len(found) == 15 * 2  # "residual" is one of the two
+    assert len(found) == 15 * 2  # "residual" equals one of the two stackings
     for pair in combinations(specs, 2):
         for stacking in ("rows", "columns"):
             separate, joint = by_brute_force({member: matrices[member] for member in pair}, stacking, RATIO)

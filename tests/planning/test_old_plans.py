@@ -1,7 +1,7 @@
-"""Plans written by earlier versions: each opens, and means what it meant.
+"""Plans written by earlier versions still open, with the same meaning.
 
-The files in `old_plans` are plans of runs that earlier versions bundled, or were written by their code. Their names begin with
-the date of that version. Groups beyond the second were removed.
+The files in `old_plans` are plans of runs that earlier versions bundled, or were written by the code of earlier versions. Their
+names begin with the date of the version. Groups after the second have been removed.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ STYLE_KEYS = {
     "2026-11-28-tasks-and-calibration": "svd",
     "2026-11-29-rank-and-energy": "svd",
 }
-"""File -> the method of its groups, by the names that the command line uses."""
+"""File -> the method of its groups, by its name on the command line."""
 
 
 def is_part(old: Any, new: Any) -> bool:
-    """Whether a document has every value of another one; objects may have more fields."""
+    """Return whether `new` contains every value of `old`. Its objects may have additional fields."""
     if isinstance(old, dict):
         return isinstance(new, dict) and all(name in new and is_part(value, new[name]) for name, value in old.items())
     if isinstance(old, list):
@@ -60,7 +60,7 @@ def test_the_groups_of_an_old_plan_keep_their_method_and_size(name: str) -> None
     plan = Plan.from_dict(document)
     assert [list(group.modules) for group in plan.groups] == [group["modules"] for group in document["groups"]]
     assert {style_key_in_plan(group.method, group.options) for group in plan.groups} == {STYLE_KEYS[name]}
-    sized = plan.replace(groups=tuple(group for group in plan.groups if group.energy is None))  # needs singular values
+    sized = plan.replace(groups=tuple(group for group in plan.groups if group.energy is None))  # energy needs a spectrum
     for group, predicted in zip(sized.groups, predict(sized, minilm_info()).groups, strict=True):
         assert predicted.form == "compressed"
         assert predicted.size == group.rank or predicted.compression_ratio >= group.ratio

@@ -1,4 +1,4 @@
-"""Plans: read from JSON, written back, checked against their model with every fault at once."""
+"""Plans are read from JSON, written back, and checked against their model, with all faults reported at once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PLAN: dict[str, Any] = {"schema": 1, "model": "minilm-l6", "seed": 5, "tasks": [
 
 
 def with_group(**changes: Any) -> dict[str, Any]:
-    """The document `PLAN` with other values in its group."""
+    """The document `PLAN` with changed fields in its group."""
     return PLAN | {"groups": [GROUP | changes]}
 
 
@@ -112,7 +112,7 @@ def test_plans_that_differ_in_omitted_defaults_only_are_written_alike() -> None:
 
 def test_a_whole_number_as_ratio_is_written_like_its_decimal() -> None:
     whole, decimal = (Plan.from_json(json.dumps(with_group(ratio=ratio))) for ratio in (3, 3.0))
-    assert whole.to_json() == decimal.to_json()  # a run is named by a hash of this text
+    assert whole.to_json() == decimal.to_json()  # the id of a run is a hash of this text
 
 
 def test_a_plan_without_groups_is_the_baseline() -> None:
@@ -296,7 +296,7 @@ FAULTS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
     ),
     "calibration": (("calibration", "num_texts"), "9", "calibration has num_texts '9'; it must be a whole number from 1 to"),
 }
-"""Where a fault is put into `FULL`, the wrong value, and how its sentence begins."""
+"""Case -> the path in `FULL` at which a fault is inserted, the wrong value, and the beginning of the message."""
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -397,7 +397,7 @@ DOCUMENTS = st.one_of(
 
 
 def only_plan_errors(action: Callable[[], Any]) -> Any:
-    """What an action returns, None where it raises a PlanError with at least one sentence; nothing else may escape."""
+    """The result of an action, or None if it raises a PlanError with at least one sentence. Other exceptions are not caught."""
     try:
         return action()
     except PlanError as error:
@@ -417,7 +417,7 @@ def test_no_json_value_raises_anything_but_a_plan_error(document: Any) -> None:
         return
     assert Plan.from_dict(plan.to_dict()).to_dict() == plan.to_dict()
     if only_plan_errors(lambda: validate(plan, INFO) or True):
-        prediction = predict(plan, INFO)  # a valid plan can always be predicted, and is JSON
+        prediction = predict(plan, INFO)  # a valid plan can be predicted, and both can be written as JSON
         json.dumps(plan.to_dict(), allow_nan=False)
         json.dumps(prediction.to_dict(), allow_nan=False)
 

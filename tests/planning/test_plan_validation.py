@@ -1,4 +1,4 @@
-"""Plans against their model: modules, shapes, methods, tasks, names, and the presets that make groups."""
+"""Checks of plans against their model: modules, shapes, methods, tasks, names, and the groups that presets form."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_module_twice_in_one_group_is_refused() -> None:
 def test_an_unknown_module_is_refused_with_the_closest_name() -> None:
     (fault,) = faults_of(svd_group("key.0", "qury.3"))
     assert "'qury.3'" in fault and "'some'" in fault and "minilm-l6" in fault
-    assert "query.3" in fault  # the close match
+    assert "query.3" in fault  # the closest match
 
 
 def test_members_of_an_unknown_module_name_the_closest_one() -> None:

@@ -1,4 +1,4 @@
-"""Ranks, shares of the energy and multiples give the size that they name, in plans and in what is stored."""
+"""Ranks, shares of the energy, and multiples determine the sizes in plans and in stored groups."""
 
 from __future__ import annotations
 

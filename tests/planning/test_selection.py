@@ -1,4 +1,4 @@
-"""Patterns, ranges of layers and exclusions select the modules that a person means."""
+"""Patterns, ranges of layers and exclusions select the modules that the user means."""
 
 from __future__ import annotations
 

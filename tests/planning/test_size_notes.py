@@ -1,4 +1,4 @@
-"""What sizes do not say of themselves: when it is said, and how."""
+"""Notes on what sizes alone do not show: when they appear, and their wording."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_notes_of_many_groups_are_one_sentence_a_kind() -> None:
 
 
 def measured(name: str, **fields: Any) -> GroupResult:
-    """The figures of a group, of which those that are not given are as in `made_group`."""
+    """The figures of a group; those that are not given are taken from `made_group`."""
     return GroupResult.from_json(made_group(name, 0.5) | fields)
 
 

@@ -1,4 +1,4 @@
-"""What is predicted is what comes out: every size of a prediction against the tensors that are really stored."""
+"""Every predicted size equals that of the tensors that are actually stored."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_the_prediction_is_what_is_stored(tiny: Tiny, tmp_path: Path, name: str,
 
 
 def stored_in(info: ModelInfo, dtype: str) -> ModelInfo:
-    """A model as if all of its tensors were stored in one dtype."""
+    """The description of the model with all of its tensors in one dtype."""
     modules = tuple(replace(spec, dtype=dtype) for spec in info.modules)
     return replace(info, dtype=dtype, modules=modules, num_bytes=0, matrix_bytes=0)
 
@@ -221,7 +221,7 @@ def test_the_largest_ratio_of_a_small_matrix_counts_that_it_may_stay_dense(modul
             predict_group(group.replace(ratio=max(1.0, largest * factor)), minilm_info()).form
             for factor in (1 - 1e-9, 1 + 1e-9)
         )
-        assert above == "infeasible", (dtype, unit, largest)  # the largest that can be requested
+        assert above == "infeasible", (dtype, unit, largest)  # no larger ratio can be requested
         assert below != "infeasible" or largest < 1, (dtype, unit, largest)
 
 

@@ -1,4 +1,4 @@
-"""Singular values: exact errors at once, kept once computed, never those of another model. And the files they lie in."""
+"""Singular values give exact errors, are kept once computed, and are never those of another model; files are never partial."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def named(*names: str) -> list[ModuleSpec]:
 
 
 def preset(grouping: str, name: str, how: str = "best", block: int = 2) -> Group:
-    """The group of this name that a preset makes of MiniLM's layers."""
+    """The group of this name that a preset forms from MiniLM's layers."""
     made = {group.name: group for group in make_groups(LAYERS, grouping, stack=how, block=block)}
     return made[name]
 
 
-# ------------------------------------------------------------------------------------- the bundled spectra tell the truth
+# ----------------------------------------------------------------------------------------- accuracy of the bundled spectra
 
 MEASURED = [
     preset("module", "query.2"),
@@ -113,7 +113,7 @@ def test_the_error_of_several_groups_together_is_that_of_all_their_weights(minil
 @pytest.mark.parametrize("grouping", GROUPINGS)
 def test_every_preset_of_the_layers_of_minilm_is_bundled_in_every_stacking_that_fits(grouping: str, how: str) -> None:
     groups = make_groups(LAYERS, grouping, stack=how)
-    shapes = {"rows": "cols", "columns": "rows"}  # which side the members must have in common
+    shapes = {"rows": "cols", "columns": "rows"}  # the side that the members must share
     fitting = [
         group
         for group in groups
@@ -151,7 +151,7 @@ def test_the_key_of_a_group_of_one_does_not_depend_on_its_turn() -> None:
 
 
 def test_the_key_tells_by_which_side_members_are_joined() -> None:
-    """Rows against columns is another matrix: its singular values differ, see the measured .583 and .500 of the design."""
+    """Stacking by rows and by columns gives different spectra: see the errors 0.583 and 0.500 in test_figures_minilm."""
     keys, outputs = named("key.0", "key.1"), named("attention_output.0", "attention_output.1")
     assert spectrum_key(keys, "rows") == spectrum_key(keys, "residual") != spectrum_key(keys, "columns")
     assert spectrum_key(outputs, "columns") == spectrum_key(outputs, "residual") != spectrum_key(outputs, "rows")
@@ -240,7 +240,7 @@ def test_only_what_is_missing_is_computed(kept: Kept, monkeypatch: pytest.Monkey
     real: Callable[[torch.Tensor, int], torch.Tensor] = grams.spectrum_of_gram
     monkeypatch.setattr(grams, "spectrum_of_gram", lambda gram, count: sides.append(len(gram)) or real(gram, count))
     compute(kept.plan, kept.home)
-    assert sides == [24]  # of the mix, (24 + 24 + 40, 24)
+    assert sides == [24]  # the narrow side of the mix, (24 + 24 + 40, 24)
 
 
 def test_spectra_of_a_changed_checkpoint_are_not_used(kept: Kept) -> None:
@@ -284,7 +284,7 @@ def test_a_damaged_file_is_computed_again(kept: Kept, damage: str) -> None:
 
 
 def test_an_archive_beside_a_model_folder_is_not_taken_for_its_spectra(kept: Kept) -> None:
-    """`assets/spectra` joined with an absolute path is that path: FOLDER.npz is the user's own file."""
+    """Joining `assets/spectra` with an absolute path gives that path, so FOLDER.npz could be a file of the user."""
     np.savez(f"{kept.plan.model}.npz", features=np.ones(3))
     assert missing(kept.plan, kept.loaded.info, kept.home) == ["keys", "mix"]
 
@@ -393,7 +393,7 @@ def test_a_write_that_fails_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError):
         write_bytes(tmp_path / "x", b"content")
-    assert list(tmp_path.iterdir()) == []  # on a full disk the leftover would keep it full
+    assert list(tmp_path.iterdir()) == []  # a leftover would keep a full disk full
 
 
 def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

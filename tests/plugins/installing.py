@@ -1,4 +1,4 @@
-"""Packages as if they were installed: a folder with a module and its metadata, to be put on the path of an interpreter."""
+"""Install packages of methods for tests: a folder with modules and metadata, to be added to the path of an interpreter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOY = Path(__file__).with_name("toy_plugin")
 
 
 def install(folder: Path, name: str, modules: Mapping[str, str], methods: Mapping[str, str], version: str = "1.0") -> Path:
-    """Put a package into a folder, with modules (name -> source) and entry points for methods. Returns the folder."""
+    """Create a package in a folder, with modules (name -> source) and entry points for methods. Returns the folder."""
     metadata = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
@@ -28,7 +28,7 @@ def install(folder: Path, name: str, modules: Mapping[str, str], methods: Mappin
 
 
 def install_toy(folder: Path, version: str | None = None) -> Path:
-    """Put the toy plugin into a folder, with the entry points of its `pyproject.toml`."""
+    """Install the toy plugin in a folder, with the entry points of its `pyproject.toml`."""
     project = tomllib.loads((TOY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     source = (TOY / "toy_plugin.py").read_text(encoding="utf-8")
     methods = project["entry-points"]["offcomp.methods"]
@@ -36,13 +36,13 @@ def install_toy(folder: Path, version: str | None = None) -> Path:
 
 
 def python(code: str, *path: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run code in an interpreter that also sees the packages in these folders."""
+    """Run code in an interpreter that can also import the packages in these folders."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, *path))), "OFFCOMP_HOME": str(home)}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 
 
 def offcomp(*arguments: str, path: tuple[Path, ...], home: Path) -> tuple[int, Any, str]:
-    """Run the command line with --json: exit status, document, stderr."""
+    """Run the command line with --json. Returns the exit status, the document, and stderr."""
     code = f"from offcomp.cli.main import main; main({[*arguments, '--json']!r})"
     done = python(code, *path, home=home)
     return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr

@@ -1,4 +1,4 @@
-"""Methods of other packages: found, run, exported, drawn and listed like those of offcomp, or left out with one sentence."""
+"""Methods of other packages are found, run, exported, drawn and listed like offcomp's own, or skipped with one sentence."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ SHAPES = """
 
 
 def source(decorator: str = "@dataclass(frozen=True)", body: str = SHAPES, **changed: str) -> str:
-    """The module of a plugin, right in all but what is changed."""
+    """The source of a plugin module that is valid except for the changes."""
     lines = [f"    {name}: ClassVar = {value}" for name, value in (GOOD | changed).items() if value]
     return HEAD + "\n".join([decorator, "class Magic(Method):", *lines, body])
 
@@ -63,7 +63,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fresh_modules() -> Iterator[None]:
-    """Forget the modules that a test has loaded, since other tests have others of the same name."""
+    """Remove the modules that a test has loaded, because other tests have different modules of the same name."""
     before = {*sys.modules}
     yield
     for name in {*sys.modules} - before:
@@ -72,7 +72,7 @@ def fresh_modules() -> Iterator[None]:
 
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch, fresh_modules: None) -> Any:
-    """What is found in an environment with these folders."""
+    """A function that returns the plugins found in an environment with these folders."""
 
     def find(*folders: Path) -> Plugins:
         for folder in folders:
@@ -127,7 +127,7 @@ def test_it_compresses_bare_matrices(toy: Path, tmp_path: Path) -> None:
 
 
 class Made:
-    """A run of the toy in a home, and its export, made by the command line in an environment with the toy."""
+    """A run of the toy and its export, created by the command line in an environment with the toy plugin."""
 
     def __init__(self, folder: Path, toy: Path):
         self.home, self.export = folder / "home", folder / "export"
@@ -227,7 +227,7 @@ import json; print(json.dumps(shown))
 
 
 def pages(*path: Path, home: Path) -> str:
-    """What Compress, Runs and Compare show in an environment."""
+    """The text that the pages Compress, Runs and Compare show in an environment with these folders."""
     done = python(APP, *path, home=home)
     assert done.returncode == 0, done.stderr
     return "\n".join(json.loads(done.stdout.splitlines()[-1]))

@@ -1,4 +1,4 @@
-"""Bundled measurements: tables and sentences on a made-up document, charts, broken files, the page, the file itself."""
+"""Bundled measurements: tables, sentences and charts of a made-up document, broken files, the page, and the bundled file."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ TEXTS = ("text", "texts", "flips", "changes", "continuations", "sentence", "sent
 
 
 def group(name: str, modules: list[str], method: str, ratio: float, **options: str) -> dict[str, Any]:
-    """A group of a plan."""
+    """Return a group of a plan."""
     made = {"stack": "rows", "method": method, "options": options, "ratio": ratio, "unit": "bytes", "dtype": "float32"}
     return {"name": name, "modules": modules, **made}
 
 
 def row(groups: list[dict[str, Any]], change: float, interval: list[float] | None, *, error: float = 0.5) -> dict[str, Any]:
-    """A row scored on one task with classes, whose accuracy was 0.8, and on one of similarity."""
+    """Return a row scored on a task with classes, where the original has an accuracy of 0.8, and on a similarity task."""
     score = {
         "metric": "accuracy",
         "original": {"value": 0.8, "standard_error": 0.02, "n": 400},
@@ -64,7 +64,9 @@ def row(groups: list[dict[str, Any]], change: float, interval: list[float] | Non
 
 
 def made_document() -> dict[str, Any]:
-    """SVD alone at 2x and 4x and stacked at 4x, quantization alone at 4x; three matrices alone."""
+    """Return measurements of SVD (each alone at 2x and 4x, stacked at 4x), of quantization (each alone at 4x) and of three
+    matrices compressed alone.
+    """
     keys, values = (["key.0", "key.1"], ["value.0", "value.1"])
     each = [group(name, [name], "svd", 4.0) for name in (*keys, *values)]
     svd = [{**one, "ratio": 2.0} for one in each]
@@ -194,16 +196,16 @@ def test_figures(palette: Palette, task: str) -> None:
     assert {trace.line.dash for trace in figure.data if trace.legendgroup == "SVD"} == {"solid", "dash"}
     assert "whole model" in figure.layout.xaxis.title.text
     assert figure.layout.title.text.endswith("?")
-    assert len(figure.layout.annotations) == (task == "sentiment")  # the name of the baseline, where there is one
+    assert len(figure.layout.annotations) == (task == "sentiment")  # the name of the baseline, if there is one
     assert lines["Original"].y[0] == (80 if task == "sentiment" else 0.82)
     assert "95 % interval" in lines["Quantization"].customdata[0]
     cells = sensitivity_figure(sensitivity_table(document, task), palette)
     json.loads(cells.to_json())
-    assert len(cells.layout.shapes) == 2  # those told apart are framed
+    assert len(cells.layout.shapes) == 2  # cells whose intervals exclude 0 are framed
     assert list(cells.data[0].z) == [-0.03, 0.02, -0.04]
     assert (cells.data[0].zmin, cells.data[0].zmax) == (-0.04, 0.04)
     assert list(cells.layout.xaxis.ticktext) == ["none", "1", "10"]
-    written = ["-3.0", "+2.0", "-4.0"] if task == "sentiment" else ["-30", "+20", "-40"]  # points, thousandths
+    written = ["-3.0", "+2.0", "-4.0"] if task == "sentiment" else ["-30", "+20", "-40"]  # in points, in thousandths
     assert list(cells.data[1].text) == [f"<b>{written[0]}</b>", f"<b>{written[1]}</b>", written[2]]
 
 
@@ -216,7 +218,7 @@ def test_embeddings_beyond_the_layers_do_not_pale_the_rest() -> None:
 
 
 def luminance(colour: str) -> float:
-    """Relative luminance by WCAG 2."""
+    """Return the relative luminance of a colour as defined in WCAG 2."""
     parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
@@ -230,7 +232,7 @@ def test_numbers_are_legible_on_every_colour_of_a_cell(palette: Palette) -> None
 
 
 def without(*path: str | int) -> str:
-    """The made-up document with one field gone."""
+    """Return the made-up document without one of its fields, as JSON."""
     document: Any = made_document()
     part = document
     for name in path[:-1]:
@@ -263,7 +265,7 @@ def test_a_folder_without_measurements(tmp_path: Path) -> None:
 
 
 def open_page(monkeypatch: pytest.MonkeyPatch, folder: Path) -> AppTest:
-    """The page on a folder of measurements; nothing on it may have raised."""
+    """Open the page with the measurements in this folder, and check that it raises no exception."""
     monkeypatch.setattr("offcomp.results.atlas.read_measurements.__defaults__", (folder,))
     monkeypatch.setattr("offcomp.results.atlas.unreadable_files.__defaults__", (folder,))
     return opened("atlas")
@@ -309,7 +311,7 @@ def test_the_page_without_measurements(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def keys_of(value: Any) -> set[str]:
-    """All field names of a JSON document."""
+    """Return all field names in a JSON document."""
     if isinstance(value, dict):
         return set(value).union(*map(keys_of, value.values()))
     return set().union(*map(keys_of, value)) if isinstance(value, list) else set()

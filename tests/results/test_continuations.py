@@ -33,7 +33,7 @@ TASK = "causal-prose"
 
 
 def entry(opening: str, original: str, compressed: str, same: int, total: int = 4) -> dict[str, Any]:
-    """One opening as run.json holds it."""
+    """Return one opening and its continuations in the format of run.json."""
     return {"opening": opening, "original": original, "compressed": compressed, "same_tokens": same, "tokens": total}
 
 
@@ -42,7 +42,7 @@ SECOND = [entry("Once", " a man sat down", " the king and king", 0), entry("A do
 
 
 def scored(entries: list[dict[str, Any]] | None, **fields: Any) -> dict[str, Any]:
-    """A score on the next words; None for one of an earlier version."""
+    """Return a score on next words with these continuations; None stands for an earlier version, which recorded none."""
     kept = {} if entries is None else {"continuations": entries}
     return made_value_score("perplexity", 12.0, 15.0, spread=0.5, title="Next words in prose", **kept, **fields)
 
@@ -94,7 +94,7 @@ def test_answers() -> None:
     [
         (" a man sat", " a man sat", " a man sat", ""),
         (" a man sat", " a man stood", " a man ", "stood"),
-        (" a man", " a mango", " a ", "mango"),  # no word is marked in part
+        (" a man", " a mango", " a ", "mango"),  # only whole words are marked
         (" the sea, and", " the sea. the", " the sea", ". the"),
         (" a man", " a man sat", " a man", " sat"),
         (" a man sat", " a man", " a man", ""),
@@ -134,7 +134,7 @@ def test_the_report_and_the_tables_to_take_along_have_them() -> None:
 
 
 def put(home: Path, digit: str, entries: list[dict[str, Any]] | None, file: int = 0) -> str:
-    """A run in this home that was scored on sentiment and on next words; its id."""
+    """Add a run that was scored on sentiment and on next words to this home, and return its id."""
     document = read_json(bundled.FOLDER / bundled.FILES[file])
     document["plan"]["tasks"] += [TASK]
     document["scores"] |= {TASK: scored(entries)}
@@ -142,7 +142,7 @@ def put(home: Path, digit: str, entries: list[dict[str, Any]] | None, file: int 
 
 
 def table_of(app: AppTest) -> str:
-    """The table of continuations on the page."""
+    """Return the HTML of the table of continuations on the page; an empty string if there is none."""
     return next((element.proto.body for element in app.get("html") if "<table" in element.proto.body), "")
 
 
@@ -185,7 +185,7 @@ def test_what_is_looked_at_is_part_of_the_link(home: Path) -> None:
     assert [box.value for box in other.selectbox] == [second, third]
     assert texts(other) == texts(app) and not other.warning
     app.selectbox(key="examples_run").set_value(third).run()
-    assert app.selectbox(key="examples_beside").value == first  # a run is not put beside itself
+    assert app.selectbox(key="examples_beside").value == first  # a run is not compared with itself
     assert not app.warning
     wrong = opened("examples", runs=first, task="nonsense", run="f" * 12)
     assert [warning.value.split(". This part")[0] for warning in wrong.warning] == [

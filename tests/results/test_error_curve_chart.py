@@ -1,4 +1,4 @@
-"""Charts in two steps: the tables are what is tested, the figures that they can be built. And tables as text."""
+"""The error curve (its table and the figure drawn from it), the prediction table, and tables as text."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_ratios_that_a_group_cannot_reach_are_left_out() -> None:
         groups=(Group(name="one", modules=("key.0",)), Group(name="many", modules=tuple(f"ffn_in.{i}" for i in range(6)))),
     )
     table = error_curve_table(INFO, plan, spectra_of(plan), [2.0, 100.0, 192.0, 193.0, 300.0])
-    assert list(table["requested_ratio"]) == [2.0, 100.0, 192.0]  # rank 1 of 384 x 384 stores 1 / 192
+    assert list(table["requested_ratio"]) == [2.0, 100.0, 192.0]  # rank 1 of a 384 x 384 matrix stores 1/192 of it
 
 
 def test_without_ratios_the_table_is_empty_and_has_its_columns() -> None:
@@ -95,7 +95,7 @@ def test_without_ratios_the_table_is_empty_and_has_its_columns() -> None:
 
 
 def points_of(*rows: tuple[str, str, str, float, float]) -> pd.DataFrame:
-    """An error_point_table of (method, style key, origin, ratio, error)."""
+    """Return a table like that of `error_point_table`, from rows of (method, style key, origin, ratio, error)."""
     table = pd.DataFrame(rows, columns=["method", "style_key", "origin", "ratio", "relative_error"])
     run = ["" if origin == "estimated" else "0123456789ab" for origin in table["origin"]]
     return table.assign(requested_ratio=3.0, run=run, seed=5, about="Estimated from 2 measurements of these groups.")

@@ -1,7 +1,7 @@
-"""Every figure shows its table: each x, y, interval, label and hover equals the column that it is said to be.
+"""Every figure shows its table: each x, y, interval, label and hover text equals the column that the case states for it.
 
-A case draws a figure of the package from a table in which every column has values of its own, and names the columns. A figure
-function without a case fails. Each case is drawn once more for a method that the charts have not heard of.
+A case draws a figure of the package from a table in which no two columns share a value, and states the column for each part. A
+figure function without a case fails a test. Each case is drawn again for a method that is unknown to the charts.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from tests.drawn import Drawn, Marks, assert_drawn, figure_functions, points_of
 from tests.made_runs import made_group, made_run, made_score
 
 HELPERS = {"style.styled", "dots.dots", "dots.in_rows", "plots.plot_errors", "plots.plot_pareto"}
-"""What figures are drawn with, and what only puts a table and its figure together."""
+"""Functions that help to draw figures, and functions that only combine a table with its figure."""
 UNHEARD_OF = "magic"
 Case = Callable[[str, Palette], Drawn]
-"""A figure of runs of a style key."""
+"""Draws a figure of runs with this style key, in the colours of this palette."""
 
 
 def table_of(columns: Any, *rows: tuple[Any, ...]) -> pd.DataFrame:
-    """A table in which no two columns of numbers agree in any row, so that none can stand for another."""
+    """Return a table in which no two columns of numbers agree in any row, so that none can be mistaken for another."""
     table = pd.DataFrame(list(rows), columns=list(columns))
     numbers = table.select_dtypes("number")
     for one, other in combinations(numbers, 2):
@@ -56,7 +56,7 @@ def table_of(columns: Any, *rows: tuple[Any, ...]) -> pd.DataFrame:
 
 
 def in_percent(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    """With what these columns are in per cent, for texts."""
+    """Return the table with additional columns, which contain these columns in per cent, for texts."""
     return table.assign(**{f"{name}_percent": 100 * table[name] for name in columns})
 
 
@@ -103,7 +103,7 @@ def error_curve(style_key: str, palette: Palette) -> Drawn:
 def dots_of(
     table: pd.DataFrame, heights: list[float], x: str, hover: str, text: str, *, end: str = "", **interval: str
 ) -> dict[str, Marks]:
-    """Dots on rows, and the number beside each: at its end where it has an interval."""
+    """Return the marks of dots in rows, and of the number next to each dot, or at the `end` of its interval."""
     placed = table.assign(height=heights)
     return {
         "dots": Marks(
@@ -175,7 +175,7 @@ def perplexities(style_key: str, palette: Palette) -> Drawn:
 
 
 def runs_on_a_front(style_key: str, metric: str, values: list[tuple[float, float, float]]) -> pd.DataFrame:
-    """The original and three runs, the second of them stacked and not on the front."""
+    """Return a table of the original and three runs; the second run is stacked and not on the front."""
     of, (original, first, second, third) = (metric, "Sentiment", "bytes"), values
     return table_of(
         FRONT_COLUMNS,
@@ -213,7 +213,7 @@ def front_of(table: pd.DataFrame, palette: Palette, unit: str, number: str) -> D
     factor = 100 if "%" in number else 1
     ends = pd.DataFrame({"x": [20 - 0.08 * 70, 90 + 0.08 * 70]})
     steps = table[table["on_front"]].sort_values("size")
-    steps = pd.concat([steps, steps[-1:]])  # the line goes on to the largest size, here that of its last step
+    steps = pd.concat([steps, steps[-1:]])  # the line ends at the largest size, here that of its last step
     place, told = {"x": "size", "y": y}, f"{word} {number}, {{n:,}} {counts}"
     marks = {
         "runs": Marks(
@@ -333,7 +333,7 @@ def outcomes(_style_key: str, palette: Palette) -> Drawn:
 
 
 def run_of(style_key: str) -> Run:
-    """A run whose method has this style key, as a plan of another version names it."""
+    """Return a run whose method has this style key as its name, as in a plan of a different version."""
     return made_run("a" * 12, [made_group("query", 0.5, method=style_key)], made_score(["one", "two"], ["three"]))
 
 
@@ -420,7 +420,10 @@ def model_map_of_errors(_style_key: str, palette: Palette) -> Drawn:
 
 
 def map_of(colour: str, palette: Palette) -> Drawn:
-    """A matrix beside the layers, which spans both columns, and two kinds in two layers, one of them in the plan."""
+    """Draw a map of a matrix outside the layers, which spans both columns, and of two kinds in two layers.
+
+    One of the matrices, query.0, is in the plan.
+    """
     more = ("recognised", "path", "rows are outputs")
     table = table_of(
         MAP_COLUMNS,
@@ -558,7 +561,7 @@ def blocks(_style_key: str, palette: Palette) -> Drawn:
     cells = pd.DataFrame([(x, y, float(values[y, x])) for y in range(3) for x in range(2)], columns=["column", "row", "mean"])
 
     def steps(side: str) -> pd.DataFrame:
-        """Each block from its first edge on, and the last edge."""
+        """Return the blocks at their first edges, followed by the last block at its last edge."""
         part = table[table["side"] == side]
         part = pd.concat([part, part[-1:]]).assign(edge=np.arange(len(part) + 1) - 0.5)
         return part.assign(part=part["residual"] / 14, part_percent=100 * part["residual"] / 14)
@@ -663,7 +666,7 @@ def test_the_first_chart_shows_its_table() -> None:
             ("svd", r'<circle cx="([\d.]+)" cy="([\d.]+)"'),
             (UNHEARD_OF, r'<path d="M([\d.]+) ([\d.]+)m0 -8'),
         ):
-            marks = re.findall(rf'{start}[^>]*fill="{palette.colour(style_key)}"', drawn)[1:]  # the first is that of the legend
+            marks = re.findall(rf'{start}[^>]*fill="{palette.colour(style_key)}"', drawn)[1:]  # the first is in the legend
             part = table[table["style_key"] == style_key]
             assert [(float(x) - zero) / (one - zero) for x, _ in marks] == pytest.approx(list(part["relative_error"]), abs=1e-3)
             assert all(zero <= float(x) < width for x, _ in marks)

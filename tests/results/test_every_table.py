@@ -1,6 +1,7 @@
-"""Every table of runs has what its columns say: made of a run in which no two figures are equal, compared column by column.
+"""Every column of a table of runs contains what its name says.
 
-So a figure that stands in the place of another one is noticed, and a new column that no test knows as well.
+The tables are made from a run in which no two figures are equal, and all of their columns are compared, so figures in the
+wrong column are noticed, as are new columns that no test covers.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tests.made_runs import made_group, made_run, with_result
 from tests.minilm import minilm_info
 
 ELSEWHERE = {"comparison_table", "continuation_table", "difference_table", "reference_table"}
-"""Tables of runs with tests of their own."""
+"""Tables of runs that are tested elsewhere."""
 Z = 1.959964
 ID, OTHER = "a" * 12, "b" * 12
 
@@ -39,7 +40,7 @@ def numbers(**figures: Any) -> dict[str, Any]:
 
 
 def score(**fields: Any) -> dict[str, Any]:
-    """On sentiment: no figure twice."""
+    """Return a score on sentiment in which no two figures are equal."""
     made = {
         "original": numbers(value=0.83, standard_error=0.011, n=1200),
         "compressed": numbers(value=0.71, standard_error=0.023, n=1100),
@@ -66,7 +67,7 @@ def flip(text: str, before: float, after: float) -> dict[str, Any]:
 
 
 def value_score() -> dict[str, Any]:
-    """On pairs of sentences."""
+    """Return a score on pairs of sentences."""
     changes = [
         numbers(text="one", truth=3.5, original=0.61, compressed=0.21),
         numbers(text="two", truth=1.5, original=0.1, compressed=0.4),
@@ -83,7 +84,7 @@ def value_score() -> dict[str, Any]:
 
 
 def made(name: str = ID, method: str = "svd", **fields: Any) -> Run:
-    """A run with a group of two modules."""
+    """Return a run with one group of two modules."""
     errors = [numbers(relative_error=0.43, rmse=0.11, mae=0.09, cosine_distance=0.17)]
     errors.append(numbers(relative_error=0.57, rmse=0.13, mae=0.08, cosine_distance=0.29))
     group = made_group("query", 0.53, modules=["query.0", "query.1"], method=method, rmse=0.12, cosine_distance=0.23)

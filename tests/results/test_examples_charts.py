@@ -1,4 +1,4 @@
-"""Single predictions: outcomes, changes and two runs side by side, as tables, sentences and charts, and the page Examples."""
+"""Individual predictions: outcomes, changes and two runs side by side, in tables, sentences, charts and the page Examples."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def test_answers() -> None:
         "(95 % interval -6.1 to +3.7), within noise (McNemar p = 1)."
     )
     worse = made_run("c" * 12, [made_group("query", 0.5)], made_score([str(i) for i in range(5)], []))
-    assert "(95 % interval -11.2 to -1.1) (McNemar p = .062)" in outcome_answer(worse, "sentiment")  # the interval decides
+    assert "(95 % interval -11.2 to -1.1) (McNemar p = .062)" in outcome_answer(
+        worse, "sentiment"
+    )  # the interval decides, not p
     same = made_run("d" * 12, [made_group("query", 0.5)], made_score([], []))
     assert outcome_answer(same, "sentiment") == "SVD changed none of 100 answers from right to wrong or vice versa."
     assert [written_p(p) for p in (0.42, 0.0001, 1.0)] == ["= .42", "< .001", "= 1"]

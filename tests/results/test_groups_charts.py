@@ -1,4 +1,4 @@
-"""Groups: tables, tree and sentences of a survey made by hand; the figures; what is bundled; what is kept in a home."""
+"""Groups: tables, tree, sentences and figures of a made-up survey; bundled surveys; surveys saved in a home."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def joint(names: tuple[str, ...], stack: str, before: float, after: float) -> Su
 
 
 def made() -> Survey:
-    """Three that fit each other, of which two gain, and one that fits none."""
+    """Return a survey of three modules that can be stacked, two of them with a gain, and of one that cannot be stacked."""
     first = joint(("query.0", "key.0"), "rows", 0.50, 0.45)
     pairs = (
         first,

@@ -1,4 +1,4 @@
-"""Tables, sentences and charts of one matrix: the numbers are those of the matrix, and no shape breaks a chart."""
+"""Tables, sentences and charts of one matrix: they state its true figures, and matrices of any shape can be drawn."""
 
 from __future__ import annotations
 

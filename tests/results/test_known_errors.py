@@ -1,4 +1,4 @@
-"""Errors that are known of chosen groups: what was measured of them, what is estimated from it, and the table of both."""
+"""Known errors of chosen groups: measured errors, errors estimated from measurements, and the table of both."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CURVE = pd.DataFrame({"ratio": [1.5, 2.0, 4.0, 8.0], "relative_error": [0.2, 0.3
 
 
 def measured(name: str, method: str, ratio: float, error: float, module: str = "key", **fields: Any) -> Measured:
-    """A run of one group at exactly this ratio."""
+    """Return the measurement of a run with one group at exactly this parameter ratio."""
     run = made_run(name, [made_group(module, error, method=method, ratio=ratio, **fields)])
     sizes = {"chosen": {"parameter_ratio": ratio, "byte_ratio": 2 * ratio}}
     return Measured(with_result(run, model={"sizes": sizes}), error)
@@ -114,7 +114,7 @@ def test_a_measurement_is_found_by_groups_settings_ratio_and_seed_whatever_the_t
 
 
 def test_a_run_calibrated_on_other_text_is_no_measurement_of_this_one(tmp_path: Path) -> None:
-    """Neither of text at another place, nor of what lay there before, nor of text that nobody wrote down."""
+    """Text in a different place, earlier text in the same place and text that was not recorded are all different texts."""
     texts = tmp_path / "texts.txt"
     texts.write_text("one\ntwo\n")
     asked = plan("svd", options={"preset": "whitened"}).replace(calibration=CalibrationText(text=str(texts)))
@@ -136,7 +136,7 @@ def test_a_run_calibrated_on_other_text_is_no_measurement_of_this_one(tmp_path: 
 
 
 def test_one_setting_under_two_names_of_its_dtype_is_one_measurement() -> None:
-    """The numbers of this model are float32, so "stored" and "float32" are the same."""
+    """The weights of this model are float32, so "stored" and "float32" mean the same."""
     stored = measured("a", "pruning", 3.0, 0.4, dtype="float32").run
     (group,) = stored.plan.groups
     assert group.dtype == "stored"
@@ -159,7 +159,7 @@ def test_between_two_ratios_the_factor_is_between_theirs() -> None:
     assert found.relative_error == pytest.approx(0.5 * at(CURVE, 3.0))
     assert found.basis == "Estimated from 2 measurements of these groups at other ratios."
     known[1] = measured("b", "pruning", 4.0, 0.125 * at(CURVE, 4.0))
-    middle = estimated(plan(), 2.0 * 2**0.5, known, CURVE)  # halfway in the logarithm
+    middle = estimated(plan(), 2.0 * 2**0.5, known, CURVE)  # halfway on a logarithmic scale
     assert middle is not None
     assert middle.relative_error == pytest.approx(0.25 * at(CURVE, 2.0 * 2**0.5))
 

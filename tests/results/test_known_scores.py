@@ -1,4 +1,4 @@
-"""Scores that are known before a run: measured ones are those of the run, and estimates say what they rest on."""
+"""Scores known before a run: measured scores are those of an earlier run, and estimates state what they are based on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables and figures of a model: where its parameters are, what is recognised, and what SVD loses of each matrix."""
+"""Tables and figures of a model: where its parameters are, which weights are recognised, and the SVD error of each matrix."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def minilm() -> ModelInfo:
 
 
 def made(model_type: str, weights: dict[str, tuple[int, int]], family: str | None = "X", vectors: int = 0) -> ModelInfo:
-    """A model that has only a listing."""
+    """Return the metadata of a model that has no weights."""
     specs = module_specs(model_type, [StoredWeight((path,), shape) for path, shape in weights.items()])
     matrices = sum(spec.num_parameters for spec in specs)
     sizes = (matrices + vectors, matrices, 2)
@@ -94,7 +94,7 @@ def test_weights_of_an_unknown_family_get_rows_by_their_path() -> None:
     assert same_row(table, "some.long.path.blocks.1.mixer.mix") == [f"some.long.path.blocks.{n}.mixer.mix" for n in range(3)]
     assert same_row(table, "tokens") == ["tokens"]
     lone = map_table(unknown_like(1))
-    assert rows_of(lone) == []  # nothing tells a layer from any other number
+    assert rows_of(lone) == []  # a single number could be anything, not only a layer
 
 
 def test_parts_and_fused_weights_are_told_apart() -> None:

@@ -1,4 +1,4 @@
-"""Score against size: which runs share an axis, the front, references, sentences, charts, and Compare as a page."""
+"""Score against size: which runs share an axis, the front, references, sentences and charts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NO_REFERENCES = pd.DataFrame({"name": [], "value": [], "size": []})
 def run(
     name: str, parameters: int, lost: int, *, error: float = 0.5, method: str = "svd", model: str = "tiny", **more: Any
 ) -> Run:
-    """A run that stores so many of 40 parameters (and 100 beside them) and loses so many of 80 right answers."""
+    """Return a run that stores `parameters` of 40 parameters (and 100 others) and gets `lost` of 80 right answers wrong."""
     group = made_group("query", error, num_parameters=parameters, num_bytes=4 * parameters, method=method, **more)
     return made_run(name * 12, [group], made_score([f"text {i}" for i in range(lost)], []), model=model)
 
@@ -180,8 +180,8 @@ def test_plain_rounding_is_shown_where_it_was_measured_on_the_same_model_and_exa
     assert table["name"].tolist()[0] == "int8"
     assert (table["size"] < 90).all()
     assert table["value"].between(0.5, 1).all()
-    assert reference_table(documents, bundled, ERROR.name, "bytes").empty  # other weights
-    assert reference_table(documents, SMALL, "sentiment", "bytes").empty  # another model
+    assert reference_table(documents, bundled, ERROR.name, "bytes").empty  # different weights
+    assert reference_table(documents, SMALL, "sentiment", "bytes").empty  # a different model
 
 
 @pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES)

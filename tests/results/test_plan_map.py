@@ -16,7 +16,7 @@ RECT = "{http://www.w3.org/2000/svg}rect"
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
 def test_chosen_matrices_are_filled_where_their_kind_and_layer_are(palette: Palette) -> None:
     info = minilm_info()
-    cells = ElementTree.fromstring(plan_map_svg(info, {"query.2", "ffn_out.5"}, palette)).iter(RECT)  # noqa: S314  # our own
+    cells = ElementTree.fromstring(plan_map_svg(info, {"query.2", "ffn_out.5"}, palette)).iter(RECT)  # noqa: S314  # trusted
     by_title = {cell[0].text: cell for cell in cells}
     assert len(by_title) == sum(spec.default for spec in info.modules) == 37
     filled = {title for title, cell in by_title.items() if cell.get("fill") == palette.colour("svd")}

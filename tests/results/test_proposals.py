@@ -1,4 +1,4 @@
-"""Plans that meet a target: they do, as predicted, and no larger or less accurate one was needed."""
+"""Proposed plans meet their targets as predicted, and are no larger and no less accurate than necessary."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_what_a_plan_can_state_itself_is_stated(tmp_path: Path, text: str, sizes
         (plan_of(MINILM, LINEAR), "12 MB", r"at least 48\.\d+ MB .* could be reached with word_embeddings compressed as well"),
         (plan_of(MINILM, LINEAR), "12 MB", "Quantization on these groups and on word_embeddings"),
         (plan_of(MINILM, LINEAR), "0.1 MB", r"is out of reach; the nearest is \d"),
-        (plan_of(MINILM, LINEAR), "error 0.01", r"cannot be reached while saving anything; the nearest is 0\.\d+"),
+        (plan_of(MINILM, LINEAR), "error 0.01", r"reaches a relative error of 0\.01; the nearest is 0\.\d+"),
         (plan_of(MINILM, LINEAR), "lose 0.1 points of similarity", r"the smallest expected loss is \d\.\d points"),
         (plan_of(GPT, LINEAR), "1000x", "the largest ratio of these groups is 64x"),
         (

@@ -1,4 +1,4 @@
-"""The one-file report: what it says, that people's texts stay texts, that its HTML is sound, and the tables to take away."""
+"""The single-file report: its contents, escaped texts from users, valid HTML, and the tables for download."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEXT_READ = {"calibration": {"rows": {"read": 60, "used": 50, "left_out": {"not 
 
 
 class Outline(HTMLParser):
-    """The elements of a page: what opens and closes, the texts, and what would run or load something."""
+    """The elements and texts of an HTML page, with its open elements and the faults in closing elements."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,15 +55,15 @@ class Outline(HTMLParser):
         self.texts.append((self.open[-1] if self.open else "", data))
 
     def of(self, tag: str) -> list[dict[str, str | None]]:
-        """The attributes of every element of this name."""
+        """Return the attributes of every element with this name."""
         return [attributes for name, attributes in self.elements if name == tag]
 
 
 def outline(runs: Sequence[Run]) -> tuple[Outline, str]:
-    """The parsed report, and its text without the chart library."""
+    """Return the parsed report, and its text without the chart library."""
     report = html_report(runs, created=datetime(2026, 1, 2, tzinfo=UTC))
     short = report.replace(get_plotlyjs(), "")
-    assert len(report) - len(short) == len(get_plotlyjs())  # inside once
+    assert len(report) - len(short) == len(get_plotlyjs())  # it is included once
     parsed = Outline()
     parsed.feed(short)
     parsed.close()
@@ -72,12 +72,12 @@ def outline(runs: Sequence[Run]) -> tuple[Outline, str]:
 
 @pytest.fixture(scope="module")
 def page_and_text() -> tuple[Outline, str]:
-    """The report of two methods."""
+    """The parsed report on two methods, and its text."""
     return outline(made_pair())
 
 
 def made_pair(text: str = "good film") -> list[Run]:
-    """Two methods on the same weights, scored by a task with classes and by one without."""
+    """Return runs of two methods on the same weights, scored on a task with classes and on one without."""
     similar = {"similarity": made_value_score("spearman", 0.8, 0.7)}
     svd = made_run("a" * 12, [made_group("key", 0.5)], made_score([text], ["b"]), others=similar)
     group = made_group("key", 0.3, method="autoencoder", options={"preset": "banaei2023"})
@@ -119,7 +119,7 @@ def test_texts_of_people_stay_texts(page_and_text: tuple[Outline, str]) -> None:
     runs = made_pair(ATTACK)
     score = made_score([ATTACK], []) | {"title": ATTACK}
     run = made_run("<b>id", [made_group("key", 0.4, modules=[f"{ATTACK}.0"])], score, model=ATTACK)
-    (group,), (planned,) = run.result.groups, run.plan.groups  # names that no file can have
+    (group,), (planned,) = run.result.groups, run.plan.groups  # reading a run rejects such names
     result = run.result.model_copy(update={"groups": (group.model_copy(update={"name": ATTACK}),)})
     runs.append(replace(run, result=result, plan=run.plan.replace(groups=(planned.replace(name=ATTACK),))))
     page, text = outline(runs)

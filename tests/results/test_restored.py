@@ -1,4 +1,4 @@
-"""Measurements in float32 at the sizes of half precision: the sizes are those that a run in half precision would have."""
+"""Measurements in float32, converted to half precision, have the sizes that a run in half precision would have."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_converted_sizes_are_those_that_are_predicted_in_half_precision() -> Non
         assert half.ratio("parameters") == pytest.approx(m.ratio("parameters"), rel=1e-5)
         assert half.ratio("bytes") > m.ratio("bytes")
         plan = plan_as_stored(half.run)
-        if plan.groups[0].unit == "parameters":  # the same ratio then gives the same rank
+        if plan.groups[0].unit == "parameters":  # then the same ratio results in the same rank
             assert half.ratio("bytes") == pytest.approx(predict(plan, INFO).model.chosen.byte_ratio)
             compared += 1
     assert compared > 40

@@ -1,4 +1,4 @@
-"""Tables, names and sentences of finished runs; the figures are drawn from them in both themes."""
+"""Tables, names and sentences about finished runs, and the figures that are drawn from the tables, in both themes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def figures(name: str, error: float, **fields: Any) -> GroupResult:
 
 
 def test_overall_error_is_that_of_all_weights_together() -> None:
-    # Residuals 4 and 9, weights 16 and 36: entries * rmse^2, and that divided by the squared relative error.
+    # Squared norms: 4, 9 and 3 for the residuals (entries * rmse^2), 16, 36 and 3 for the weights (divided by error^2).
     groups = [
         figures("a", 0.5, rmse=1.0, rows=2, cols=2),
         figures("b", 0.5, rmse=1.5, rows=2, cols=2),
@@ -105,7 +105,7 @@ def test_the_table_of_scores_names_the_original_once() -> None:
 
 def test_where_every_answer_is_right_or_wrong_the_interval_still_has_a_width() -> None:
     perfect = score_table([made_run("1" * 12, [], made_score([], [], right=100))])
-    assert perfect["low"].tolist() == pytest.approx([1 / (1 + 1.959964**2 / 100)] * 2)  # Wilson's of 100 in 100
+    assert perfect["low"].tolist() == pytest.approx([1 / (1 + 1.959964**2 / 100)] * 2)  # Wilson's, for 100 of 100
     assert perfect["high"].tolist() == [1.0, 1.0]
     scores = [Score.from_json(made_score([], [], right=right)) for right in (100, 0)]
     assert list(map(score_text, scores)) == ["100 % (≥ 96.3)", "0 % (≤ 3.7)"]
@@ -207,12 +207,12 @@ def test_default_is_the_newest_pair_on_the_same_weights() -> None:
 
 
 def of_model(run: Run, identity: str, **plan: Any) -> Run:
-    """The run as one that started from another model, under whatever name."""
+    """Return the run with this identity of its model, and with these fields of its plan changed, such as the model's name."""
     return replace(with_result(run, model={"reads": identity}), plan=run.plan.replace(**plan))
 
 
 def test_a_model_goes_by_its_content_and_not_by_its_name() -> None:
-    """A folder that was overwritten in place is another model, and a copy the same one."""
+    """A folder that has been overwritten in place is a different model, whereas a copy is the same model."""
     old, new, copy = (
         of_model(SVD, "2-aaaaaaaa"),
         of_model(AUTOENCODER, "2-bbbbbbbb"),
@@ -238,11 +238,12 @@ def test_a_failed_sibling_is_named() -> None:
 
 
 def test_paired_difference_agrees_with_counting_sentence_by_sentence() -> None:
-    # Of 100 sentences: both lose a; SVD alone loses b and wins x; the autoencoder alone loses c and d.
+    # Among 100 sentences, "a" becomes wrong in both runs; "b" becomes wrong and "x" right only with SVD; "c" and "d" become
+    # wrong only with the autoencoder.
     assert paired_difference(SVD, AUTOENCODER, "sentiment") == pytest.approx((0.02, *accuracy_interval(1, 3, 100)))
     again = made_run("2" * 12, [made_group("query", 0.5)], made_score(["a", "b"], ["x"]))
     value, low, high = paired_difference(SVD, again, "sentiment") or (1, 1, 1)
-    assert value == 0 and low < -0.03 and high > 0.03  # the same flips in 100 sentences are no proof of equality
+    assert value == 0 and low < -0.03 and high > 0.03  # equal flips on 100 sentences do not prove equality
 
 
 def test_paired_difference_from_the_original_is_the_recorded_one() -> None:
@@ -302,7 +303,7 @@ def test_answers() -> None:
     assert "not ranked" in answer([SVD, OTHER_MODEL])
     assert "different weights" in answer([SVD, UNSCORED])
     trained = with_result(AUTOENCODER, model={"fingerprint": "new"})
-    assert "different weights" in answer([SVD, trained])  # of one name, as after more training
+    assert "different weights" in answer([SVD, trained])  # under the same name, as after more training
     assert not same_test(SVD, OTHER_MODEL, "sentiment")
     assert not same_test(UNSCORED, UNSCORED, "sentiment")
 

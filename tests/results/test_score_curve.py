@@ -1,4 +1,4 @@
-"""Losses estimated from errors: made-up models whose scores are known, so that the estimates can be checked."""
+"""Losses estimated from errors are compared with the known losses of made-up models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def modules() -> tuple[ModuleSpec, ...]:
 
 
 def true_loss(errors: np.ndarray, modules: tuple[ModuleSpec, ...]) -> float:
-    """A model in which only the feed-forward weights matter, and which saturates."""
+    """Return the loss of a model in which only errors of the feed-forward weights matter, and whose loss saturates."""
     shares = np.array([spec.num_parameters * spec.kind.startswith("ffn") for spec in modules], dtype=float)
     return float(0.5 * (1 - np.exp(-2 * (shares / shares.sum()) @ errors**2)))
 

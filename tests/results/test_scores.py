@@ -1,4 +1,4 @@
-"""Scores of every metric in words, tables and charts; runs of earlier versions, which know accuracy alone, among them."""
+"""Scores of every metric in words, tables and charts, including runs of earlier versions, which recorded only accuracies."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_what_the_examples_can_show_is_told_where_it_is_known() -> None:
     assert "200 examples, a true difference of 0.020 would be detected" in visible_difference([of(RANKS)])
     wider = made_value_score("spearman", 0.82, 0.5, spread=0.05)
     said = visible_difference([of(RANKS), of(wider)])
-    assert "200 examples, a true difference of 0.050 would be detected" in said  # in either run
+    assert "200 examples, a true difference of 0.050 would be detected" in said  # the larger one of the two runs
     fewer = RANKS | {"compressed": RANKS["compressed"] | {"n": 50}}
     assert "50 to 200 examples" in visible_difference([of(RANKS), of(fewer)])
     unknown = RANKS | {"paired": RANKS["paired"] | {"smallest_difference": None}}
@@ -91,7 +91,7 @@ def test_too_few_examples_for_an_interval_are_said_to_be_too_few() -> None:
     score = RANKS | {"original": few, "compressed": few, "paired": paired}
     assert score_text(of(score)) == "0.800"
     assert visible_difference([of(score)]) == ""
-    assert brief_difference(of(score)) == "-0.100"  # no interval, no claim
+    assert brief_difference(of(score)) == "-0.100"  # without an interval, noise is not mentioned
     run = made_run("9" * 12, [made_group("query", 0.5)], others={"similarity": score})
     assert "-0.100 from the original, with too few examples for an interval" in answer([run])
     table = score_table([run])

@@ -1,4 +1,4 @@
-"""Targets as text: what is read is written the same way, and what cannot be is one sentence."""
+"""Targets as text: formatting a target reverses parsing it, and a text that is not a target results in a one-sentence error."""
 
 from __future__ import annotations
 

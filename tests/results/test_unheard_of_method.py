@@ -34,11 +34,11 @@ GIVEN = {
     **{"task": "sentiment", "measure": "sentiment", "unit": "bytes", "documents": [], "name": "groups"},
     "names": {run.id: run.id for run in (KNOWN, UNKNOWN, OTHER)},
 }
-"""What functions of runs are called with, by the name of the parameter."""
+"""The arguments for functions of runs, by the name of the parameter."""
 
 
 def tables_of_runs() -> list[Any]:
-    """Every public function of the package that makes a table of runs."""
+    """Return every public function of the package that returns a table of runs, as pytest parameters."""
     found = []
     for path, node in public_functions():
         taken = {ast.unparse(argument.annotation) for argument in node.args.args if argument.annotation}

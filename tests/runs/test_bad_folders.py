@@ -1,4 +1,4 @@
-"""Folders of runs that cannot be read: named in a line, in the way of no other, on the command line and on the pages."""
+"""Unreadable run folders are reported in one line each and do not affect other runs, on the command line and the pages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Verb = Callable[..., tuple[int, str, str]]
 
 
 def one_bad(home: Path, **files: bytes) -> str:
-    """A home with a good run, and one with these contents in place of its files; its name."""
+    """Add a valid run to the home, and one whose files have the given contents. Returns the name of the second run."""
     put(home / "runs" / GOOD, files_of(good_documents()[0], 5000.0))
     given = files_of(good_documents()[0], 1000.0, ended="run" in files)
     put(home / "runs" / "bad", given | {f"{name}.json": content for name, content in files.items()})
@@ -185,7 +185,7 @@ class Example(Document):
 
 
 class Named(Document):
-    """A document with an object of any names."""
+    """A document with an object whose keys are arbitrary names."""
 
     scores: dict[Name, Figure]
 

@@ -1,4 +1,4 @@
-"""Statistics from text, against plain loops over tokens."""
+"""Statistics gathered from text equal those of plain loops over tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.tiny_models import Tiny
 
 
 def inputs_one_by_one(loaded: LoadedModel, path: str, texts: list[str]) -> Tensor:
-    """What the module at `path` is multiplied with, text by text without padding: (tokens, width)."""
+    """The inputs (tokens, width) of the module at `path`, computed text by text without padding."""
     seen: list[Tensor] = []
     module = loaded.model.get_submodule(path)
     handle = module.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0][0]))
@@ -81,7 +81,7 @@ def test_special_tokens_are_left_out_unless_asked_for(tiny: Tiny) -> None:
     loaded = tiny("bert")
 
     class Marking:
-        """A tokenizer that calls the first token of each text special."""
+        """A tokenizer that marks the first token of each text as special."""
 
         pad_token = "[PAD]"  # noqa: S105
 
@@ -175,7 +175,7 @@ def test_texts_that_are_cut_are_counted(tiny: Tiny) -> None:
     loaded = tiny("bert")
     texts = [*(" ".join(["w3"] * length) for length in (1, 4, 5, 6, 7, 30)), *["w2"] * 30]
     calibration = Calibration(loaded, texts, max_tokens=5)
-    assert calibration.cut == Truncation(texts=3, of=36, tokens=5)  # held out or not; five tokens are not cut
+    assert calibration.cut == Truncation(texts=3, of=36, tokens=5)  # held-out texts count; five tokens are not cut
     with GroupHints(calibration, [spec_of(loaded, "query.0")], "rows") as hints:
         assert hints.summary().cut == calibration.cut
     assert Calibration(loaded, texts, max_tokens=500).cut == Truncation(texts=1, of=36, tokens=tiny_models.POSITIONS - 2)
@@ -199,7 +199,7 @@ def test_texts_are_read_as_the_folder_declares(tmp_path: Path) -> None:
     (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
     (batch,) = token_batches(load(str(folder)), ["W5 w6"], 16, True)
     assert batch.inputs["input_ids"].tolist() == [[9, 8, 5, 6]]
-    modules.append({"type": "sentence_transformers.models.CNN", "path": "2"})  # no embedding, so there is nothing to go by
+    modules.append({"type": "sentence_transformers.models.CNN", "path": "2"})  # unsupported, so nothing declared applies
     (folder / "modules.json").write_text(json.dumps(modules))
     (batch,) = token_batches(load(str(folder)), ["w5 w6"], 16, True)
     assert batch.inputs["input_ids"].tolist() == [[5, 6]]

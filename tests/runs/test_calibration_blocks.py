@@ -1,4 +1,4 @@
-"""Passes that start at the block of a member, against full passes."""
+"""Passes that start at the block of a member give the same statistics as full passes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from offcomp.runs.calibration.forward import parts_of, run
 from tests.calibration_texts import PLENTY, TEXTS, spec_of
 from tests.tiny_models import Tiny
 
-NO_BYTES = 0  # nothing is captured, so every pass is a full one
+NO_BYTES = 0  # nothing is captured, so every pass is full
 LAYERED = ("bert", "gpt2", "llama", "distilbert", "deberta_v2", "opt", "t5")
 OF_TWO_BLOCKS = ("query.0", "ffn_out.0", "query.1", "ffn_in.1", "ffn_out.1")
 
@@ -33,7 +33,7 @@ def several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def full_passes(monkeypatch: pytest.MonkeyPatch) -> list[Module]:
-    """The model of each full pass over a part of the text from now on."""
+    """The module run by each later full pass, one entry per part of the text."""
     passes: list[Module] = []
     monkeypatch.setattr("offcomp.runs.calibration.blocks.run", lambda entry, part: (passes.append(entry), run(entry, part)))
     return passes
@@ -46,7 +46,10 @@ def compressible(loaded: LoadedModel) -> list[ModuleSpec]:
 def one_after_another(
     loaded: LoadedModel, specs: Sequence[ModuleSpec], cache_bytes: int, *, keep_original: bool = False
 ) -> list[Tensor]:
-    """The statistics of each member, which is then halved, in the order of `specs`, and of the last in the restored model."""
+    """Gather the statistics of each member and then halve its weights, in order; restore the model at the end.
+
+    Returns the statistics, followed by the column moment of the last member in the restored model.
+    """
     found: list[Tensor | None] = []
     with GroupHints(Calibration(loaded, TEXTS, cache_bytes=cache_bytes), specs, "columns") as hints:
         hints.use_compressed_predecessors(keep_original=keep_original)
@@ -140,7 +143,7 @@ def test_a_weight_outside_the_block_ends_the_use_of_its_inputs(tiny: Tiny, full_
 
 
 def layers_of_one(loaded: LoadedModel) -> LoadedModel:
-    """A BERT whose second layer is its first."""
+    """A BERT whose two layers are the same module."""
     model = copy.deepcopy(loaded.model)
     model.base_model.encoder.layer[1] = model.base_model.encoder.layer[0]
     return loaded_from(model, loaded.tokenizer)
@@ -177,7 +180,7 @@ def test_inputs_are_captured_only_if_they_fit_in_the_cache(tiny: Tiny, full_pass
     loaded = tiny("bert")
     spec = spec_of(loaded, "ffn_in.1")
     hidden = sum(batch.counted.numel() for batch in Calibration(loaded, TEXTS).batches) * loaded.model.config.hidden_size * 4
-    for cache_bytes, expected in ((hidden - 1, 2), (2 * hidden, 1)):  # the attention mask takes up less than the hidden states
+    for cache_bytes, expected in ((hidden - 1, 2), (2 * hidden, 1)):  # the attention mask is smaller than the hidden states
         calibration = Calibration(loaded, TEXTS, cache_bytes=cache_bytes)
         full_passes.clear()
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""Moments between the inputs of the original and of the compressed model, against two explicit models."""
+"""Cross moments of the inputs of the original and the compressed model equal those of two explicit models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.tiny_models import Tiny
 
 
 def one_by_one(model: PreTrainedModel, calibration: Calibration, spec: ModuleSpec) -> tuple[Tensor, Tensor]:
-    """The inputs (tokens, cols) and outputs (tokens, rows) of a module, one text at a time, without padding."""
+    """The inputs (tokens, cols) and outputs (tokens, rows) of a module, computed text by text without padding."""
     inputs, outputs = [], []
 
     def see(_: object, arguments: tuple[Tensor, ...], output: Tensor) -> None:
@@ -140,7 +140,7 @@ def test_the_original_must_be_kept_before_weights_are_replaced(tiny: Tiny) -> No
     with calibrate(loaded, TEXTS, [spec], "rows") as hints:
         hints.use_compressed_predecessors(keep_original=True)
         hints.substitute(0, torch.zeros(spec.shape))
-        hints.use_compressed_predecessors(keep_original=True)  # it is kept already
+        hints.use_compressed_predecessors(keep_original=True)  # allowed, because the original has already been kept
 
 
 def test_the_kept_copy_has_no_gradients_and_the_original_weights(tiny: Tiny) -> None:

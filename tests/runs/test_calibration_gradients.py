@@ -1,4 +1,4 @@
-"""Statistics of gradients, against plain autograd a text at a time."""
+"""Gradient statistics equal those of plain autograd on one text at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.tiny_models import Tiny
 
 
 def fixed_likelihood(loaded: LoadedModel) -> Any:
-    """A log-likelihood without draws, so that it can be asked for text by text: a fixed projection of the last states."""
+    """A log-likelihood without random draws, so that it can be computed text by text: a fixed projection of the last states."""
     model = loaded.model
 
     def of_batch(batch: TokenBatch) -> Tensor:
@@ -31,7 +31,7 @@ def fixed_likelihood(loaded: LoadedModel) -> Any:
 
 
 def single_batches(batches: list[TokenBatch]) -> list[TokenBatch]:
-    """One text a batch, without its padding."""
+    """Split the batches into batches of one text each, without padding."""
     singles = []
     for batch in batches:
         for text in range(len(batch.counted)):
@@ -42,7 +42,7 @@ def single_batches(batches: list[TokenBatch]) -> list[TokenBatch]:
 
 
 def gradients_one_by_one(loaded: LoadedModel, spec: ModuleSpec, batches: list[TokenBatch], likelihood: Any) -> list[Tensor]:
-    """The plain reference: autograd by the weight itself, a text at a time."""
+    """Reference implementation: the gradient with respect to the weight, from autograd on one text at a time."""
     weight = loaded.model.get_parameter(spec.path)
     gradients = []
     weight.requires_grad_(True)

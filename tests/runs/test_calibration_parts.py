@@ -1,4 +1,4 @@
-"""Text that goes through a model in parts, and statistics that take several passes."""
+"""Statistics do not depend on splitting the text into parts or on the number of passes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.tiny_models import Tiny
 
 
 def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of modules of each pass that gathers moments from now on."""
+    """Record each later pass that gathers moments. Returns a list with the number of modules of each."""
     gathered: list[int] = []
 
     def counted(model: Any, wanted: Any, *rest: Any, **named: Any) -> Any:
@@ -60,7 +60,7 @@ def test_one_pass_serves_all_groups_where_the_cache_holds_their_statistics(
     for spec in specs:
         with GroupHints(calibration, [spec], "rows") as hints:
             found = hints.statistics(0).column_moment
-            calibration.output_errors({spec: read(loaded.model, spec)}, held_out=True)  # keeps what later groups need
+            calibration.output_errors({spec: read(loaded.model, spec)}, held_out=True)  # does not drop what later groups need
             hints.release()
         assert found is not None
         alone = sum_moments(loaded.model, [spec], calibration.batches, "output").means(spec).second
@@ -134,7 +134,7 @@ def test_a_batch_says_the_same_in_parts(
     module: str,
     weighting: str,
 ) -> None:
-    """Vectors of positions belong to no text: they go through a DeBERTa's key projection once a pass."""
+    """Position embeddings, which a DeBERTa also passes through its key projections, belong to no text and are counted once."""
     shared_keys = name == "deberta_v2"
     loaded = load(str(tiny_models.save(tiny_models.deberta_v2(share_att_key=True), tmp_path))) if shared_keys else tiny(name)
     spec = spec_of(loaded, module)

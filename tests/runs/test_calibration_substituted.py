@@ -1,4 +1,4 @@
-"""Statistics of a model with substituted weights, and the model restored and offloaded."""
+"""Statistics of a model with substituted weights, and the restoring and offloading of that model."""
 
 from __future__ import annotations
 

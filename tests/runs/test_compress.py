@@ -1,4 +1,4 @@
-"""From a group of a plan to compressed weights, files, and a model with other weights in it."""
+"""Compressing the groups of a plan, saving them to files, and substituting the results into the model."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_the_order_of_the_members_changes_no_error_of_svd(tiny: Tiny, how: str) 
 
 
 def test_each_member_gets_its_own_part_back(tiny: Tiny) -> None:
-    """At full precision the parts are the originals, so a mix-up of members would show."""
+    """At full rank, the reconstructions equal the originals, so swapped members would be noticed."""
     loaded = tiny("bert")
     group = svd(loaded, *MODULES["residual"], how="residual", ratio=1.0)
     for spec, matrix in group.reconstructions.items():
@@ -201,7 +201,7 @@ def test_compressing_leaves_the_model_bit_identical(tiny: Tiny, name: str, metho
                 Group(name="some", modules=modules, stack=how, method=method, options=options, ratio=ratio),
             )
             for matrix in group.reconstructions.values():
-                matrix.zero_()  # nor may the result share memory with the model
+                matrix.zero_()  # this would change the model if the result shared its memory
     after = dict(loaded.model.named_parameters())
     assert before.keys() == after.keys()
     assert all(torch.equal(bits, after[path]) for path, bits in before.items())

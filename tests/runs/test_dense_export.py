@@ -1,4 +1,4 @@
-"""`export --dense`: the folder that the model came from, changed in nothing but the values of the compressed weights."""
+"""`export --dense` copies the folder of the model and changes nothing but the values of the compressed weights."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def matrices(place: Path, manifest: Manifest) -> dict[ModuleSpec, torch.Tensor]:
 
 
 def losses(loaded: LoadedModel) -> NDArray[np.float64]:
-    """What the model loses on each hidden token of some texts."""
+    """The loss of the model on each masked token of a few texts."""
     return masked(loaded).reference(ignore_progress)["loss"]
 
 
@@ -98,7 +98,7 @@ def test_a_dense_export_keeps_every_dtype_and_every_other_file(tmp_path: Path, d
 
 @pytest.mark.parametrize("dtypes", DTYPES)
 def test_a_dense_export_scores_in_transformers_as_the_run_did(tmp_path: Path, dtypes: str) -> None:
-    """What a run measures is the model with every weight in the dtype that its file stores, so both are equal to the bit."""
+    """Runs evaluate the model with each weight rounded to its stored dtype, so the two are bit-identical."""
     tokenizer = opened(tmp_path, "bert").tokenizer
     folder = store_as(tmp_path / "bert", DTYPES[dtypes])
     loaded = replace(load(str(folder)), tokenizer=tokenizer)
@@ -133,7 +133,7 @@ def test_every_kind_of_weight_is_written_where_its_file_has_it(tmp_path: Path, n
 
 
 def test_keys_with_and_without_the_prefix_of_the_base_model_are_found(tmp_path: Path) -> None:
-    """A masked language model whose file was saved from the base model, and the other way round."""
+    """A task model whose file was saved from the base model, and a base model whose file was saved from a task model."""
     config = tiny_models.bert_base().config
     folder = tiny_models.save(tiny_models.bert_base(), tmp_path / "model")
     config.architectures = ["BertForSequenceClassification"]
@@ -194,7 +194,7 @@ def test_a_linked_folder_is_copied_and_links_that_lead_nowhere_are_named(tmp_pat
 
 
 def test_a_model_may_lie_in_a_folder_right_below_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The root itself stands for such a folder, which a test cannot make: neither has a folder two levels above."""
+    """Folders are made to look empty, since tests cannot create one there. The root and its folders have no grandparent."""
     monkeypatch.setattr(Path, "iterdir", lambda _folder: iter(()))
     assert list(files_of(Path("/"))) == list(files_of(Path("/model"))) == []
 

@@ -1,4 +1,4 @@
-"""From a run to a folder: exactly what is stored, what the manifest says of it, and a model that transformers loads."""
+"""An export contains exactly the tensors of its run, a manifest that describes them, and a model that transformers loads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.tiny_models import Tiny
 
 FAMILIES = {
     "gpt2": ("query.0", "value.1", "ffn_in.0"),  # Conv1D, and pieces of a fused weight
-    "t5_gated": ("word_embeddings", "encoder.query.0", "cross.key.1"),  # a head that is not tied, whatever its config says
+    "t5_gated": ("word_embeddings", "encoder.query.0", "cross.key.1"),  # the head is not tied to the embedding
     "qwen2": ("word_embeddings", "ffn_gate.0"),
     "albert": ("word_embeddings", "query.0"),
 }
@@ -45,7 +45,7 @@ def run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def held(folder: Path) -> list[bool | None]:
-    """What each check of an export says."""
+    """The outcome of each check of an export, or None if the check was skipped."""
     return [check.holds for check in verify(folder)]
 
 
@@ -179,7 +179,7 @@ def test_an_empty_folder_and_one_in_a_folder_to_come_are_filled(tiny: Tiny, run:
 
 
 def copy_of(run: Run, folder: Path) -> Run:
-    """The run with files of its own, to be damaged."""
+    """The run with its own copies of the files, which a test may damage."""
     for group in run.plan.groups:
         path = folder / "groups" / f"{group.name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)

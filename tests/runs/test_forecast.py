@@ -1,4 +1,4 @@
-"""The remaining time of a run: counted down, corrected by the pace, and raised only with a note."""
+"""The forecast of the remaining time counts down, adapts to the observed pace, and rises only with a note."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from offcomp.runs.forecast import SLOWER, Forecast, Outlook
 
 
 class Clock:
-    """A clock that is moved by hand."""
+    """A clock that moves only when a test sets it."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -38,7 +38,7 @@ def test_it_counts_down_between_reports(clock: Clock) -> None:
 
 
 def test_it_never_stands_still_and_never_grows_without_a_note(clock: Clock) -> None:
-    """A stage of an estimated second takes a minute, silently or with reports."""
+    """A stage estimated at one second takes a minute, with and without progress reports."""
     for reports in (False, True):
         forecast = Forecast(clock)
         forecast.expect({"compress": 1.0, "evaluate": 5.0})

@@ -1,4 +1,4 @@
-"""A figure is never another model's: runs, exports and pages when what they read has changed, and claims of other hosts."""
+"""Runs, exports and reports never present figures of a different model, and runs in progress on other hosts are respected."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ GROUP = Group(name="query", modules=("query.0", "query.1"), ratio=2.0)
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
-    """A home whose workers do their work in this process, at once."""
+    """A store whose runs are carried out in this process, before `submit` returns."""
     monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
     return worked_at_once(RunStore(tmp_path / "home"), monkeypatch)
 
@@ -55,7 +55,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
 def worked_at_once(
     store: RunStore, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object] = lambda: None
 ) -> RunStore:
-    """The store, with workers that do not work; what they should do is done in this process before `submit` returns."""
+    """Replace the workers of the store: this process carries out each run before `submit` returns. Returns the store."""
     submit = RunStore.submit
 
     def submit_and_work(store: RunStore, plan: Plan, info: ModelInfo, *, again: bool = False) -> Run:
@@ -70,7 +70,7 @@ def worked_at_once(
 
 
 def at_once(folder: Path, meanwhile: Callable[[], object] = lambda: None) -> None:
-    """What the worker does, and `meanwhile` before its last look at what it read."""
+    """Carry out a run in this process, calling `meanwhile` before its inputs are checked for the last time."""
     worker = worker_module.Worker(folder)
     with pytest.MonkeyPatch.context() as patch:
         real = worker_module._evaluate
@@ -91,7 +91,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Task:
-    """Pairs of sentences whose score is how many words they share."""
+    """A similarity task: 60 pairs of sentences with scores from 0 to 5."""
     file = tmp_path / "pairs.csv"
     rows = [f"{WORDS[n % 40]} {WORDS[n % 11]} {WORDS[n % 7]},{WORDS[n % 13]} {WORDS[n % 7]},{n % 6}" for n in range(60)]
     file.write_text("\n".join(["sentence1,sentence2,score", *rows]) + "\n")
@@ -105,13 +105,13 @@ def run_of(store: RunStore, plan: Plan) -> Run:
 
 
 def figures_of(run: Run) -> tuple[float, float]:
-    """The error of the group, and the original's score."""
+    """The relative error of the group, and the score of the original."""
     assert run.result is not None and run.status == "done", run.error
     return run.result.groups[0].relative_error, run.result.scores["pairs"].original.value
 
 
 def change_three_weights(folder: Path) -> None:
-    """In the middle of the file, which keeps its size and its time of change."""
+    """Change three values in the middle of the file of weights, whose size and modification time stay the same."""
     for name, place in ((QUERY, 30), (QUERY, 31), (QUERY.replace("query", "key"), 5)):
         for _ in range(4):
             change_tensor(folder / "model.safetensors", name, place)
@@ -181,7 +181,7 @@ def test_an_export_of_a_run_whose_tokenizer_has_changed_is_refused(
 def test_a_model_that_changes_while_it_is_exported_leaves_no_export(
     folder: Path, pairs: Task, store: RunStore, tmp_path: Path
 ) -> None:
-    """What was looked up before is not what lies there now."""
+    """The model is changed after its description was read and before it is exported."""
     run = run_of(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,)))
     before = model_info(str(folder), store.home)
     change_three_weights(folder)
@@ -208,7 +208,7 @@ def test_calibration_text_rewritten_under_its_name_is_read_again(
 
 
 def test_names_of_classes_set_in_the_config_count_when_the_task_is_scored_again(tmp_path: Path) -> None:
-    """The head calls its classes in another order than the table; the config says so only later."""
+    """The order of the head's classes differs from that of the table; the config states it only for the second score."""
     folder = tiny_models.save(tiny_models.shared("bert_classifier"), tmp_path / "model", tokenizer=False)
     word_tokenizer(pad_token="<end>", unk_token="[UNK]").save_pretrained(folder)  # noqa: S106
     texts = [f"{WORDS[n % 40]} {WORDS[n % 11]} {WORDS[(3 * n) % 17]}" for n in range(60)]
@@ -268,7 +268,7 @@ def test_a_run_whose_inputs_change_while_it_works_fails_with_a_sentence(
 
 
 def replaced(file: Path) -> None:
-    """Another file in the place of one that may be mapped into memory."""
+    """Replace a file of weights, which may be mapped into memory, by a different file."""
     tensors = load_file(file)
     tensors[QUERY] = tensors[QUERY] + 1
     save_file(tensors, file.with_suffix(".new"), metadata={"format": "pt"})
@@ -291,14 +291,14 @@ def test_a_run_says_what_it_read(folder: Path, pairs: Task, store: RunStore) -> 
     assert not run.of_a_sample
 
 
-# ------------------------------------------------------------------------------------------------------------ former runs
+# ----------------------------------------------------------------------------------------------------------- earlier runs
 
 
 OLD = "81f0f49e039f01541a03d832baed745e32f9c9afe7bb4335f437a764f38e6903"
 
 
 def former(document: dict[str, Any]) -> dict[str, Any]:
-    """A run.json as a former version wrote it."""
+    """This run.json as an earlier version would have written it."""
     model = {name: value for name, value in document["model"].items() if name != "reads"} | {"fingerprint": OLD}
     return {name: value for name, value in document.items() if name != "inputs"} | {"model": model}
 
@@ -328,7 +328,7 @@ def test_former_runs_are_listed_and_say_how_they_know_their_model(
     cli.main(["runs", "--json"])
     assert [row["identity"] for row in json.loads(capsys.readouterr().out)] == ["", "sample", "sample"]
     page = html_report([first_old, second])
-    assert page.count("identified by a sample of its weights") == 2  # about the run, and why a chart leaves it out
+    assert page.count("identified by a sample of its weights") == 2  # once for the run, and once for its omission from a chart
     with pytest.raises(InputError, match="no compressed weights"):
         export_run(first_old, model_info("minilm-l6", tmp_path), tmp_path / "out")
 
@@ -354,7 +354,7 @@ def test_a_former_run_is_not_exported_and_answers_no_plan(folder: Path, pairs: T
 
 
 def claimed(store: RunStore, plan: Plan, worker: dict[str, Any]) -> Run:
-    """A run that somebody works on, as its folder shows it."""
+    """A run whose folder shows it in progress with this worker."""
     folder = store.submit(plan, model_info(plan.model, store.home)).folder
     (folder / "run.json").unlink()
     write_json(folder / "worker.json", worker | {"submitted": 5.0})
@@ -409,7 +409,7 @@ def test_a_waiting_run_of_another_host_holds_up_nobody(folder: Path, pairs: Task
 
 
 def own_claim(**changes: Any) -> Claim:
-    """The claim of this process, with other values."""
+    """The claim of this process, with changed fields."""
     return Claim.from_json(claim(os.getpid()).to_dict() | changes)
 
 
@@ -426,7 +426,7 @@ def test_claims_of_this_host_are_no_sign_of_life(folder: Path, pairs: Task, stor
     ids=["renamed", "container"],
 )
 def test_a_host_of_another_name_on_the_same_boot_is_this_host(change: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that was renamed, or a container made anew: the lock decides."""
+    """After a host is renamed or a container recreated, the lock alone shows whether a worker is alive."""
     here = {"host": "here", "machine": "1" * 32, "boot": "this one"}
     monkeypatch.setattr(claims, "this_host", lambda: Host(**here))
     assert not foreign_host(own_claim(**change))

@@ -1,4 +1,4 @@
-"""What killed processes leave is swept, and nothing else; the home is its owner's alone."""
+"""The leftovers of killed processes are swept, and nothing else is; only the owner may access the home."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_folders_that_offcomp_did_not_make_are_not_touched(store: Trial, name: s
 
 
 def test_a_file_that_is_being_written_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever sweeps at whatever moment: the file is written whole."""
+    """The file is written completely even if its temporary file is swept in between."""
     real = os.fsync
     tries = []
 
@@ -167,7 +167,7 @@ def test_a_deleted_run_is_gone_at_once_however_long_its_files_take(
     os.kill(pid_of(run.folder), signal.SIGKILL)
     wait_until(store, run.id, lambda r: r.ended)
     with monkeypatch.context() as patch:
-        patch.setattr(run_start.shutil, "rmtree", lambda *_, **__: None)  # killed before the files are gone
+        patch.setattr(run_start.shutil, "rmtree", lambda *_, **__: None)  # as if killed before the files were deleted
         store.delete(run.id)
     assert store.listing() == ([], [])
     store.sweep()

@@ -1,4 +1,4 @@
-"""Live answers: what the original and a compressed model make of texts that a user types."""
+"""Live answers: the outputs of the original and a compressed model for texts that a user types."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODELS = {"gpt2": "next-words", "bert": "masked-words", "bert_classifier": "clas
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folder of each model."""
+    """The folder of each model, by name."""
     folder = tmp_path_factory.mktemp("models")
     folders = {name: tiny_models.save(tiny_models.shared(name), folder / name) for name in MODELS}
     tokenizer = AutoTokenizer.from_pretrained(folders["bert"])
@@ -37,7 +37,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def make_run(name: str, model: Path, home: Path, ratio: float) -> str:
-    """A finished run that compressed two modules of a model."""
+    """Carry out a run that compresses two modules of a model. Returns its name."""
     folder = home / "runs" / name
     group = Group(name="value", modules=("value.0", "value.1"), ratio=ratio)
     write_json(folder / "plan.json", Plan(model=str(model), groups=(group,), tasks=()).to_dict())

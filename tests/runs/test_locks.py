@@ -1,4 +1,4 @@
-"""Locks: held as long as a process lives, handed to a child, seen by any number of readers."""
+"""A lock is held until its process ends, can be passed on to a child process, and can be read by any number of readers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock."""
+    """A separate process that holds the lock."""
     with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -50,7 +50,7 @@ def test_a_killed_process_lets_go_and_a_stopped_one_does_not(path: Path, holder:
     holder.send_signal(signal.SIGSTOP)
     assert files.is_locked(path)
     holder.kill()
-    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it is dead, and a zombie until it is waited for
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it has exited, but is a zombie until it is reaped
     assert until_free(path)
 
 

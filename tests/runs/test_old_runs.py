@@ -1,4 +1,4 @@
-"""Runs written by every earlier version still open, and mean what they meant."""
+"""Runs written by each earlier version still open, with the same meaning."""
 
 from __future__ import annotations
 

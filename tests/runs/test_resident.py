@@ -1,4 +1,4 @@
-"""The resident: forks that compute as a process of their own would, and a resident that survives whatever happens to them."""
+"""Forks of the resident give the same results as new processes, and the resident survives any failure of a fork."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TIMES = ("seconds", "started", "timings", "attempt")
 
 @pytest.fixture
 def store(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trial]:
-    """An empty store of this test alone, so that it has a resident of its own, which is killed at the end."""
+    """An empty store for this test only, with its own resident, which is killed at the end."""
     monkeypatch.delenv(resident.RESIDENT_VARIABLE, raising=False)
     made = Trial(tmp_path / "home", folder)
     yield made
@@ -50,7 +50,7 @@ def store(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def residents(store: Trial) -> list[psutil.Process]:
-    """The resident processes of a store that live."""
+    """The live resident processes of a store."""
     children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
     return [child for child in children if PROCESS in child.cmdline() and str(store.home) in child.cmdline()]
 
@@ -64,7 +64,7 @@ def content(run: Run) -> dict[str, bytes]:
 
 
 def without_times(value: Any) -> Any:
-    """A JSON value without everything that differs between two runs of the same plan."""
+    """A JSON value without the fields that differ between two runs of the same plan."""
     if isinstance(value, dict):
         return {name: without_times(item) for name, item in value.items() if name not in TIMES}
     return [without_times(item) for item in value] if isinstance(value, list) else value
@@ -159,7 +159,7 @@ def test_a_killed_fork_is_explained_and_harms_no_other_run(store: Trial, folder:
 
 
 def test_a_fork_without_memory_fails_with_a_sentence(store: Trial, tmp_path: Path) -> None:
-    """The limit is on the resident, whose forks inherit it: a copy of the embeddings, 29 MB, is too much."""
+    """Forks inherit the memory limit that is set on the resident; a copy of the embeddings, 29 MB, exceeds it."""
     config = transformers.BertConfig(**tiny_models.BERT_SIZES | {"vocab_size": 300_000})
     large = Trial(store.home, tiny_models.save(tiny_models._built("BertModel", config), tmp_path / "large"))
     expected = content(finished(store, large.start()))
@@ -260,7 +260,7 @@ def test_a_dead_resident_is_replaced(store: Trial) -> None:
 
 
 def test_an_idle_resident_leaves_and_no_run_is_lost(store: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs are submitted before, at and after the end of the resident."""
+    """Runs are submitted before, around and after the time at which the resident exits."""
     monkeypatch.setenv(resident.IDLE_VARIABLE, "0.5")
     for seed, pause in enumerate((0.1, 0.5, 1.5)):
         run = store.submit(store.plan.replace(seed=seed), store.info)
@@ -293,7 +293,7 @@ def test_another_model_has_another_resident_and_the_first_leaves_when_it_is_done
 
 
 def test_a_model_that_changed_meanwhile_is_not_used(store: Trial, tmp_path: Path) -> None:
-    """The resident has loaded the former weights; a run of the new ones gives what a new process gives."""
+    """The resident has loaded the weights from before the change; a later run uses the changed model."""
     copy = Path(shutil.copytree(store.plan.model, tmp_path / "copy"))
     before = Trial(store.home, copy)
     first = finished(before, before.start())

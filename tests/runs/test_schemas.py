@@ -1,4 +1,4 @@
-"""The JSON Schemas in docs/schema: those of the models, and true of the documents that are read and written."""
+"""The JSON Schemas in docs/schema equal those of the models, and agree with the documents that are read and written."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_field_of_a_plan_is_described(name: str) -> None:
 
 
 def accepts(document: Any) -> bool:
-    """Whether the schema of a plan accepts a document."""
+    """Return whether the schema of plans accepts a document."""
     return bool(Draft202012Validator(json.loads(schema_text("plan"))).is_valid(document))
 
 
@@ -56,7 +56,7 @@ def test_a_plan_follows_its_schema() -> None:
             assert "plan" not in row or accepts(row["plan"]), file.name
 
 
-NO_JSON = [case for case in WRONG_IN_GROUP if isinstance(case[1], float)]  # infinite, or not a number
+NO_JSON = [case for case in WRONG_IN_GROUP if isinstance(case[1], float)]  # infinity or NaN
 
 
 @pytest.mark.parametrize(("field", "value"), [*(case for case in WRONG_IN_GROUP if case not in NO_JSON), ("extra", 1)])

@@ -1,4 +1,4 @@
-"""Starts that fail at any step, workers by their locks, and folders that are removed meanwhile."""
+"""Starts that fail at any step, workers recognised by their locks, and folders removed during a run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["folder", "sleeping", "store"]  # fixtures
 
 
 def failing(error: int, *, after: int = 0) -> Callable[..., Any]:
-    """Raises the OSError on its call number `after` (from 0); before that does what `real` does."""
+    """Return a decorator. Among all calls of the functions that it decorates, call `after` (from 0) raises the OSError."""
     calls = iter(range(1_000_000))
 
     def fail(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,7 +129,7 @@ for free in range(10):
 
 
 def test_a_start_without_descriptors_leaves_nothing_and_says_so(store: Trial) -> None:
-    """With 1, 2, 3 ... descriptors left, until the start succeeds."""
+    """Starts are tried with one more free descriptor each time until one succeeds."""
     write_json(store.home / "plan.json", store.plan.to_dict())
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(store.home)], capture_output=True, text=True, check=False, timeout=120
@@ -155,7 +155,7 @@ def test_a_result_is_kept_where_running_again_cannot_start(store: Trial, monkeyp
 def test_a_start_that_is_broken_off_after_any_step_loses_no_result(
     store: Trial, sleeping: None, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """By a key or a signal right after the step; killed, the submitter's worker ends with it."""
+    """The start is interrupted right after the step; in the case 'killed', it also has no chance to undo its changes."""
     run = store.interrupted()
     (run.folder / "run.json").write_text("a result")
     where, what, number = (run_start, "_move_into_place", "0") if step == "killed" else (run_start, *step.split())
@@ -265,7 +265,7 @@ def test_readers_never_keep_a_run_from_starting(store: Trial, sleeping: None) ->
 
 @pytest.mark.parametrize("left", [("plan.json",), ("plan.json", "worker.json"), ("plan.json", "worker.json", "worker.lock")])
 def test_a_run_that_no_worker_has_is_over_and_can_be_run(store: Trial, sleeping: None, left: tuple[str, ...]) -> None:
-    """As a submitter leaves it that was killed, or a former version whose start failed: the pid may be that of the app."""
+    """The files are those of a killed submitter, or of a start that failed in an earlier version; the pid may be the app's."""
     run = store.start()
     os.kill(pid_of(run.folder), signal.SIGKILL)
     wait_until(store, run.id, lambda r: r.ended)
@@ -314,7 +314,7 @@ def test_writing_into_a_removed_folder_does_not_bring_it_back(tmp_path: Path) ->
 def test_what_a_worker_says_of_a_full_disk_reaches_the_person(
     store: Trial, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The disk is full when the group is to be stored, and stays full but for the space that the worker gives back."""
+    """The disk is full by the time the group is saved; the only free space is the reserve that the worker releases."""
     monkeypatch.setenv("OFFCOMP_RESIDENT", "0")
     script = tmp_path / "full.py"
     script.write_text(

@@ -1,4 +1,4 @@
-"""Runs as files and worker processes: progress, cancel, queue, interruption, cache, and storage that fails."""
+"""Runs as files and worker processes: progress, cancellation, queue, interruption, cache, and storage failures."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ KEYS = ("key.0", "key.1")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT with a tokenizer, as a model folder."""
+    """The folder of a tiny BERT with a tokenizer."""
     return tiny_models.save(tiny_models.bert(), tmp_path_factory.mktemp("models") / "tiny-bert")
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[RunStore]:
-    """An empty store; whatever still works at the end of the test is stopped."""
+    """An empty store. Workers that are still running at the end of the test are killed."""
     made = RunStore(tmp_path / "home")
     yield made
     for run in made.all():
@@ -64,7 +64,7 @@ def info_of(folder: Path, store: RunStore) -> ModelInfo:
 
 
 def wait_until(store: RunStore, name: str, condition: Callable[[Run], bool], seconds: float = 60) -> Run:
-    """The run once it meets the condition; fails after `seconds`."""
+    """Wait until the run meets the condition, and return it. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         run = store.get(name)
@@ -224,7 +224,7 @@ def test_a_full_disk_is_told_before_the_start(folder: Path, store: RunStore, mon
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
 def test_a_disk_that_fills_up_during_a_run_leaves_no_half_written_result(folder: Path, store: RunStore) -> None:
-    """Files may not grow beyond 2 kB in the worker, as on a full disk: the result does not fit."""
+    """The worker cannot write files larger than 2 kB, too little for the result, which simulates a full disk."""
     run_folder = store.folder / "full"
     write_json(run_folder / "plan.json", svd_plan(folder, tasks=()).to_dict())
     info_of(folder, store)

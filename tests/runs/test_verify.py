@@ -1,4 +1,4 @@
-"""The checks of an export, each with the damage planted that it is there for."""
+"""Each check of an export finds the kind of damage that it is meant to find."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ Change = Callable[[Path], None]
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT, tied embeddings and all."""
+    """The folder of a tiny BERT with tied embeddings."""
     return tiny_models.save(tiny_models.shared("bert"), tmp_path_factory.mktemp("original") / "bert")
 
 
 @pytest.fixture(scope="module")
 def sound(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dense export in which everything holds."""
+    """An intact dense export, which passes all checks."""
     place, loaded = tmp_path_factory.mktemp("export"), load(str(original))
     export_run(finished_run(loaded, place / "run"), loaded.info, place / "out", dense=True)
     return place / "out"
@@ -46,12 +46,12 @@ def sound(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(sound: Path, tmp_path: Path) -> Path:
-    """A copy to be damaged."""
+    """A copy of the intact export, which the test may damage."""
     return shutil.copytree(sound, tmp_path / "out")
 
 
 def faults(folder: Path, given: str | None = None) -> dict[str, list[str]]:
-    """What does not hold, by check."""
+    """The faults found by each check that fails."""
     return {check.name: check.faults for check in verify(folder, given) if check.faults}
 
 
@@ -63,12 +63,12 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def mark_again(folder: Path, name: str) -> None:
-    """A checksum that fits, so that the damage has to be found by what the file says."""
+    """Update the checksum of a file, so that damage to the file can be found only from its contents."""
     edit(folder, lambda manifest: manifest["files"].update({name: file_entry(folder / name).to_dict()}))
 
 
 def rewrite(folder: Path, name: str, change: Callable[[dict[str, Tensor]], None], **about: Any) -> None:
-    """Change the tensors of a file, and what a group's file says about itself; the checksum fits again."""
+    """Change the tensors of a file, and optionally the metadata of a group's file, and update its checksum."""
     with safe_open(folder / name, framework="pt") as file:
         said = dict(file.metadata() or {})
     tensors = load_file(folder / name)
@@ -80,7 +80,7 @@ def rewrite(folder: Path, name: str, change: Callable[[dict[str, Tensor]], None]
 
 
 def put(folder: Path, path: str, change: Callable[[Tensor], Tensor]) -> None:
-    """Change one tensor of the whole model."""
+    """Change one tensor of the dense model."""
     rewrite(folder, WEIGHTS, lambda tensors: tensors.update({path: change(tensors[path]).contiguous()}))
 
 
@@ -308,7 +308,7 @@ def test_a_piece_of_a_fused_weight_that_no_group_has_must_stay(tmp_path: Path) -
     assert faults(tmp_path / "out") == {}
 
     def change(weight: Tensor) -> Tensor:
-        weight[:, 30] += 0.01  # query, key and value lie side by side, 24 columns each
+        weight[:, 30] += 0.01  # query, key and value have 24 adjacent columns each
         return weight
 
     put(tmp_path / "out", "transformer.h.0.attn.c_attn.weight", change)

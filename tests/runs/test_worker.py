@@ -1,4 +1,4 @@
-"""The worker's checks of what it made, with the faults that they are for planted."""
+"""The worker's checks of its results find the faults planted here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GROUP = Group(name="key", modules=("key.0", "key.1"), ratio=4.0)
 
 
 class Run:
-    """A tiny model with one compressed group and a task, as the worker has them before it evaluates."""
+    """A tiny model with one compressed group and a task, in the state in which the worker evaluates them."""
 
     def __init__(self, folder: Path):
         self.loaded: LoadedModel = saved(folder, "bert_base")
@@ -47,7 +47,7 @@ class Run:
         self.worker.groups = [self.group.figures]
 
     def evaluate(self) -> dict[str, Score]:
-        """Scores by task."""
+        """The score of each task."""
         return _evaluate(self.worker, self.loaded, [self.task], [self.group])
 
 
@@ -56,7 +56,7 @@ def test_compressed_weights_reach_the_answers(tmp_path: Path) -> None:
 
 
 def test_a_model_that_was_not_really_changed_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Planted: the reconstructions are never written."""
+    """The fault: the reconstructions are never written to the model."""
     run = Run(tmp_path)
     monkeypatch.setattr(offcomp.models.weights, "replace", lambda _model, _matrices: None)
     with pytest.raises(RunError, match=r"bit-identical.*choose modules"):
@@ -64,7 +64,7 @@ def test_a_model_that_was_not_really_changed_fails_the_run(tmp_path: Path, monke
 
 
 def test_weights_that_the_model_does_not_read_fail_the_run(tmp_path: Path) -> None:
-    """Planted: the layer answers from a copy of its weight, as after a swapped module."""
+    """The fault: the layer computes with a copy of its weight, as if its module had been swapped."""
     run = Run(tmp_path)
     for layer in range(2):
         key = run.loaded.model.get_submodule(f"encoder.layer.{layer}.attention.self.key")
@@ -123,7 +123,7 @@ def test_a_run_that_the_system_keeps_from_a_file_names_it(
 
     monkeypatch.setattr(worker_module, "work", work)
     monkeypatch.setattr(worker_module.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(worker_module.logging, "raiseExceptions", True)  # put back afterwards
+    monkeypatch.setattr(worker_module.logging, "raiseExceptions", True)  # set here so that monkeypatch restores it
     monkeypatch.setattr(worker_module.os, "nice", lambda _: None)
     monkeypatch.setattr(Worker, "watch", lambda *_: None)
     monkeypatch.setattr(Worker, "finish", lambda _worker, _status, error="": ended.append(error))

@@ -1,4 +1,4 @@
-"""The app in a real Chromium: first visit, the main job end to end, and what a person may do on the way."""
+"""Browser tests of the app: the first visit, the main task from beginning to end, and what users may do in the meantime."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tests.serving import Visit, open_part, served, settled, shown_strip, title,
 
 pytestmark = pytest.mark.browser
 RUN_MILLISECONDS = 400_000  # two runs on a busy machine
-START_SECONDS = 10.0  # other tests run beside this one; `benchmarks.app_speed` measures it
+START_SECONDS = 10.0  # generous, since other tests run at the same time; `benchmarks.app_speed` measures this
 START_TRIES = 4
 LAYERS = 6
 SCORED = {"similarity": "Similarity, correlation", "embedding-fidelity": "Embeddings of prose (fidelity)"}
-"""Tasks of the first draft -> their rows in the strip."""
+"""The heading of the strip's row for each task of the default draft."""
 FOLD = 800
 TICK_TRIES, TICK_MILLISECONDS = 4, 600
 
 
 def set_slider(page: Page, value: str) -> None:
-    """Move the ratio slider by keyboard until it shows a value."""
+    """Move the ratio slider with the keyboard until it shows this value."""
     slider = page.get_by_role("slider", name="Compression ratio")
     slider.focus()
     page.keyboard.press("Home")
@@ -43,7 +43,7 @@ def set_slider(page: Page, value: str) -> None:
 
 
 def choose_kinds(page: Page, *wanted: str) -> None:
-    """Tick exactly these kinds of the grid for MiniLM-L6, at a person's pace: ticks in quick succession can be lost."""
+    """Select exactly these kinds of MiniLM-L6 in the grid, at a user's pace: clicks in quick succession can be lost."""
     chosen = page.locator(".st-key-panel").get_by_text(f"({LAYERS * len(wanted)} matrices)")
     for _ in range(TICK_TRIES):
         with open_part(page, "Weights") as weights:
@@ -64,7 +64,7 @@ def choose_kinds(page: Page, *wanted: str) -> None:
 
 
 def choose_methods(page: Page, *wanted: str) -> None:
-    """Compare exactly these methods."""
+    """Select exactly these methods."""
     with open_part(page, "Methods") as methods:
         for pill in methods.get_by_test_id("stButtonGroup").get_by_role("button").all():
             if (pill.get_attribute("aria-pressed") == "true") != (pill.inner_text().strip() in wanted):
@@ -81,7 +81,7 @@ def ended(page: Page) -> None:
 
 def test_the_first_visit_is_complete_in_seconds_and_asks_only_this_machine(browser: Browser, tmp_path: Path) -> None:
     tries = []
-    for number in range(START_TRIES):  # a machine that is busy with something else may be slow once
+    for number in range(START_TRIES):  # a busy machine may be slow once
         with served(tmp_path / f"home{number}") as address:
             answered = time.monotonic()
             with visit(browser, address) as app:
@@ -89,7 +89,7 @@ def test_the_first_visit_is_complete_in_seconds_and_asks_only_this_machine(brows
                 expect(app.page.get_by_role("button", name="Try it")).to_be_visible()
                 expect(app.page.get_by_role("img", name="Which modules lose more?")).to_be_visible()
                 tries.append(time.monotonic() - answered)
-                app.page.wait_for_timeout(2000)  # late requests
+                app.page.wait_for_timeout(2000)  # for late requests
         if tries[-1] <= START_SECONDS:
             return
     pytest.fail(f"complete after {tries} seconds")
@@ -101,7 +101,7 @@ def test_the_main_job_takes_two_clicks_and_stays_on_the_page(
 ) -> None:
     with visit(browser, address, viewport={"width": 1280, "height": FOLD}) as app:
         page = app.page
-        app.open("/compare")  # it shows the bundled runs, which must give way to one's own
+        app.open("/compare")  # it shows the bundled runs, which the user's own runs must replace
         expect(page.get_by_text("bundled").first).to_be_visible()
         page.get_by_test_id("stSidebar").get_by_role("link", name="Compress").click()
         title(page, "What if")
@@ -129,7 +129,7 @@ def test_the_main_job_takes_two_clicks_and_stays_on_the_page(
 
 
 def results_are_above_the_fold(page: Page, runs: dict[str, Run]) -> None:
-    """The strip has the errors, sizes and scores of both methods, without scrolling."""
+    """Check that the strip shows the errors, sizes and scores of both methods without scrolling."""
     shown = shown_strip(page)
     for method, heading in (("svd", "SVD, "), ("autoencoder", "Autoencoder, ")):
         result = runs[method].result
@@ -148,7 +148,7 @@ def results_are_above_the_fold(page: Page, runs: dict[str, Run]) -> None:
 
 
 def compare_shows(page: Page, runs: dict[str, Run]) -> None:
-    """Compare has the same runs' errors, sizes and scores."""
+    """Check that Compare shows the same measures, with the sizes and scores of these runs."""
     shown = page.get_by_test_id("stMain")
     for text in ("Relative error", "Cosine distance", "Stored parameters", "Correlation"):
         expect(shown.get_by_text(text).first).to_be_visible()
@@ -161,7 +161,7 @@ def compare_shows(page: Page, runs: dict[str, Run]) -> None:
 
 
 def same_figures_by_command_line(plan: Path, result: Any, tmp_path: Path) -> None:
-    """`offcomp run PLAN --json`, in a home of its own, gives the figures of the browser's run."""
+    """Check that `offcomp run PLAN --json`, in a separate home, returns the figures of the run started in the browser."""
     done = subprocess.run(
         [sys.executable, "-m", "offcomp.cli", "run", str(plan), "--json"],
         env=os.environ | {"OFFCOMP_HOME": str(tmp_path / "other-home")},
@@ -191,7 +191,7 @@ def test_a_run_is_cancelled_from_the_lab_and_can_be_run_again(app: Visit) -> Non
     asked = time.monotonic()
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("alert").filter(has_text="Autoencoder: cancelled")).to_be_visible()
-    assert time.monotonic() - asked < 8  # two for the worker and two for the page to look again, beside other tests
+    assert time.monotonic() - asked < 8  # 2 s for the worker and 2 s for the page to notice, while other tests run
     title(page, "How compressible")
     expect(page.get_by_role("button", name="Run Autoencoder")).to_be_enabled()
     page.get_by_test_id("stSidebar").get_by_role("link", name="Runs").click()
@@ -262,7 +262,7 @@ def test_a_run_folder_that_cannot_be_written_is_a_sentence_on_the_page(browser: 
     (tmp_path / "a file").write_text("in the way")
     with served(tmp_path / "a file") as address, visit(browser, address) as app:
         app.open("/compress")
-        set_slider(app.page, "4x")  # from here on the fragment runs without the page
+        set_slider(app.page, "4x")  # after this, only the fragment is run again, not the whole page
         app.page.get_by_role("button", name="Run SVD and Autoencoder").click()
         expect(app.page.get_by_text("cannot start a run in")).to_be_visible()
         expect(app.page.get_by_text("OFFCOMP_HOME")).to_be_visible()
@@ -278,5 +278,5 @@ def test_the_app_process_has_loaded_neither_torch_nor_transformers(app: Visit, h
         if "offcomp.cli app" in (line := " ".join(process.info["cmdline"] or [])) and app.address.rsplit(":", 1)[1] in line
     )
     mapped = [entry.path for entry in server.memory_maps()]
-    assert any("numpy" in path for path in mapped)  # the check can see libraries
+    assert any("numpy" in path for path in mapped)  # libraries are visible to this check
     assert not [path for path in mapped if "/torch/" in path or "tokenizers" in path]

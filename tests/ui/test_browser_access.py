@@ -1,4 +1,4 @@
-"""Every page in a real Chromium, in light and dark, for everyone: no serious fault by axe, and no wider than a phone."""
+"""Browser tests of the accessibility of every page, in light and dark: no serious fault found by axe, and it fits a phone."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ def test_a_page_has_no_serious_fault_its_own_colours_and_fits_a_phone(
 
 
 def as_rgb(colour: str) -> str:
-    """A colour as a browser writes it."""
+    """Return a colour in the notation that a browser uses for computed styles."""
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     return f"rgb({red}, {green}, {blue})"

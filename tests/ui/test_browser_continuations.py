@@ -1,4 +1,4 @@
-"""Continuations in a real Chromium: marked by weight, without a serious fault by axe, and cards where the page is narrow."""
+"""Browser tests of continuations: differences are bold, axe finds no serious fault, and a narrow page shows cards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NASTY = "<img src=x onerror=alert(1)> **a** $b$"
 
 @pytest.fixture(scope="module", autouse=True)
 def measured(home: Path) -> None:
-    """A run that went on from two openings."""
+    """A run in which the models continued two openings."""
     entries = [
         {"opening": "Once", "original": " a man sat", "compressed": " a man stood", "same_tokens": 2, "tokens": 3},
         {"opening": NASTY, "original": NASTY, "compressed": NASTY, "same_tokens": 3, "tokens": 3},

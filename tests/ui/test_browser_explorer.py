@@ -1,4 +1,4 @@
-"""The explorer in a real Chromium: from a cell to a comparison, groups, links, several sessions, uploads."""
+"""Browser tests across pages: from a cell of the map to a comparison, suggested groups, links, several sessions, uploads."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_from_a_cell_to_the_changed_predictions(app: Visit) -> None:
 
 
 def cell(page: Page, layer: int, kind: str) -> None:
-    """Click the cell of a kind and layer in the map of the model."""
+    """Click the cell of this kind and layer in the map of the model."""
     texts = page.locator(".js-plotly-plot text")
     row = texts.filter(has_text=re.compile(f"^{kind}$", re.IGNORECASE)).first
     column = texts.filter(has_text=re.compile(f"^{layer}$")).first
@@ -162,7 +162,7 @@ def test_an_uploaded_table_is_scored_and_a_bad_one_is_a_sentence(app: Visit, hom
 
 
 def upload(page: Page, label: str, key: str, name: str, content: bytes) -> None:
-    """Open the expander with this label, if it is closed, and give its uploader a file."""
+    """Open the expander with this label, if it is closed, and upload a file with the uploader inside it."""
     chooser = page.locator(f".st-key-{key} input[type=file]")
     if not chooser.count():
         page.get_by_text(label, exact=False).first.click()

@@ -1,4 +1,4 @@
-"""The Lab in a real Chromium, for everyone: by keyboard, on a phone, in light and dark, before and after a run."""
+"""Browser tests of the Lab's accessibility: with the keyboard, on a phone, in light and dark, before and after a run."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ def test_the_results_of_a_run_have_no_serious_fault_and_fit_a_phone(
 
 
 def go_to(page: Page, path: str) -> None:
-    """Go to a page by the sidebar, in the same session."""
+    """Open a page from the sidebar, in the same session."""
     sidebar = page.get_by_test_id("stSidebar")
-    if sidebar.get_attribute("aria-expanded") == "false":  # it was folded away for the phone
+    if sidebar.get_attribute("aria-expanded") == "false":  # it was collapsed for the phone
         page.get_by_test_id("stExpandSidebarButton").click()
     sidebar.get_by_role("link", name=path.strip("/").capitalize()).click()
     expect(page).to_have_url(re.compile(path))

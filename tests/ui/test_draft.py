@@ -1,4 +1,4 @@
-"""The draft: what a link says, what it restores, and what it cannot."""
+"""The draft: how a link stores and restores it, and how parts of a link that cannot be restored are reported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("home")
 
 
 def link_of(app: AppTest) -> dict[str, str]:
-    """The parameters of the URL that the app has written."""
+    """Return the parameters of the URL that the app has set."""
     return {name: value if isinstance(value, str) else value[0] for name, value in app.query_params.items()}
 
 
@@ -71,7 +71,7 @@ def test_a_link_opens_the_same_draft_in_another_browser() -> None:
 def test_an_address_that_lags_behind_the_draft_undoes_nothing(
     seconds: float, ratio: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After fast clicks the browser may still send the address of a moment ago; later, the same address is a link."""
+    """After fast clicks, the browser may still send a previous URL, which is ignored; later, the same URL is a link."""
     monkeypatch.setattr(draft, "ECHO_SECONDS", seconds)
     app = opened("compress")
     for chosen in (4.0, 8.0):

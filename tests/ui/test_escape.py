@@ -1,4 +1,4 @@
-"""What a person, a file or a link wrote is shown as it is, wherever a page reads its sentences as markdown."""
+"""Text from users, files and links is displayed literally wherever a page renders Markdown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_markup_is_escaped(text: str, shown: str) -> None:
 
 
 def written(app: AppTest) -> list[str]:
-    """Every text of a page that is read as markdown."""
+    """Return every text of a page that is rendered as Markdown."""
     return [element.value for kind in ("markdown", "caption", "info", "warning", "error") for element in app.get(kind)]
 
 

@@ -1,4 +1,4 @@
-"""Every page of the sidebar opens in an empty home, and there is no page besides."""
+"""Every page in the sidebar opens in an empty home, and there are no other pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a link holds, its page comes up with all around it, and says what the link asked for in vain."""
+"""Whatever a link contains, its page opens completely and reports which parts of the link are ignored."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_options_that_make_no_sense_are_said(kind: str) -> None:
     assert app.title[0].value == "What if these weights were smaller?"
     (said,) = [warning.value for warning in app.warning]
     assert said.startswith("The link asks for") and "This part of the link is ignored: " in said
-    assert len(said) < 600 and said.encode()  # a lone surrogate has no bytes
+    assert len(said) < 600 and said.encode()  # a lone surrogate cannot be encoded
     assert app.button(key="run")
 
 

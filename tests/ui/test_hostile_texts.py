@@ -1,4 +1,4 @@
-"""A stranger's text in every field of a plan, run, task, model, manifest and link is refused when read, or shown as it is."""
+"""Hostile text in any field of a plan, run, task, model, manifest or link is rejected when read, or displayed literally."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ RENDERED = f"""() => {{
   if (document.body.innerText.includes('\U0001f984')) found.push('an emoji');
   return found;
 }}"""
-"""Everything on a page that is there because a part of MARKUP was taken for markup."""
+"""JavaScript that returns every element of a page that results from interpreting a part of MARKUP as markup."""
 UNSEEN = ("\x1b]0;title\x07\x1b[31mred", "two\nlines", "\u202eevil", "\x00", "x" * 10_000, "\ud800", "zero\u200bwidth")
 WORDS = {"id", "status", "schema", "method", "stack", "unit", "dtype", "form", "size_name", "metric", "direction", "started"}
-"""Fields that hold one of a few words, which code looks up."""
+"""Fields whose values are among a few words that the code looks up."""
 
 
 def replaced(value: Any, text: str, key: str = "") -> Any:
-    """A JSON value with every text in it another, but for words that are looked up."""
+    """Return a JSON value in which `text` replaces every string except the values of options and of the fields in WORDS."""
     if isinstance(value, dict):
         return {name: part if name == "options" else replaced(part, text, name) for name, part in value.items()}
     if isinstance(value, list):
@@ -69,7 +69,7 @@ def replaced(value: Any, text: str, key: str = "") -> Any:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every text in a JSON value."""
+    """Yield the path of every string in a JSON value."""
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     if isinstance(value, str):
         yield path
@@ -211,7 +211,7 @@ def test_code_ends_where_its_text_does(text: str, shown: str) -> None:
 
 
 def hostile_document() -> dict[str, Any]:
-    """A finished run of which every text is MARKUP, names of tasks and modules among them."""
+    """Return the run.json of a finished run in which all free texts are MARKUP, including the names of tasks and modules."""
     document = json.loads((FOLDER / "minilm-l6-svd.json").read_text())
     score = document["scores"]["sentiment"]
     changed: dict[str, Any] = replaced(document, MARKUP)
@@ -221,19 +221,19 @@ def hostile_document() -> dict[str, Any]:
         names = [f"{MARKUP} {index}" for index, _ in enumerate(group["module_errors"])]
         group["modules"] = planned["modules"] = names
         group["module_errors"] = dict(zip(names, group["module_errors"].values(), strict=True))
-        group["name"] = planned["name"]  # another name is refused
+        group["name"] = planned["name"]  # a different name would be rejected
     return changed
 
 
 def hostile_plan(plan: dict[str, Any]) -> dict[str, Any]:
-    """The plan of a run with MARKUP wherever a plan may have it."""
+    """Return the plan with MARKUP in all fields whose text is free."""
     task = {**TASK, "title": MARKUP, "source": MARKUP, "licence": MARKUP, "version": MARKUP, "columns": {"text": MARKUP}}
     groups = [group | {"modules": [f"{MARKUP} {index}"]} for index, group in enumerate(plan["groups"])]
     return plan | {"model": MARKUP, "tasks": [task], "groups": groups}
 
 
 def plant(home: Path) -> None:
-    """Runs of this home: two that are done, one that failed, all of hostile texts."""
+    """Add three runs with hostile texts to this home: two finished runs and a failed one."""
     document = hostile_document()
     put_in_home(home, document, "aaaaaaaaaaaa", submitted=3.0)
     second = copy.deepcopy(document)
@@ -244,7 +244,7 @@ def plant(home: Path) -> None:
 
 
 def hostile_model(folder: Path) -> Path:
-    """A model of matrices in a folder of a hostile name, whose config gives them hostile names."""
+    """Create a model made of matrices in a folder with a hostile name, with hostile names in its config; return the folder."""
     place = folder / FOLDER_NAME
     place.mkdir(parents=True)
     listed = [{"name": f"{MARKUP} {index}", "rows": 12, "cols": 8} for index in range(2)]
@@ -256,7 +256,7 @@ def hostile_model(folder: Path) -> Path:
 
 
 def look(page: Page, within: str = "body") -> None:
-    """Open all that is folded in a part of the page, then see that nothing of MARKUP was taken for markup."""
+    """Expand all collapsed sections in a part of the page, then check that MARKUP is not interpreted anywhere on the page."""
     settled(page, 60_000)
     page.evaluate(f"document.querySelectorAll('{within} details:not([open]) > summary').forEach(part => part.click())")
     settled(page, 60_000)
@@ -269,7 +269,7 @@ def seen(page: Page) -> str:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of the app, with hostile runs in it."""
+    """The home of the app, with hostile runs."""
     home = tmp_path_factory.mktemp("hostile") / "home"
     plant(home)
     return home
@@ -299,7 +299,7 @@ def test_no_table_offers_a_download_that_leaves_formulas_as_they_are(app: Visit)
     app.open("/compare?runs=aaaaaaaaaaaa,bbbbbbbbbbbb")
     look(app.page)
     app.page.get_by_test_id("stDataFrame").locator("visible=true").first.hover()
-    expect(app.page.get_by_label("Fullscreen").locator("visible=true").first).to_be_visible()  # its other tools are there
+    expect(app.page.get_by_label("Fullscreen").locator("visible=true").first).to_be_visible()  # its other tools are visible
     assert app.page.get_by_label("Download as CSV").count()
     assert not app.page.get_by_label("Download as CSV").locator("visible=true").count()
 
@@ -383,7 +383,7 @@ def test_the_terminal_gets_no_commands(home: Path, monkeypatch: pytest.MonkeyPat
     put_in_home(other, document, "bbbbbbbbbbbb", submitted=2.0, status="failed", error=text)
     monkeypatch.setenv("OFFCOMP_HOME", str(other))
     for arguments in (["runs"], ["show", "aaaaaaaaaaaa"], ["show", "bbbbbbbbbbbb"], ["compare", "aaaaaaaaaaaa"]):
-        with suppress(SystemExit):  # names that cannot be shown are refused
+        with suppress(SystemExit):  # names that cannot be displayed are rejected
             cli.main(arguments)
         said = "".join(capsys.readouterr())
         assert "red" in said

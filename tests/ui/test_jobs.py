@@ -1,4 +1,4 @@
-"""Processes of the app: one a request, however they end; what is said then, and what may be asked of them at all."""
+"""Background processes of the app: one per request, the message when one fails, and the folders that they may read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MIXED = {"modules": "query.0,key.3", "together": "all"}
 
 @pytest.fixture
 def doing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Has every request run this code instead of the command line."""
+    """A function that makes every request run this code instead of the command line."""
     return lambda code: monkeypatch.setattr(jobs, "COMMAND", (sys.executable, "-c", code))
 
 
@@ -37,7 +37,7 @@ def ask(found: Callable[[], bool] = lambda: False) -> str:
 
 
 def ended(found: Callable[[], bool] = lambda: False) -> str:
-    """What is answered once the process has ended."""
+    """Return the answer after the process has ended."""
     deadline = time.monotonic() + SECONDS
     while (answer := ask(found)) == WORKING and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -111,7 +111,7 @@ def test_a_killed_process_is_said_on_the_page(page: str, link: dict[str, str], d
 
 @pytest.fixture
 def no_listing(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The commands that list a model; each is given up at once."""
+    """The commands that list a model. Each of them times out immediately."""
     commands: list[object] = []
 
     def run(command: object, **_: object) -> None:
@@ -139,7 +139,7 @@ def folder_in(root: Path) -> Path:
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """A home, a folder where the app is started, a data folder, and one that is none of these."""
+    """The user's home folder, the folder where the app is started, the data folder, and a folder outside all of these."""
     places = {name: folder_in(tmp_path / "places" / name) for name in ("user", "start", "data", "elsewhere")}
     monkeypatch.setenv("HOME", str(places["user"]))
     monkeypatch.setenv("OFFCOMP_HOME", str(places["data"]))

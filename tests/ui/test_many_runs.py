@@ -1,4 +1,4 @@
-"""A home with hundreds of finished runs: the work of a page is bounded by what it shows, not by what there is."""
+"""A home with many finished runs: the work of a page depends on what it shows, not on how many runs exist."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.pages import opened, step, texts
 RUNS = 130
 HEAVY_TRACES = 40
 _opened: list[str] | None = None
-"""What is opened while somebody counts."""
+"""The files opened in the context `opened_files`; None outside it."""
 
 
 def _note(event: str, arguments: tuple[Any, ...]) -> None:
@@ -40,8 +40,8 @@ sys.addaudithook(_note)
 
 @contextmanager
 def opened_files() -> Iterator[list[str]]:
-    """Every file that this process opens meanwhile."""
-    global _opened  # noqa: PLW0603  # an audit hook stays for good
+    """Yields the list of the files that this process opens in this context."""
+    global _opened  # noqa: PLW0603  # an audit hook cannot be removed
     _opened = found = []
     try:
         yield found
@@ -50,18 +50,18 @@ def opened_files() -> Iterator[list[str]]:
 
 
 def name_of(index: int) -> str:
-    """An id whose beginning tells it from the others, as that of a real run does."""
+    """Return an id whose first six characters are unique, as those of a real run are."""
     return 2 * f"{index:06x}"
 
 
 @pytest.fixture(scope="module")
 def full_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Many finished runs of one method, each at a ratio of its own, and a failed one."""
+    """A home with many finished runs of one method, each at a different ratio, and a failed run."""
     home = tmp_path_factory.mktemp("many") / "home"
     document = read_json(bundled.FOLDER / bundled.FILES[0])
     for index in range(RUNS):
         for group in document["plan"]["groups"]:
-            group["ratio"] = 2.005 + index / 100  # none is that of a bundled run
+            group["ratio"] = 2.005 + index / 100  # no bundled run has such a ratio
         put_in_home(home, document, name_of(index), submitted=float(index))
     put_in_home(home, document, "f" * 12, submitted=0.5, status="failed", error="Out of luck.", model=None)
     return home
@@ -80,7 +80,7 @@ def newest(count: int) -> list[str]:
 
 
 def shown_runs(app: AppTest) -> list[str]:
-    """The runs that have a card on Runs, by the key of what can be done with each."""
+    """Return the ids of the runs on the page Runs, read from the keys of the buttons that delete them."""
     return [str(button.key).removeprefix("delete_") for button in app.button if str(button.key).startswith("delete_")]
 
 
@@ -157,7 +157,7 @@ def test_a_second_look_reads_no_finished_run_again(page: str, at_home: Path) -> 
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[None]:
-    """An entry for each call of a function of `results`."""
+    """Return a list that gets an entry for each call of this function of `results`."""
     calls: list[None] = []
     real: Callable[[Run], Any] = getattr(results, name)
 

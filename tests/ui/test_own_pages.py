@@ -1,4 +1,4 @@
-"""The app answers its own pages and nobody else, and neither it nor its workers ask anything of another machine."""
+"""The app responds only to its own pages, and neither the app nor its workers contact other machines."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ FOREIGN = (
     "null",
     "",
 )
-"""Origins of other pages; the last is no origin, which no browser sends."""
+"""Origins of other pages. The last stands for no origin at all; browsers always state one when they open a websocket."""
 
 
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the server, its workers and all that they start write whom they ask."""
+    """The log of all network accesses of the server, its workers and the processes that these start."""
     with watched(tmp_path_factory.mktemp("hook")) as log:
         yield log
 
 
 @pytest.fixture(scope="module")
 def address(home: Path, targets: Path) -> Iterator[str]:
-    """The app, under watch."""
+    """The address of the app, whose network accesses are recorded."""
     assert targets.is_file()
     with served(home) as started:
         yield started
 
 
 def knock(address: str, origin: str = "", host: str = "127.0.0.1:{port}") -> bool:
-    """Whether the websocket opens to a page of this origin that gives the app this name."""
+    """Whether the websocket opens for a page with this origin that addresses the app by this host name."""
     port = int(address.rpartition(":")[2])
     uri = f"ws://{host.format(port=port)}{STREAM}"
     made = origin.format(port=port, other=port + 1) or None
@@ -68,7 +68,7 @@ def knock(address: str, origin: str = "", host: str = "127.0.0.1:{port}") -> boo
 
 
 def status(address: str, path: str, method: str = "GET", **headers: str) -> int:
-    """The status of an answer; names of headers with _ for -."""
+    """Return the status of a response. In the names of the headers, `_` stands for `-`."""
     port = address.rpartition(":")[2]
     named = {name.replace("_", "-"): text.format(port=port, other=int(port) + 1) for name, text in headers.items()}
     request = urllib.request.Request(address + path, method=method, headers=named)  # noqa: S310
@@ -92,7 +92,7 @@ def test_no_other_page_opens_the_websocket(address: str, targets: Path, origin: 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example", "0.0.0.0:{port}"])
 def test_another_name_of_this_machine_is_refused(address: str, host: str) -> None:
-    """As where a name of a page elsewhere is made to mean 127.0.0.1 once the page is open."""
+    """This prevents DNS rebinding, where the host name of a foreign page resolves to 127.0.0.1 once the page is open."""
     assert not knock(address, f"http://{host}", host)
     assert status(address, "/_stcore/health", Host=host) == 403
 
@@ -109,7 +109,7 @@ def test_another_name_of_this_machine_is_refused(address: str, host: str) -> Non
 def test_no_other_page_gets_an_answer(address: str, path: str, method: str, origin: str) -> None:
     assert status(address, path, method, Origin=origin) == 403
     site = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors", "Sec_Fetch_Dest": "image"}
-    assert status(address, path, method, **site) == 403  # a browser leaves Origin out for an image
+    assert status(address, path, method, **site) == 403  # browsers request images without an Origin
 
 
 @pytest.mark.parametrize(("dest", "code"), [("document", 200), ("iframe", 403)])
@@ -178,5 +178,5 @@ def test_nothing_leaves_while_every_page_uploads_and_a_run_are_used(app: Visit, 
         settled(page, PATIENT)
     knock(app.address, "http://evil.example")
     assert [run.status for run in RunStore(home).all()] == ["done"]
-    assert "socket.bind 127.0.0.1" in targets.read_text()  # the hook was there
+    assert "socket.bind 127.0.0.1" in targets.read_text()  # the hook was active
     assert outside(targets) == []

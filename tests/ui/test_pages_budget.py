@@ -1,4 +1,4 @@
-"""Budgets of the Lab without a browser: targets, allocation, equal sizes, and the text that methods are calibrated on."""
+"""Budgets in the Lab without a browser: targets, allocation and equal sizes; also the text for calibration."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from offcomp.planning.plan import Plan, make_groups, validate
 from offcomp.planning.sizes import predict
 from offcomp.runs import sensitivity
 from offcomp.runs.store import RunStore
+from tests import tiny_models
+from tests.checkpoints import DTYPES, store_as
 from tests.minilm import minilm_info
-from tests.pages import home, open_part, opened, strip, texts
+from tests.pages import home, listed, open_part, opened, strip, texts
 
 __all__ = ["home"]  # a fixture
 pytestmark = pytest.mark.usefixtures("home")
@@ -24,7 +26,7 @@ LINEAR = "query.0-5,key.0-5,value.0-5,attention_output.0-5,ffn_in.0-5,ffn_out.0-
 
 @pytest.fixture
 def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
-    """The plans that are run, checked as ever; no worker is started."""
+    """The submitted plans. They are validated as usual, but no worker is started."""
     plans: list[Plan] = []
 
     def submit(_store: RunStore, plan: Plan, info: ModelInfo) -> SimpleNamespace:
@@ -37,7 +39,7 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
 
 
 def figure(cell: str) -> float:
-    """The number that a cell of the strip begins with."""
+    """Return the number at the beginning of a cell of the strip."""
     return float(cell.removeprefix("about ").split()[0].replace(",", ""))
 
 
@@ -45,12 +47,20 @@ def test_an_error_is_met_with_the_smallest_size(submitted: list[Plan]) -> None:
     app = opened("compress", target="error 0.5", methods="svd", tasks="none")
     shown = strip(app)
     assert 0.495 <= figure(shown["Relative error"]["SVD"]) <= 0.5
-    assert "To meet the target, error 0.5: query and key (12 matrices)" in texts(app)
+    assert "To meet the target (error 0.5), query and key (12 matrices) must become 2.01x smaller with SVD." in texts(app)
     app.button(key="run").click().run()
     assert not app.exception
     (plan,) = submitted
     stored = predict(plan, minilm_info()).model.chosen.parameters_after
     assert figure(shown["Stored parameters"]["SVD"]) == stored
+
+
+def test_a_target_that_leaves_room_says_how_large_the_weights_can_become(home: Path, tmp_path: Path) -> None:
+    model = listed(store_as(tiny_models.save(tiny_models.bert(), tmp_path / "bert"), DTYPES["float16"]), home)
+    wider = {"model": model, "unit": "bytes", "dtype": "float32", "together": "module", "tasks": "none"}
+    app = opened("compress", target="rank 8", modules="query.0,ffn_in.1", methods="svd,autoencoder", **wider)
+    can = "query and FFN in (2 matrices) can become 1.17x larger with SVD or 2x larger with Autoencoder."
+    assert f"To meet the target (rank 8), {can}" in texts(app)
 
 
 def test_a_rank_is_that_of_every_group(submitted: list[Plan]) -> None:
@@ -74,7 +84,7 @@ def test_a_loss_is_met_as_expected_and_its_band_is_shown() -> None:
     score = strip(app)["Similarity, correlation"]
     assert figure(score["SVD"]) == pytest.approx(float(score["Original"]) - 0.01, abs=0.002)
     assert "nine of ten measured scores should lie within the band" in texts(app)
-    assert "other plans" in texts(app)  # how good such estimates are
+    assert "other plans" in texts(app)  # the accuracy of such estimates
 
 
 def test_a_size_that_is_out_of_reach_says_what_could_reach_it() -> None:
@@ -172,7 +182,7 @@ def test_a_target_that_makes_no_sense_is_said(text: str) -> None:
 
 
 def calibrated() -> AppTest:
-    """Compress with a method that is calibrated on text, and its methods open."""
+    """Open Compress with a method that is calibrated on text, open the methods of the plan, and return the app."""
     app = opened("compress", methods="svd", tasks="none", options='{"svd":{"preset":"whitened"}}')
     return open_part(app, "methods")
 

@@ -1,4 +1,4 @@
-"""Compress and Runs without a browser: every family, empty and broken states, runs of every status."""
+"""Compress and Runs without a browser: models of several families, missing and invalid choices, runs of every status."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ FAMILIES = ("gpt2", "t5", "mpnet")
 
 @pytest.fixture
 def app(home: Path) -> AppTest:
-    """The app with an empty home, at its Start page."""
+    """The app on its Start page, with an empty home."""
     return opened(tasks="sentiment")
 
 
 @pytest.fixture
 def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
-    """The plans that are run; no worker is started."""
+    """The submitted plans. No worker is started."""
     plans: list[Plan] = []
 
     def submit(_store: RunStore, plan: Plan, _info: object) -> SimpleNamespace:
@@ -126,7 +126,9 @@ def test_tasks_that_fit_the_model_go_into_the_plan_and_stay_chosen(app: AppTest,
     assert tasks.value == ["sentiment"]
     assert tasks.options == ["Sentiment", "Topics", "Similarity", "Embeddings of prose (fidelity)"]
     tasks.set_value(["similarity", "sentiment"]).run()
-    assert "not known" not in str(strip(app)["Relative error"])  # an error does not depend on tasks, and bundled runs have it
+    assert "not known" not in str(
+        strip(app)["Relative error"]
+    )  # errors, such as those of the bundled runs, do not depend on tasks
     assert "scored on sentiment and similarity." in texts(app)
     app.button(key="run").click().run()
     step(app, "model")
@@ -142,7 +144,7 @@ def test_tasks_that_fit_the_model_go_into_the_plan_and_stay_chosen(app: AppTest,
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_of_any_family_can_be_chosen(app: AppTest, home: Path, tmp_path: Path, family: str) -> None:
     folder = tiny_models.save(tiny_models.TINY[family](), tmp_path / family)
-    app.session_state["model"] = str(folder) if family == "gpt2" else listed(folder, home)  # one is listed by the page
+    app.session_state["model"] = str(folder) if family == "gpt2" else listed(folder, home)  # the page itself lists one of them
     step(app, "compress")
     assert not app.error
     if family == "mpnet":
@@ -195,19 +197,19 @@ def test_no_module_and_no_method_are_told_kindly(app: AppTest) -> None:
 
 
 def cost(app: AppTest) -> str:
-    """The line beside the slider that says what the runs cost."""
+    """Return the line next to the slider that states the cost of the runs."""
     return next(caption.value for caption in app.caption if caption.value.startswith(("About", "Already run", "In progress")))
 
 
 def seconds(line: str) -> int:
-    """What the line says of the time, where it is told in seconds."""
+    """Return the time in seconds that the line on the cost states."""
     found = re.match(r"About (\d+) s and", line)
     assert found, line
     return int(found[1])
 
 
 def marks(app: AppTest) -> dict[str, list[str]]:
-    """Name of each trace of the error chart that is no line -> its shapes."""
+    """Return the marker symbols of each name in the error chart, except for the first two traces, which are lines."""
     (chart,) = app.get("plotly_chart")
     found: dict[str, list[str]] = {}
     for trace in json.loads(chart.proto.spec)["data"][2:]:
@@ -300,7 +302,7 @@ def test_every_error_says_where_it_comes_from(app: AppTest) -> None:
     shown = strip(app)["Relative error"]
     assert shown["SVD"].endswith(" exact") and shown["Autoencoder"].endswith(" bundled measurement")
     for part in ("Bundled measurement 08ca6297cab3", "seed 0", "offcomp 0.1.0", "torch 2.13.0", "at 3.0x in parameters"):
-        assert part in texts(app)  # under the chart
+        assert part in texts(app)  # below the chart
     open_part(app, "budget")
     app.radio(key="dtype").set_value("float16").run()
     shown = strip(app)["Relative error"]
@@ -314,7 +316,7 @@ def test_runs_is_never_an_empty_page(app: AppTest) -> None:
 
 
 def planted_run(home: Path, name: str, status: str, error: str = "") -> None:
-    """A run folder as a worker leaves it, or has it: then this process holds its lock."""
+    """Create a run folder with this status: as a worker leaves it, or, if the run is in progress, with its lock held."""
     folder = home / "runs" / name
     if status in ("done", "failed", "cancelled"):
         document = json.loads((ROOT / "assets" / "runs" / "minilm-l6-svd.json").read_text())

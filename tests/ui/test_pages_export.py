@@ -1,4 +1,4 @@
-"""Compare offers the command that exports a run, where the run has its weights here."""
+"""Compare shows the command that exports a run if the run's weights are stored in the home."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("home")
 
 
 def give_weights(name: str) -> None:
-    """Put files where a run keeps what its groups store; the page looks at no more than that they are there."""
+    """Create empty files in place of a run's compressed weights; the page only checks that they exist."""
     run = RunStore().get(name)
     for group in run.plan.groups:
         run.group_file(group.name).parent.mkdir(exist_ok=True)
@@ -21,7 +21,7 @@ def give_weights(name: str) -> None:
 
 
 def commands() -> list[str]:
-    """Every command line that Compare shows."""
+    """Return every command line that Compare shows."""
     return [code.value for code in opened("compare").code]
 
 

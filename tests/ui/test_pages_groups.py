@@ -1,4 +1,4 @@
-"""Groups without a browser: complete at once, honest where it hurts, clear where there is nothing to compare."""
+"""Groups without a browser: complete on the first visit, even if stacking is harmful or there is nothing to compare."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def test_the_first_visit_is_complete_and_its_groups_become_the_draft(home: Path)
     app.button(key="groups_use").click().run()
     assert not app.exception and not app.error
     assert app.title[0].value == "What if these weights were smaller?"
-    assert (app.session_state["grouping"], app.session_state["ratio"]) == ("own", 2.0)  # where the groups were found
+    assert (app.session_state["grouping"], app.session_state["ratio"]) == (
+        "own",
+        2.0,
+    )  # the ratio at which the groups were found
     assert app.session_state["draft_groups"][0] == (("attention_output.1", "attention_output.2"), "columns")
     assert len(app.session_state["draft_groups"]) == 4
 

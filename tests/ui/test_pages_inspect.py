@@ -1,4 +1,4 @@
-"""Inspect without a browser: bundled spectra at once, pictures from their file, links, waiting, and what cannot be drawn."""
+"""Inspect without a browser: bundled spectra, pictures from a file, links, waiting, and matrices that cannot be drawn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHARTS = ("spectrum", "energy", "original", "reconstruction", "residual", "rows"
 
 @pytest.fixture(autouse=True)
 def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process that makes pictures is not really started."""
+    """Prevent the process that computes the pictures from being started."""
     monkeypatch.setattr(inspecting, "request_view", lambda *_: "working")
 
 
@@ -35,7 +35,7 @@ def slider(app: AppTest) -> Any:
 
 
 def keep_view(home: Path, model: str, module: str, matrix: torch.Tensor | None = None) -> None:
-    """The file of a module as `offcomp inspect` leaves it, of made-up weights."""
+    """Write the file that `offcomp inspect` would write for a module, with this matrix or made-up values as its weights."""
     info = known_info(model, home)
     assert info is not None
     spec = info.module(module)

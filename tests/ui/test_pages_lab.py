@@ -1,4 +1,4 @@
-"""What the pages of the Lab share, without a browser: the panel, runs that stay on the page, the strip and its pin."""
+"""Tests without a browser of what all pages of the Lab share: the panel, runs on the page, the strip and its pin."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ PARTS = {
     "tasks": "panel_chosen_tasks",
     "budget": "unit",
 }
-"""Part of the plan -> the key of one of its widgets, or how that key begins."""
+"""For each part of the plan, the key of one of its widgets, or the beginning of that key."""
 KINDS_OF_WIDGETS = ("checkbox", "selectbox", "multiselect", "button_group", "radio", "number_input")
 
 
 @pytest.fixture
 def finished(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of the default draft end as soon as they are submitted, with the bundled results."""
+    """Make runs of the default draft end as soon as they are submitted, with the bundled results."""
     runs = {run.plan.groups[0].method: run for run in bundled_runs()}
 
     def submit(_store: RunStore, plan: Plan, _info: object) -> SimpleNamespace:
@@ -44,7 +44,10 @@ def finished(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plant(home: Path, status: str, error: str = "") -> str:
-    """The run of SVD on the default draft, with this status, as a worker leaves it, or has it: then with its lock held."""
+    """Create the run of SVD on the default draft with this status, and return its id.
+
+    A failed run is as a worker leaves it; any other is as a worker holds it, with its lock taken.
+    """
     run = bundled_runs()[0]
     if status == "failed":
         return put_in_home(home, run.result.to_dict(), run.id, submitted=1.0, status=status, error=error)
@@ -57,7 +60,7 @@ def plant(home: Path, status: str, error: str = "") -> str:
 
 
 def keys(app: AppTest) -> list[str]:
-    """The keys of the widgets on a page."""
+    """Return the keys of the widgets on a page."""
     return [str(widget.key) for kind in KINDS_OF_WIDGETS for widget in getattr(app, kind)]
 
 
@@ -70,7 +73,7 @@ def test_every_page_of_the_lab_has_the_same_panel(path: str) -> None:
     assert app.button(key="run").label == "Run SVD and Autoencoder"
     assert "scored on sentiment." in texts(app)
     for part, start in PARTS.items():
-        assert not [key for key in keys(app) if key.startswith(start)]  # its widgets are built only while it is open
+        assert not [key for key in keys(app) if key.startswith(start)]  # a part has widgets only while it is open
         open_part(app, part)
         assert [key for key in keys(app) if key.startswith(start)]
     assert app.sidebar.caption and {"**Lab**", "**Results**"} <= {caption.value for caption in app.sidebar.caption}
@@ -107,7 +110,7 @@ def test_the_results_of_a_run_go_along_to_the_other_pages_of_the_lab() -> None:
     shown = strip(app)
     for page in ("inspect", "groups", "compress", "model"):
         assert strip(step(app, page)) == shown
-    app.select_slider(key="ratio").set_value(4.0).run()  # another draft, which has not been run
+    app.select_slider(key="ratio").set_value(4.0).run()  # a different draft, which has not been run
     assert not app.table
 
 
@@ -117,7 +120,7 @@ def test_a_run_in_progress_is_shown_and_can_be_cancelled(home: Path) -> None:
     assert (app.button(key="run").label, app.button(key="run").disabled) == ("Running", True)
     (bar,) = [bar.proto for bar in app.main.get("progress")]
     assert bar.value == 40
-    assert re.fullmatch(r"SVD: compress query, about (12|11|10) s left", bar.text)  # it counts down
+    assert re.fullmatch(r"SVD: compress query, about (12|11|10) s left", bar.text)  # the time counts down
     app.button(key=f"lab_cancel_{name}").click().run()
     assert not app.exception
     assert (home / "runs" / name / "cancel").exists()

@@ -1,4 +1,4 @@
-"""The page Model, run without a browser: what it says, how a module is picked, and where one goes with it."""
+"""The page Model without a browser: what it shows, how a module is selected, and which pages it leads to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["home"]  # a fixture
 
 @pytest.fixture
 def app(home: Path) -> AppTest:
-    """The page with an empty home; it is not run yet."""
+    """The page with an empty home. It has not been run yet."""
     return at("model")
 
 

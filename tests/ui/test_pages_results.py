@@ -1,4 +1,4 @@
-"""Start and Compare, run without a browser: what they say about bundled runs, own runs, and runs that are not there."""
+"""Start, Compare and Runs without a browser: what they show of bundled runs, the user's own runs, and missing runs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ pytestmark = pytest.mark.usefixtures("home")
 
 
 def documents() -> list[dict[str, Any]]:
-    """The bundled run.json of SVD and of the autoencoder."""
+    """Return the bundled run.json documents of SVD and of the autoencoder."""
     return [read_json(bundled.FOLDER / file) for file in bundled.FILES]
 
 
 @pytest.fixture
 def own(home: Path) -> tuple[str, str]:
-    """Two finished runs in the home, SVD and autoencoder."""
+    """The ids of two finished runs in the home, one of SVD and one of the autoencoder."""
     svd, autoencoder = documents()
     first = put_in_home(home, svd, "111111111111", submitted=1.0)
     return first, put_in_home(home, autoencoder, "222222222222", submitted=2.0)
@@ -247,7 +247,7 @@ def test_every_card_says_whose_run_it_is_and_where_its_numbers_come_from(own: tu
             "Scored on sentiment",
         ):
             assert part in title.help
-        assert f"{said} {run}" in texts(app)  # folded away, for all runs
+        assert f"{said} {run}" in texts(app)  # in a collapsed section, for every run
 
 
 def test_a_finished_run_is_listed_with_outcome_text() -> None:

@@ -1,4 +1,4 @@
-"""Uploads: matrices become the draft's model, a table becomes a task, and what cannot be used is said in a sentence."""
+"""Uploads: matrices become the draft's model, a table becomes a task, and unusable files result in a one-sentence message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["home"]  # a fixture
 
 @pytest.fixture
 def app(home: Path) -> AppTest:
-    """The app with an empty home, at its Start page."""
+    """The app on its Start page, with an empty home."""
     return opened(tasks="sentiment")
 
 
@@ -59,7 +59,7 @@ VERDICTS = b"sentence,verdict\n" + b"".join(b"text %d,%s\n" % (i, (b"good", b"ba
 
 @pytest.fixture
 def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
-    """The plans that are run, checked as ever; no worker is started."""
+    """The submitted plans. They are validated as usual, but no worker is started."""
     plans: list[Plan] = []
 
     def submit(_store: RunStore, plan: Plan, info: ModelInfo) -> SimpleNamespace:
@@ -72,12 +72,12 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
 
 
 def tasks_of(app: AppTest) -> AppTest:
-    """The app on Compress, with the tasks of the plan open."""
+    """Go to Compress, open the tasks of the plan, and return the app."""
     return open_part(step(app, "compress"), "tasks")
 
 
 def columns(app: AppTest) -> dict[str, str]:
-    """Column of the task -> the column that is chosen for it."""
+    """Return the column of the table that is chosen for each column of the task."""
     return {box.label: box.value for box in app.selectbox if str(box.key).startswith("upload_column_")}
 
 
@@ -95,7 +95,7 @@ def test_an_uploaded_table_is_a_task_of_the_plan(app: AppTest, submitted: list[P
 
 
 def reviews(*labels: str, rows: int = 120) -> bytes:
-    """A table with an id, a text and a class: no column has a name of ours."""
+    """Return a CSV table with an id, a text and a class, under names that are not those of a task's columns."""
     lines = [
         f"{1000 + i},The {('soup', 'train', 'coat')[i % 3]} of day {i} was rather odd,{labels[i % len(labels)]}"
         for i in range(rows)
@@ -104,7 +104,7 @@ def reviews(*labels: str, rows: int = 120) -> bytes:
 
 
 def test_an_upload_shows_its_rows_its_classes_and_the_columns_by_content(app: AppTest, submitted: list[Plan]) -> None:
-    """Once text=id and label=body were taken, by their places."""
+    """Chosen by position, the text and the label would be the columns id and body."""
     tasks_of(app).file_uploader(key="upload_examples").upload("reviews.csv", reviews("good", "bad", "bad")).run()
     assert not app.exception and not app.error
     assert columns(app) == {"text": "body", "label": "stars"}
@@ -139,7 +139,7 @@ def test_columns_that_would_do_as_well_are_left_to_the_person(app: AppTest, subm
 
 
 def test_classes_that_do_not_fit_the_models_head_are_refused_before_run(app: AppTest, submitted: list[Plan]) -> None:
-    """And not all 45 of them are printed in red."""
+    """The error message does not list all 45 classes."""
     tasks_of(app).selectbox(key="model").set_value("offcomp-bert-sentiment").run()
     table = reviews(*(f"city{number:02}" for number in range(45)), rows=400)
     app.file_uploader(key="upload_examples").upload("reviews.csv", table).run()

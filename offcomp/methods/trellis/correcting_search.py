@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from offcomp.methods.trellis.machine import Machine, Prices, best_magnitudes
+from offcomp.methods.trellis.machine import Prices, best_magnitudes
 
 BLOCK = 64
 ROWS_AT_ONCE = 512
@@ -50,75 +50,70 @@ def _search(weights: Tensor, pull: Tensor, steps: Tensor, contexts: Tensor, pric
     symbols, decoded = torch.empty(cols, rows, dtype=torch.int16), torch.empty(cols, rows)
     for first in range(0, cols, BLOCK):
         block = slice(first, min(first + BLOCK, cols))
-        paths = _Paths(prices.machine, states, block.stop - first)
+        paths = _Paths(prices, states, block.stop - first)
+        pulls = pull[block, block].T.contiguous()
         for column in range(first, block.stop):
-            paths.extend(rest[column], pull[block, column], steps[column], by_column[column], prices)
+            paths.extend(rest[column], pulls[column - first], float(steps[column]), by_column[column])
         states, symbols[block], decoded[block], errors = paths.best()
         rest[block.stop :] -= pull[block, block.stop :].T @ errors
     return Found(symbols.T, decoded.T)
 
 
 class _Paths:
-    """The best path to each state for each row, over some columns.
+    """The best path to each state for each row, over some columns. "Path" p stands for state p // rows and row p % rows.
 
-    totals      (states, rows): cost of the path
-    errors      (columns, states, rows): its errors w - ŵ
-    symbols     (columns, states, rows) int16: the last integer at each column; `second`: whether the path took the second edge
+    totals      (paths,): cost of the path
+    errors      (paths, columns): its errors w - ŵ, 0 for columns that are still to come
+    places      (columns, paths) int32: the last integer of the path to each column, as an index in `Prices.flat_values`
+    decoded     (columns, paths): what it decodes to
+    before      (columns, paths) int32: the path that it continues
     """
 
-    def __init__(self, automaton: Machine, states: Integer[Tensor, " rows"], num_columns: int) -> None:
-        shape = (num_columns, automaton.num_states, len(states))
-        self.totals = torch.full(shape[1:], torch.inf).scatter_(0, states[None], 0.0)
-        self.errors, self.values = torch.zeros(shape), torch.empty(shape)
-        self.symbols, self.second = torch.empty(shape, dtype=torch.int16), torch.empty(shape, dtype=torch.bool)
-        self.sources, self.parities = automaton.edges // 2, automaton.edges % 2
-        self.quantizers = (torch.arange(automaton.num_states) & 1)[:, None]
-        self.length = 0
+    def __init__(self, prices: Prices, states: Integer[Tensor, " rows"], num_columns: int) -> None:
+        automaton, num_rows = prices.machine, len(states)
+        shape = num_columns, automaton.num_states * num_rows
+        self.prices, self.num_rows, self.length = prices, num_rows, 0
+        self.totals = torch.full((automaton.num_states, num_rows), torch.inf).scatter_(0, states[None], 0.0)
+        self.errors, self.decoded = torch.zeros(shape[::-1]), torch.empty(shape)
+        self.places, self.before = torch.empty(shape, dtype=torch.int32), torch.empty(shape, dtype=torch.int32)
+        self.quantizers = (torch.arange(automaton.num_states, dtype=torch.int32) & 1)[:, None]
+        self.parities = torch.arange(2, dtype=torch.int32)[:, None, None]
+        sources, parities = automaton.edges // 2, automaton.edges % 2
+        self.edges = (parities * automaton.num_states + sources).reshape(-1)
+        rows = torch.arange(num_rows)
+        starts = sources[..., None] * num_rows + rows, self.edges.view(2, -1, 1) * num_rows + rows
+        self.first = [start[0].int().view(-1) for start in starts]
+        self.step_to_second = [(start[1] - start[0]).int().view(-1) for start in starts]
 
-    def extend(self, weights: Tensor, pull: Tensor, step: Tensor, contexts: Tensor, prices: Prices) -> None:
+    def extend(self, weights: Tensor, pull: Tensor, step: float, contexts: Tensor) -> None:
         """Add a column: weights (rows,), corrections (columns,) by the errors of earlier columns, and contexts (rows,)."""
-        done, now = slice(0, self.length), self.length
-        moved = torch.einsum("csr,c->sr", self.errors[done], pull[done]) if now else torch.zeros_like(self.totals)
-        targets = (weights - moved) / step  # (states, rows)
-        costs, magnitudes = self._choices(targets.abs(), 2 * contexts[None], prices)
-        arriving = [
-            self.totals[source] + costs[parity, source] for source, parity in zip(self.sources, self.parities, strict=True)
-        ]
-        self.second[now] = arriving[1] < arriving[0]
-        self.totals = torch.minimum(*arriving)
-
-        def chosen(tensor: Tensor) -> Tensor:
-            return torch.where(self.second[now], tensor[..., self.sources[1], :], tensor[..., self.sources[0], :])
-
-        reached = [magnitudes[parity, source] for source, parity in zip(self.sources, self.parities, strict=True)]
-        magnitude, target = torch.where(self.second[now], reached[1], reached[0]), chosen(targets)
-        value = prices.values.reshape(-1)[chosen(self.quantizers.expand_as(targets)) * prices.values.shape[1] + magnitude]
-        value = torch.where(target < 0, -value, value)
-        self.symbols[now] = torch.where(target < 0, -magnitude, magnitude)
-        self.values[now] = value * step
-        self.errors[done] = chosen(self.errors[done])
-        self.errors[now] = (target - value) * step
+        now, shape = self.length, self.totals.shape
+        targets = (weights - (self.errors @ pull).view(shape)).div_(step)
+        costs, places = best_magnitudes(targets.abs(), contexts, self.prices, self.quantizers, self.parities)
+        arriving = costs.add_(self.totals).view(-1, self.num_rows).index_select(0, self.edges).view(2, *shape)
+        takes_second = (arriving[1] < arriving[0]).view(-1).int()
+        self.totals = torch.minimum(arriving[0], arriving[1])
+        before, edge = (
+            torch.addcmul(first, takes_second, change) for first, change in zip(self.first, self.step_to_second, strict=True)
+        )
+        target = targets.view(-1).index_select(0, before)
+        torch.index_select(places.view(-1), 0, edge, out=self.places[now])
+        value = torch.copysign(self.prices.flat_values.index_select(0, self.places[now]), target)
+        torch.mul(value, step, out=self.decoded[now])
+        self.before[now] = before
+        self.errors = self.errors.index_select(0, before)
+        self.errors[:, now] = (target - value).mul_(step)
         self.length += 1
-
-    def _choices(self, sizes: Tensor, tables: Tensor, prices: Prices) -> tuple[Tensor, Tensor]:
-        """Cost and magnitude (parities, states, rows) of the cheapest integer of each parity in each state."""
-        costs = sizes.new_empty(2, *sizes.shape)
-        magnitudes = torch.empty(costs.shape, dtype=torch.int32)
-        for parity in (0, 1):
-            for quantizer in (0, 1):
-                own = slice(quantizer, None, 2)  # the lowest bit of a state is its quantizer
-                numbers = (tables + quantizer).expand_as(sizes[own])
-                costs[parity, own], magnitudes[parity, own] = best_magnitudes(sizes[own], numbers, prices, quantizer, parity)
-        return costs, magnitudes
 
     def best(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The last state (rows,) of the cheapest path of each row, and its integers, values and errors (columns, rows)."""
-        last = state = self.totals.argmin(0)
-        symbols, values = torch.empty_like(self.symbols[:, 0]), torch.empty_like(self.values[:, 0])
+        last = self.totals.argmin(0)
+        path = end = last * self.num_rows + torch.arange(self.num_rows)
+        places = torch.empty(self.length, self.num_rows, dtype=torch.int32)
+        decoded = torch.empty(self.length, self.num_rows)
         for column in range(self.length - 1, -1, -1):
-            symbols[column] = self.symbols[column].gather(0, state[None])[0]
-            values[column] = self.values[column].gather(0, state[None])[0]
-            came = self.second[column].gather(0, state[None])[0]
-            state = torch.where(came, self.sources[1][state], self.sources[0][state])
-        errors = self.errors.gather(1, last.expand(len(self.errors), 1, -1))[:, 0]
-        return last, symbols, values, errors
+            places[column] = self.places[column].index_select(0, path)
+            decoded[column] = self.decoded[column].index_select(0, path)
+            path = self.before[column].index_select(0, path)
+        magnitudes = (places % self.prices.num_magnitudes).short()
+        return last, torch.where(decoded < 0, -magnitudes, magnitudes), decoded, self.errors.index_select(0, end).T

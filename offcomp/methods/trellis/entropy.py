@@ -5,7 +5,7 @@ the entry, in steps, on a logarithmic scale: the sum of a row exponent and a col
 each magnitude |k| in sixteenths of a bit, one byte each; the sign takes one more bit.
 
 The decoder learns the quantizer of an entry only from the integers before it, so the integers are coded column by column, and
-those of a column are sorted by table. The decoder can therefore decode many integers at once.
+those of a column, in all blocks together, are sorted by table. The decoder can therefore decode many integers at once.
 """
 
 from __future__ import annotations
@@ -42,8 +42,14 @@ def exponents(sizes: NDArray[np.floating]) -> Integers:
 
 def contexts_of(row_exponents: Integers, column_exponents: Integers) -> NDArray[np.uint8]:
     """The context of every entry (rows, cols)."""
-    total = row_exponents[:, None] + column_exponents[None, :]
-    return np.clip((total + 1) // 2 + CONTEXT_OFFSET, 0, NUM_CONTEXTS - 1).astype(np.uint8)
+    rows, columns = (
+        np.clip(each, -EXPONENT_RANGE, EXPONENT_RANGE).astype(np.int16) for each in (row_exponents, column_exponents)
+    )
+    total = rows[:, None] + columns
+    total += 1
+    total >>= 1
+    total += CONTEXT_OFFSET
+    return np.clip(total, 0, NUM_CONTEXTS - 1, out=total).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -111,12 +117,14 @@ def encode_blocks(
 ) -> NDArray[np.uint32]:
     """Encode the integers of several (rows, cols) blocks, given the table index of each entry."""
     coder, models = stream.stack.AnsCoder(), tables.models()
-    for block, numbers in zip(reversed(symbols), reversed(rows_of_tables), strict=True):
-        for column in range(block.shape[1] - 1, -1, -1):
-            order = np.argsort(numbers[:, column], kind="stable")
-            ordered = block[order, column].astype(np.int32)
-            for number, chosen in reversed(list(_runs(numbers[order, column]))):
-                coder.encode_reverse(ordered[chosen] + len(tables.lengths[number]) - 1, models[number])
+    by_column = [np.ascontiguousarray(block.T) for block in symbols]
+    numbers_by_column = [np.ascontiguousarray(block.T) for block in rows_of_tables]
+    for column in range(max(map(len, by_column)) - 1, -1, -1):
+        numbers, values = (_column_of(blocks, column) for blocks in (numbers_by_column, by_column))
+        order = np.argsort(numbers, kind="stable")
+        ordered = values[order].astype(np.int32)
+        for number, chosen in reversed(list(_runs(numbers[order]))):
+            coder.encode_reverse(ordered[chosen] + len(tables.lengths[number]) - 1, models[number])
     return np.asarray(coder.get_compressed(), np.uint32)
 
 
@@ -125,23 +133,33 @@ def decode_blocks(
 ) -> list[tuple[NDArray[np.int16], NDArray[np.uint8]]]:
     """Decode the integers of each block, and the quantizer of each entry, from the contexts (rows, cols) of the blocks."""
     coder, models, successors = stream.stack.AnsCoder(np.ascontiguousarray(code)), tables.models(), automaton.successors.numpy()
-    found = []
-    for block in contexts:
-        by_column = 2 * np.ascontiguousarray(block.T).astype(np.int16)
-        symbols, quantizers = np.empty(by_column.shape, np.int16), np.empty(by_column.shape, np.uint8)
-        states = np.zeros(len(block), np.int64)
-        for column in range(len(by_column)):
-            quantizers[column] = states & 1
-            numbers = by_column[column] + quantizers[column]
-            order = np.argsort(numbers, kind="stable")
-            parts = [
-                coder.decode(models[number], chosen.stop - chosen.start) - (len(tables.lengths[number]) - 1)
-                for number, chosen in _runs(numbers[order])
-            ]
-            symbols[column, order] = np.concatenate(parts)
-            states = successors[states, symbols[column] & 1]
-        found.append((symbols.T, quantizers.T))
-    return found
+    by_column = [2 * np.ascontiguousarray(block.T).astype(np.int16) for block in contexts]
+    symbols = [np.empty(block.shape, np.int16) for block in by_column]
+    quantizers = [np.empty(block.shape, np.uint8) for block in by_column]
+    states = [np.zeros(block.shape[1], np.int64) for block in by_column]
+    for column in range(max(map(len, by_column))):
+        current = [index for index, block in enumerate(by_column) if column < len(block)]
+        for index in current:
+            quantizers[index][column] = states[index] & 1
+            by_column[index][column] += quantizers[index][column]
+        numbers = _column_of(by_column, column)
+        order = np.argsort(numbers, kind="stable")
+        parts = [
+            coder.decode(models[number], chosen.stop - chosen.start) - (len(tables.lengths[number]) - 1)
+            for number, chosen in _runs(numbers[order])
+        ]
+        values = np.empty(len(order), np.int16)
+        values[order] = np.concatenate(parts)
+        ends = np.cumsum([len(states[index]) for index in current])[:-1]
+        for index, part in zip(current, np.split(values, ends), strict=True):
+            symbols[index][column] = part
+            states[index] = successors[states[index], part & 1]
+    return [(block.T, found.T) for block, found in zip(symbols, quantizers, strict=True)]
+
+
+def _column_of(blocks: Sequence[NDArray[Any]], column: int) -> NDArray[Any]:
+    """The entries in one column of all blocks (cols, rows) that have it, one block after another."""
+    return np.concatenate([block[column] for block in blocks if column < len(block)])
 
 
 def _runs(ordered: NDArray[np.integer]) -> Iterator[tuple[int, slice]]:

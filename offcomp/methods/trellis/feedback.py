@@ -39,7 +39,11 @@ from offcomp.numerics.progress import Report
 CROSS_DAMPING = 0.3
 LAST_ATTEMPTS = 4
 CHEAP_ATTEMPTS = 6
-SAMPLE_ENTRIES = 1 << 17
+SAMPLE_ENTRIES = 1 << 15
+"""Number of entries from which the step of a member is estimated."""
+SAMPLE_TOLERANCE = 0.01
+PRICED_ENTRIES = 1 << 17
+"""Number of entries from which the prices at that step are learned."""
 WIDER = 1.5
 """Factor by which targets may grow when compensating for errors; larger ones get the largest integer."""
 OUTLIER_BITS = 48
@@ -156,6 +160,7 @@ class _Coder:
         self.limit = limit
         self.bytes_left = float(limit)
         self.entries_left = num_entries
+        self.relative_step = 2.0  # of the last member, in multiples of its root mean square, at 0 bits per entry
         self.growth = 1.0  # length of a code with feedback as a multiple of its length without
 
     def add(self, index: int, member: _Member) -> Float[Tensor, "rows cols"]:
@@ -184,25 +189,28 @@ class _Coder:
             ).to_bytes()
             return len(content), content
 
-        found = fill(attempt, step, self.limit, member.targets.numel(), LAST_ATTEMPTS)
+        found = fill(attempt, step, self.limit, member.targets.numel(), attempts=LAST_ATTEMPTS)
         return found[1] if found else None
 
     def _step(self, member: _Member, limit: float) -> tuple[float, SymbolModel]:
-        """The step at which a code without feedback takes `limit` bytes, and the model learned at that step."""
-
+        """The step at which a code without feedback takes about `limit` bytes, and the model learned at that step."""
         entries = member.targets.numel()
-        sample = slice(None, None, max(1, entries // SAMPLE_ENTRIES))
-        targets = member.targets[sample]
-        share = targets.numel() / entries
 
-        def attempt(step: float) -> tuple[float, SymbolModel]:
+        def attempt(step: float, most: int = SAMPLE_ENTRIES) -> tuple[float, SymbolModel]:
             frame = member.frame(step)
+            sample = slice(None, None, max(1, entries // most))
+            targets = member.targets[sample]
             initial = replace(SymbolModel.initial(self.model.num_states), values=self.model.values)
             model = initial.refined(targets[:, frame.order] / step, frame.contexts[sample], values=False)
-            return model.num_bits() / 8 / share, model
+            return model.num_bits() / 8 * entries / targets.numel(), model
 
-        start = max(float(member.targets.square().mean().sqrt()), 1e-30) * 2 ** (1 - 8 * limit / entries)
-        return fill(attempt, start, max(limit, 1.0), entries, CHEAP_ATTEMPTS) or (start, attempt(start)[1])
+        spread, bits = max(float(member.targets.square().mean().sqrt()), 1e-30), 8 * limit / entries
+        start = spread * self.relative_step * 2**-bits
+        step = (
+            fill(attempt, start, max(limit, 1.0), entries, attempts=CHEAP_ATTEMPTS, tolerance=SAMPLE_TOLERANCE) or (start,)
+        )[0]
+        self.relative_step = step / spread * 2**bits
+        return step, attempt(step, PRICED_ENTRIES)[1]
 
     def _coded(self, member: _Member, step: float, model: SymbolModel) -> tuple[Block, Coded, Tensor]:
         """The block of a member at a step, its integers, and what they decode to in natural order."""

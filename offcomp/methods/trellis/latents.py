@@ -12,8 +12,9 @@ exact values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from offcomp.methods.trellis.entropy import (
 )
 from offcomp.methods.trellis.machine import grid_values, machine, quantizers_along
 from offcomp.methods.trellis.sections import join_sections, split_sections
+from offcomp.numerics.chunks import chunk_height
 from offcomp.numerics.positions import decode_positions, encode_positions
 
 STEPS_PER_OCTAVE = 16
@@ -42,6 +44,8 @@ MOST_ENTRIES_PER_BYTE = 64
 """At the lowest rate of the method, an eighth of a bit per entry."""
 SECTIONS = ("i4", "f4", *("i4", "u1", "u4") * 3, "f2", "u1", "u4", "f4", "u1", "u1", "u1")
 """Types of the sections: layout, steps, three lists of exponents, values, tables, codes, three for outliers, and the basis."""
+VALUES, TABLES, CODES, OUTLIERS = range(11, 15)
+"""Places of some sections."""
 
 
 @dataclass(frozen=True)
@@ -142,38 +146,54 @@ def count_magnitudes(symbols: Sequence[NDArray[np.int16]], numbers: Sequence[NDA
     width = 1 + max(1, *(int(np.abs(block).max(initial=0)) for block in symbols))  # a table has at least two magnitudes
     counts = np.zeros(2 * NUM_CONTEXTS * width, np.int64)
     for block, tables in zip(symbols, numbers, strict=True):
-        counts += np.bincount((tables.astype(np.int64) * width + np.abs(block)).reshape(-1), minlength=len(counts))
+        for rows in row_chunks(block):
+            places = tables[rows].astype(np.int64) * width + np.abs(block[rows])
+            counts += np.bincount(places.reshape(-1), minlength=len(counts))
     return counts.reshape(-1, width)
+
+
+def row_chunks(matrix: NDArray[Any]) -> Iterator[slice]:
+    """Slices of rows that cover a matrix (rows, cols), each with a limited number of entries."""
+    height = chunk_height(matrix.shape[1])
+    return (slice(start, start + height) for start in range(0, len(matrix), height))
 
 
 def decode_bytes(content: NDArray[np.uint8]) -> Float[Tensor, "rows cols"]:
     """The matrix that is stored in the output of `Latents.to_bytes`; bytes after it are ignored."""
-    layout, steps, *rest, basis = split_sections(content, SECTIONS)
+    sections = split_sections(content, SECTIONS)
+    parts = []
+    for block, quantizers in decoded_integers(sections, content.size):
+        part = decoded_block(block, block.symbols, quantizers, sections[VALUES])
+        parts.append(part.T if block.transposed else part)
+    matrix = torch.cat(parts)
+    *_, exact, low, high, basis = sections
+    if len(basis):
+        matrix = matrix @ orthonormal(decode_bytes(basis)).T
+    if len(exact):
+        positions = decode_positions(torch.from_numpy(low), torch.from_numpy(high), len(exact), matrix.numel())
+        matrix = matrix.contiguous()
+        matrix.view(-1)[positions] = torch.from_numpy(exact)
+    return matrix
+
+
+def decoded_integers(sections: Sequence[NDArray[Any]], num_bytes: int) -> list[tuple[Block, NDArray[np.uint8]]]:
+    """The blocks of a matrix coded in `num_bytes` bytes, each with the quantizers of its entries (rows, cols)."""
+    layout, steps, *rest = sections
     rows, columns, scales = (decode_integers(*rest[start : start + 3]) for start in (0, 3, 6))
-    values, tables, codes, exact, low, high = rest[9:]
     num_states, num_blocks, num_outliers = layout[:3].tolist()
     shapes = layout[3:].reshape(num_blocks, 3).tolist()
-    check_plausible(shapes, content.size, len(rows), len(columns))
+    check_plausible(shapes, num_bytes, len(rows), len(columns))
+    if num_outliers != len(sections[OUTLIERS]):
+        raise ValueError(f"{len(sections[OUTLIERS])} outliers instead of {num_outliers}")
     ends = np.cumsum([[height, width] for height, width, _ in shapes], 0)
     blocks = [
         Block(np.zeros((0, 0), np.int16), rows[bottom - height : bottom], columns[right - width : right], float(step),
               scales[right - width : right], bool(transposed))
         for (height, width, transposed), (bottom, right), step in zip(shapes, ends, steps, strict=True)
     ]  # fmt: skip
-    found = decode_blocks(codes, [block.contexts for block in blocks], Tables.from_bytes(tables), machine(num_states))
-    parts = []
-    for block, (symbols, quantizers) in zip(blocks, found, strict=True):
-        part = decoded_block(block, symbols, quantizers, values)
-        parts.append(part.T if block.transposed else part)
-    matrix = torch.cat(parts)
-    if len(basis):
-        matrix = matrix @ orthonormal(decode_bytes(basis)).T
-    if num_outliers:
-        total = matrix.numel()
-        positions = decode_positions(torch.from_numpy(low), torch.from_numpy(high), num_outliers, total)
-        matrix = matrix.contiguous()
-        matrix.view(-1)[positions] = torch.from_numpy(exact)
-    return matrix
+    contexts, tables = [block.contexts for block in blocks], Tables.from_bytes(sections[TABLES])
+    found = decode_blocks(sections[CODES], contexts, tables, machine(num_states))
+    return [(replace(block, symbols=symbols), quantizers) for block, (symbols, quantizers) in zip(blocks, found, strict=True)]
 
 
 def check_plausible(shapes: Sequence[Sequence[int]], num_bytes: int, num_rows: int, num_columns: int) -> None:

@@ -17,7 +17,7 @@ Gauss-Markov sources", 1990, and Fischer and Wang, "Entropy-constrained trellis-
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 from jaxtyping import Float, Integer
@@ -25,6 +25,10 @@ from torch import Tensor
 
 PARITY_CHECKS = {4: (0o5, 0o2), 8: (0o13, 0o04), 16: (0o23, 0o04), 32: (0o45, 0o10), 64: (0o103, 0o024)}
 """Number of states -> (h0, h1), the parity-check polynomials of the code in octal notation."""
+
+
+TARGETS_AT_ONCE = 1 << 14
+"""Number of targets for which magnitudes are chosen at a time, so that they stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -79,36 +83,49 @@ class Prices:
     values: Float[Tensor, "two magnitudes"]
     per_bit: float
 
+    @property
+    def num_magnitudes(self) -> int:
+        """Number of magnitudes, which is even."""
+        return self.values.shape[1]
+
+    @cached_property
+    def flat_values(self) -> Float[Tensor, " entries"]:
+        """The values at index quantizer · num_magnitudes + magnitude."""
+        return self.values.reshape(-1)
+
+    @cached_property
+    def flat_costs(self) -> Float[Tensor, " entries"]:
+        """The costs of code lengths, in squared steps, at index (2 · context + quantizer) · num_magnitudes + magnitude."""
+        return self.bits.reshape(-1) * self.per_bit
+
 
 def best_magnitudes(
     targets: Float[Tensor, "*shape"],
-    rows_of_bits: Integer[Tensor, "*shape"],
+    contexts: Integer[Tensor, "*shape"],
     prices: Prices,
-    quantizer: int,
-    parity: int,
+    quantizers: Integer[Tensor, "*shape"],
+    parities: Integer[Tensor, "*shape"],
 ) -> tuple[Float[Tensor, "*shape"], Integer[Tensor, "*shape"]]:
-    """The cheapest magnitude of one parity in one quantizer for each target |x|, in steps, and its cost.
+    """The cost of the cheapest magnitude for each target |x|, in steps, and its index in `Prices.flat_values` (int32).
 
-    Compares the nearest magnitude of that parity, the next smaller one, and the smallest. `rows_of_bits` is
-    2 · context + quantizer.
+    `quantizers` and `parities` (int32) are those that the magnitude must have; all shapes are broadcast. Compares the nearest
+    such magnitude and the next smaller one.
     """
-    largest = prices.values.shape[1] - 1
-    largest -= (largest - parity) % 2
-    nearest = ((targets + quantizer).mul_(0.25).sub_(0.5 * parity)).round_().mul_(2).add_(parity).clamp_(parity, largest)
-    values, bits = prices.values[quantizer], prices.bits.reshape(-1)
-    first = rows_of_bits * prices.values.shape[1]
+    number = prices.num_magnitudes
+    nearest = (targets + quantizers).mul_(0.25).sub(parities, alpha=0.5).round_().mul_(2).add_(parities)
+    magnitudes = nearest.clamp_(parities, number - 2 + parities).int()
+    start, own = 2 * number * contexts, number * quantizers
 
-    def cost(magnitudes: Tensor) -> Tensor:
-        distance = targets - values[magnitudes]
-        return distance.square_().add_(bits[first + magnitudes], alpha=prices.per_bit)
+    def cost(places: Tensor) -> Tensor:
+        values = prices.flat_values.index_select(0, places.view(-1)).view(places.shape)
+        return (
+            (targets - values).square_().add_(prices.flat_costs.index_select(0, (places + start).view(-1)).view(places.shape))
+        )
 
-    best = nearest.int()
-    lowest = cost(best)
-    for other in ((best - 2).clamp_min_(parity), torch.full_like(best, parity)):
-        there = cost(other)
-        better = there < lowest
-        lowest, best = torch.where(better, there, lowest), torch.where(better, other, best)
-    return lowest, best
+    best = magnitudes + own
+    smaller = (magnitudes - 2).clamp_(parities) + own
+    first, second = cost(best), cost(smaller)
+    return torch.minimum(first, second), torch.where(second < first, smaller, best)
 
 
 def shortest_path(
@@ -116,35 +133,41 @@ def shortest_path(
 ) -> Integer[Tensor, "rows cols"]:
     """The integers (int16) with the lowest total cost for each row of targets, in steps. Every row starts in state 0."""
     automaton, (rows, cols) = prices.machine, targets.shape
-    sizes, by_column = targets.abs().T.contiguous(), contexts.T.int().contiguous()
-    found = [best_magnitudes(sizes, 2 * by_column + q, prices, q, p) for q in (0, 1) for p in (0, 1)]
-    costs = torch.stack([cost for cost, _ in found], 1)  # (cols, 4, rows)
-    magnitudes = torch.stack([best.short() for _, best in found], 1)
+    quantizers, parities = torch.arange(2, dtype=torch.int32).view(1, 2, 1), torch.arange(2, dtype=torch.int32).view(2, 1, 1, 1)
     edges = automaton.edges.reshape(-1)
-    sources, kinds = edges // 2, 2 * (edges // 2 & 1) + edges % 2
+    sources, kinds = edges // 2, 2 * (edges % 2) + (edges // 2 & 1)
     totals = torch.full((automaton.num_states, rows), torch.inf)
     totals[0] = 0.0
     choices = torch.empty(cols, automaton.num_states, rows, dtype=torch.bool)
-    for column in range(cols):
-        arriving = totals[sources].add_(costs[column][kinds]).reshape(2, -1, rows)
-        torch.lt(arriving[1], arriving[0], out=choices[column])
-        totals = torch.minimum(arriving[0], arriving[1])
-    states = totals.argmin(0)
-    path = torch.empty(cols, rows, dtype=torch.int16)
+    places = torch.empty(2, cols, 2, rows, dtype=torch.int32)
+    sizes, by_column = targets.abs().T.unsqueeze(1).contiguous(), contexts.T.int().unsqueeze(1).contiguous()
+    at_once = max(1, TARGETS_AT_ONCE // rows)
+    for first in range(0, cols, at_once):
+        block = slice(first, first + at_once)
+        costs, places[:, block] = best_magnitudes(sizes[block], by_column[block], prices, quantizers, parities)
+        for column, four in enumerate(costs.transpose(0, 1).reshape(-1, 4, rows), first):
+            arriving = totals.index_select(0, sources).add_(four.index_select(0, kinds)).view(2, -1, rows)
+            torch.lt(arriving[1], arriving[0], out=choices[column])
+            totals = torch.minimum(arriving[0], arriving[1])
+    states, numbers, edges = totals.argmin(0).int(), torch.arange(rows, dtype=torch.int32), edges.int()
+    taken = torch.empty(cols, rows, dtype=torch.int32)  # edges, as 2 · state + parity
+    everywhere = choices.view(cols, -1)
     for column in range(cols - 1, -1, -1):
-        which = choices[column].gather(0, states[None])[0].long()
-        edge = automaton.edges[which, states]
-        states = edge // 2
-        path[column] = magnitudes[column].gather(0, (2 * (states & 1) + edge % 2)[None])[0]
-    return torch.where(targets < 0, -path.T, path.T)
+        came = everywhere[column].index_select(0, states * rows + numbers)
+        taken[column] = edges.index_select(0, came * automaton.num_states + states)
+        states = taken[column] >> 1
+    columns = torch.arange(cols, dtype=torch.int32)[:, None]
+    index = (((taken & 1) * cols + columns) * 2 + ((taken >> 1) & 1)) * rows + numbers
+    path = (places.view(-1).index_select(0, index.view(-1)) % prices.num_magnitudes).short().view(cols, rows).T
+    return torch.where(targets < 0, -path, path)
 
 
 def quantizers_along(symbols: Integer[Tensor, "rows cols"], automaton: Machine) -> Integer[Tensor, "rows cols"]:
     """The quantizer (uint8) of each entry, found by following the parities of the integers from state 0."""
-    states = torch.zeros(len(symbols), dtype=torch.int64)
-    by_column = (symbols.T & 1).long()
-    found = torch.empty(by_column.shape, dtype=torch.uint8)
-    for column, parities in enumerate(by_column):
-        found[column] = states & 1
-        states = automaton.successors[states, parities]
-    return found.T
+    states, successors = torch.zeros(len(symbols), dtype=torch.int32), automaton.successors.int().view(-1)
+    by_column = (symbols.T & 1).to(torch.uint8, memory_format=torch.contiguous_format)
+    for parities in by_column:
+        quantizers = (states & 1).byte()
+        states = successors.index_select(0, 2 * states + parities)
+        parities.copy_(quantizers)
+    return by_column.T

@@ -47,7 +47,7 @@ class TrellisAutoencoder(Method):
     look: ClassVar[Look | None] = Look("star-triangle-up", "#b3589a", "#e08cc8")
     size_name: ClassVar[str] = "rate step"
     has_rank: ClassVar[bool] = False
-    memory: ClassVar[float] = 4.0
+    memory: ClassVar[float] = 6.0
 
     preset: str = field(
         default="trellis", metadata={"help": "Discrete latents, decoded by a state machine.", "choices": ("trellis",)}
@@ -117,5 +117,5 @@ class TrellisAutoencoder(Method):
 
     def seconds(self, rows: int, cols: int, size: int) -> float:
         """Time for several searches and one entropy code, longer with more states; with feedback, for a pass over the text."""
-        per_entry = 2.5e-7 + 4e-8 * self.num_states + (2e-6 + 5e-7 * self.num_states if self.feedback else 0.0)
+        per_entry = 3e-7 + 5e-8 * self.num_states + (5e-6 + 2e-7 * self.num_states if self.feedback else 0.0)
         return 0.3 + rows * cols * per_entry

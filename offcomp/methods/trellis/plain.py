@@ -16,6 +16,7 @@ from offcomp.methods.trellis.latents import Block, Latents, decode_bytes, orthon
 from offcomp.methods.trellis.method import FIXED_BYTES, TrellisAutoencoder
 from offcomp.methods.trellis.rate import fill
 from offcomp.methods.trellis.symbols import SymbolModel
+from offcomp.numerics.chunks import float64_chunks
 from offcomp.numerics.eigenvectors import eigenvectors
 from offcomp.numerics.grams import gram
 from offcomp.numerics.progress import Report, ignore_progress
@@ -49,7 +50,7 @@ def code_of(
 
     step = plain.step_at(max(limit - len(basis) - 6 * len(positions), 1))
     report(0.3)
-    found = fill(attempt, step, limit, exact.numel(), ATTEMPTS)
+    found = fill(attempt, step, limit, exact.numel(), attempts=ATTEMPTS)
     return found[1] if found else None
 
 
@@ -81,7 +82,7 @@ class Plain:
 
         spread = float(self.matrix.square().mean().sqrt())
         step = max(spread, 1e-30) * 2 ** (1 - 8 * limit / self.matrix.numel())
-        return (fill(attempt, step, limit, rows * cols, ATTEMPTS) or (step, None))[0]
+        return (fill(attempt, step, limit, rows * cols, attempts=ATTEMPTS) or (step, None))[0]
 
     def block(self, step: float) -> Block:
         """The block of all entries at this step."""
@@ -92,9 +93,14 @@ class Plain:
 
 def row_and_column_sizes(matrix: Float[Tensor, "rows cols"]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The root mean square of each row, and that of each column relative to the whole matrix."""
-    energy = matrix.double().square()
-    whole = energy.mean().clamp_min(1e-300)
-    return energy.mean(1).sqrt().numpy(), (energy.mean(0) / whole).sqrt().numpy()
+    across = torch.zeros(matrix.shape[1], dtype=torch.float64)
+    down = []
+    for rows in float64_chunks(matrix):
+        energy = rows.square()
+        down.append(energy.mean(1))
+        across += energy.sum(0)
+    across /= len(matrix)
+    return torch.cat(down).sqrt().numpy(), (across / across.mean().clamp_min(1e-300)).sqrt().numpy()
 
 
 def far_out(matrix: Float[Tensor, "rows cols"], times: float) -> Bool[Tensor, "rows cols"]:
@@ -105,7 +111,8 @@ def far_out(matrix: Float[Tensor, "rows cols"], times: float) -> Bool[Tensor, "r
 def coded_basis(method: TrellisAutoencoder, matrix: Float[Tensor, "rows cols"], bits: float) -> NDArray[np.uint8]:
     """The coded eigenvectors of WᵀW, in decreasing order of eigenvalue, or nothing if the matrix is not to be rotated."""
     rows, cols = matrix.shape
-    if method.rotation == "off":
+    never_pays = rows * bits < BASIS_SHARE * BASIS_BITS * cols  # not even if it saved all bits
+    if method.rotation == "off" or (method.rotation == "auto" and never_pays):
         return np.zeros(0, np.uint8)
     second = gram(matrix) / rows
     values, vectors = eigenvectors(second)

@@ -9,7 +9,7 @@ from typing import TypeVar
 Found = TypeVar("Found")
 
 TOLERANCE = 0.0005
-"""Share of the length that may remain unused."""
+"""Share of the limit that may remain unused."""
 STEEPEST, FLATTEST = 8.0, 0.1
 """Bits per entry that doubling the step can save: about 1 at high rates; at low ones, whole rows may turn to zeros at once."""
 WIDEST = 2.0
@@ -18,13 +18,19 @@ DOUBLINGS = 30
 
 
 def fill(
-    attempt: Callable[[float], tuple[float, Found]], step: float, limit: float, num_entries: int, attempts: int
+    attempt: Callable[[float], tuple[float, Found]],
+    step: float,
+    limit: float,
+    num_entries: int,
+    *,
+    attempts: int,
+    tolerance: float = TOLERANCE,
 ) -> tuple[float, Found] | None:
     """Find a step whose code fills `limit` bytes; `attempt` returns the length in bytes and the code at a step.
 
     Uses the secant method in the logarithm of the step, or bisection where the secant leaves the range in which the step must
-    lie, for at most `attempts` codes. Returns the longest code that fits, with its step. If none fits, the step is doubled
-    until one does; if none does after DOUBLINGS, returns None.
+    lie, for at most `attempts` codes or until at most the share `tolerance` of the limit is unused. Returns the longest code
+    that fits, with its step. If none fits, the step is doubled until one does; if none does after DOUBLINGS, returns None.
     """
     best: tuple[float, float, Found] | None = None
     before: tuple[float, float] | None = None
@@ -36,7 +42,7 @@ def fill(
             fine_enough = min(fine_enough, place)
             if best is None or length > best[0]:
                 best = length, place, found
-            if length >= (1 - TOLERANCE) * limit:
+            if length >= (1 - tolerance) * limit:
                 break
         else:
             too_fine = max(too_fine, place)
@@ -44,7 +50,7 @@ def fill(
         if before and before[0] != place:
             slope = min(max((before[1] - rate) / (place - before[0]), FLATTEST), STEEPEST)
         before = place, rate
-        excess = rate - 8 * (1 - TOLERANCE / 3) * limit / num_entries
+        excess = rate - 8 * (1 - tolerance / 3) * limit / num_entries
         place += min(max(excess / slope, -WIDEST), WIDEST)
         if not too_fine < place < fine_enough:
             place = (too_fine + fine_enough) / 2

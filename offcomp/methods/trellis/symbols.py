@@ -19,7 +19,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from offcomp.methods.trellis.entropy import CONTEXT_OFFSET, EXPONENTS_PER_OCTAVE, NUM_CONTEXTS, Tables
-from offcomp.methods.trellis.latents import NUM_VALUES, count_magnitudes, value_table
+from offcomp.methods.trellis.latents import NUM_VALUES, count_magnitudes, row_chunks, value_table
 from offcomp.methods.trellis.machine import Machine, Prices, machine, quantizers_along, shortest_path
 
 PRICE_PER_BIT = 0.6
@@ -31,7 +31,8 @@ EVIDENCE = 8.0
 """Number of pseudo-observations on the grid that are added when the value of an integer is estimated."""
 ROUNDS = 4
 MOST_MAGNITUDES = 1 << 14
-ROWS_AT_ONCE = 1536
+ENTRIES_AT_ONCE = 1 << 19
+"""Number of entries whose integers are chosen at a time."""
 
 
 class Coded(NamedTuple):
@@ -63,7 +64,7 @@ class SymbolModel:
 
     def prices(self, largest: float) -> Prices:
         """Prices and values of all magnitudes that targets up to `largest` (in steps) may need."""
-        number = min(int(largest / 2) + 3, MOST_MAGNITUDES)
+        number = min(2 * int(largest / 4) + 4, MOST_MAGNITUDES)
         counts = expected_shares(number)
         known = self.counts[:, :number]
         counts[:, : known.shape[1]] += known
@@ -73,8 +74,9 @@ class SymbolModel:
 
     def choose(self, targets: Float[Tensor, "rows cols"], contexts: NDArray[np.uint8]) -> Coded:
         """The cheapest integers for targets given in steps."""
-        prices = self.prices(float(targets.abs().max()))
-        parts = zip(targets.split(ROWS_AT_ONCE), torch.from_numpy(contexts).split(ROWS_AT_ONCE), strict=True)
+        prices = self.prices(float(torch.linalg.vector_norm(targets, torch.inf)))
+        height = max(1, ENTRIES_AT_ONCE // targets.shape[1])
+        parts = zip(targets.split(height), torch.from_numpy(contexts).split(height), strict=True)
         found = [shortest_path(rows, classes, prices) for rows, classes in parts]
         return Coded(targets, contexts, torch.cat(found))
 
@@ -123,11 +125,12 @@ def _mean_values(coded: Sequence[Coded], quantizers: Sequence[NDArray[np.uint8]]
     """The mean absolute target of each small magnitude, by quantizer; 0 stays 0."""
     counts, sums = np.zeros(2 * NUM_VALUES), np.zeros(2 * NUM_VALUES)
     for each, found in zip(coded, quantizers, strict=True):
-        symbols = each.symbols.numpy()
-        small = np.abs(symbols) < NUM_VALUES
-        places = (found.astype(np.int64) * NUM_VALUES + np.abs(symbols))[small]
-        counts += np.bincount(places, minlength=2 * NUM_VALUES)
-        sums += np.bincount(places, (each.targets.numpy() * np.sign(symbols))[small], minlength=2 * NUM_VALUES)
+        for rows in row_chunks(found):
+            symbols = each.symbols[rows].numpy()
+            small = np.abs(symbols) < NUM_VALUES
+            places = (found[rows].astype(np.int64) * NUM_VALUES + np.abs(symbols))[small]
+            counts += np.bincount(places, minlength=2 * NUM_VALUES)
+            sums += np.bincount(places, (each.targets[rows].numpy() * np.sign(symbols))[small], minlength=2 * NUM_VALUES)
     grid = value_table(np.zeros(0, np.float16), NUM_VALUES).reshape(-1)
     values = ((sums + EVIDENCE * grid) / (counts + EVIDENCE)).reshape(2, -1)
     values[:, 0] = 0.0

@@ -71,7 +71,7 @@ class Watch:
             yield
 
     def step(self, part: TokenBatch, is_first: bool) -> None:
-        """Run a forward pass over the next part of the text; `is_first` is whether it is the first of its batch."""
+        """Run a forward pass over the next part of the text; `is_first` states whether it is the first of its batch."""
         self._batch, self._with_others, self._seen = part, is_first, 0
         with suppress(_AllSeen):
             self._run_part(part)

@@ -32,8 +32,8 @@ def lab_page(
 ) -> None:
     """Draw a page of the Lab.
 
-    show                draws what the page shows of the plan
-    below               draws what does not depend on the plan, even if the model cannot be used
+    show                draws the part of the page that depends on the plan
+    below               draws the part that does not, even if the model cannot be used
     always_compares     show the strip even before anything has run
     """
     with page(name):

@@ -26,7 +26,7 @@ NAMED = 3
 
 
 def show_sentence(lab: Lab) -> None:
-    """Let the user type a sentence, and show what each model makes of it, once a run of the draft has finished."""
+    """Let the user type a sentence, and show the output of each model for it, once a run of the draft has finished."""
     runs = {answer.title: answer.done.id for answer in lab.answers if answer.done and answer.done.has_weights}
     if not runs or not lab.choices.info.reads_text or not is_available():
         return
@@ -59,7 +59,7 @@ def _prompt(lab: Lab) -> str:
 
 
 def _words(answer: Mapping[str, Any], title: str) -> dict[str, str]:
-    """What the original and the compressed model make of the text, in words."""
+    """The outputs of the original and the compressed model for the text, in words."""
     (found,) = answer["texts"]
     if answer["kind"] == "embeddings":
         return {"Original": "cosine 1", title: f"cosine {found['cosine']:.3f} between the embeddings"}

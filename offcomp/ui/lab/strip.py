@@ -84,11 +84,15 @@ def _by_error(lab: Lab) -> list[tuple[str, str]]:
 
 
 def _target_sentence(lab: Lab) -> str:
-    """State how small the chosen weights must become to meet the target."""
-    reached = [f"{smaller(answer.ratio)} with {answer.title}" for answer in lab.answers if answer.reachable]
+    """State how much smaller the chosen weights must become to meet the target, or how much larger they can become."""
+    reached = [answer for answer in lab.answers if answer.reachable]
     if not reached:
         return f"The target, {lab.choices.target}, is out of reach for these weights and methods."
-    return f"To meet the target, {lab.choices.target}: {lab.choices.modules_title} {' or '.join(reached)}."
+    sizes: dict[str, list[str]] = {}
+    for answer in reached:
+        sizes.setdefault("must" if answer.ratio >= 1 else "can", []).append(f"{smaller(answer.ratio)} with {answer.title}")
+    become = ", or ".join(f"{verb} become {' or '.join(texts)}" for verb, texts in sizes.items())
+    return f"To meet the target ({lab.choices.target}), {lab.choices.modules_title} {become}."
 
 
 def show_notes(lab: Lab) -> None:

@@ -1,4 +1,4 @@
-"""Calibration text: what a plan says of it, how files are read, and what a run makes of it."""
+"""Calibration text: its description in plans, the reading of files, and its use in runs."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def calibration(tiny: LoadedModel) -> Calibration:
 
 
 def inputs_of(calibration: Calibration, path: str, held_out: bool) -> Tensor:
-    """Inputs (tokens, width) of a module, without the code under test."""
+    """Inputs (tokens, width) of a module, recorded without the code under test."""
     seen: list[Tensor] = []
     model = calibration.loaded.model
     handle = model.get_submodule(path).register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
@@ -247,7 +247,7 @@ def test_a_calibrated_group_says_what_it_rests_on_and_others_give_the_output_err
 
 
 def test_a_group_of_turned_members_is_weighed_by_the_inputs_of_each(calibration: Calibration) -> None:
-    """ "Turned" members share the output side: min Σ ‖(W_i - Ŵ_i) H_i^½‖², solved here by whitening each with Cholesky."""
+    """Transposed members share the output side: Σ ‖(W_i - Ŵ_i) H_i^½‖² is minimised here by whitening each with Cholesky."""
     loaded = calibration.loaded
     group = Group(name="out", modules=("ffn_out.0", "ffn_out.1"), stack="columns", options={"preset": "whitened"}, ratio=2.0)
     result = compressed(calibration, group)
@@ -256,7 +256,7 @@ def test_a_group_of_turned_members_is_weighed_by_the_inputs_of_each(calibration:
     for spec in originals:
         inputs = inputs_of(calibration, spec.path.removesuffix(".weight"), held_out=False)
         moment = inputs.T @ inputs
-        factors.append(torch.linalg.cholesky(moment / moment.trace()).T)  # the square of U is UᵀU
+        factors.append(torch.linalg.cholesky(moment / moment.trace()).T)  # U with UᵀU = H
     whitening = torch.block_diag(*factors)
     left, values, right = torch.linalg.svd(whitening @ stack(originals, "columns"), full_matrices=False)
     rank = result.compressed.size

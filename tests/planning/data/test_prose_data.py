@@ -1,4 +1,4 @@
-"""The bundled passages of prose: enough words, many styles, tidy text, and no passage that gives another one away."""
+"""The bundled prose has enough words, many styles and tidy text, and no passage copies or paraphrases another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.text_checks import (
 
 PATH = Path(__file__).parents[3] / "assets" / "tasks" / "prose.csv"
 CHARACTERS = frozenset(string.ascii_letters + string.digits + " .,;:!?'-\"()$")
-LETTERS = ("letter", "business letter")  # these end with a name
+LETTERS = ("letter", "business letter")  # letters end with a name
 
 
 @pytest.fixture(scope="module")
@@ -84,5 +84,5 @@ def test_no_passage_paraphrases_another(data: pd.DataFrame) -> None:
 
 
 def test_the_vocabulary_is_wide(data: pd.DataFrame) -> None:
-    """Templated prose repeats itself: these passages use thousands of words, most of them in a few places."""
+    """Templated prose repeats itself; these passages use thousands of different words, most of them only a few times."""
     assert len({word for text in data["text"] for word in words(text)}) >= 5_000

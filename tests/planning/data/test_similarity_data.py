@@ -1,4 +1,4 @@
-"""The bundled sentence pairs: enough of them at every score, varied, and no short cut to the score."""
+"""The bundled sentence pairs are numerous at every score and varied, and offer no shortcut to the score."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ def data() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def sentences(data: pd.DataFrame) -> pd.DataFrame:
-    """All sentences, the first of every pair before the second of every pair, with the split of their pair."""
+    """The sentences of all pairs with their splits: the first sentences of all pairs, followed by the second ones."""
     texts = pd.concat([data["sentence1"], data["sentence2"]], ignore_index=True)
     return pd.DataFrame({"text": texts, "split": pd.concat([data["split"]] * 2, ignore_index=True)})
 
 
 @pytest.fixture(scope="module")
 def cosines_and_scores(data: pd.DataFrame) -> tuple[Values, Values]:
-    """Cosines of the MiniLM embeddings of the test pairs, and their scores."""
+    """The cosine similarities of the MiniLM embeddings of the test pairs, and the scores of these pairs."""
     test = data[data["split"] == "test"]
     first, second = embed(test["sentence1"].tolist()), embed(test["sentence2"].tolist())
     return (first * second).sum(1).astype(float), test["score"].to_numpy(float)
 
 
 def band(score: pd.Series) -> pd.Series:
-    """0 for the scores 0 and 0.5, 1 for 1 and 1.5, and so on up to 5 for 5."""
+    """The band of each score: 0 for 0 and 0.5, 1 for 1 and 1.5, and so on up to 5 for 5."""
     return score.astype(int)
 
 

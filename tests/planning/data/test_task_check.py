@@ -1,4 +1,4 @@
-"""What stands against a task before a run: its columns, and its classes against the model's own head."""
+"""Faults of tasks that are found before a run: in their columns, and in their classes, compared with the model's own head."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MANY = [f"city {number}" for number in range(45)]
 
 
 def folder(path: Path, **config: Any) -> ModelInfo:
-    """A model of this config, as far as it is known without being loaded."""
+    """The description of a model with this config, as known without loading the model."""
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(json.dumps({"model_type": "bert", **config}))
     listed = bundled_info("minilm-l6")
@@ -73,7 +73,7 @@ def test_the_option_labels_settles_the_names(tmp_path: Path) -> None:
 
 
 def test_only_rows_that_are_tested_on_and_filled_count(tmp_path: Path) -> None:
-    """A last line "total" without a text is no class, and neither is one that is in the training split alone."""
+    """Neither a last line "total" without a text nor a class that only the training split has counts as a class."""
     rows = [(text, ("negative", "positive")[i % 2], "test") for i, text in enumerate(TEXTS)]
     rows += [("", "total", "test"), ("A text of another kind.", "neutral", "train")]
     pd.DataFrame(rows, columns=["text", "label", "split"]).to_csv(tmp_path / "mine.csv", index=False)
@@ -189,7 +189,7 @@ def test_a_folder_is_checked_by_the_file_that_the_run_tests_on(tmp_path: Path, t
         table.to_json(data / tested, orient="records", lines=True)
     else:
         table.to_csv(data / tested, index=False, sep="\t" if tested.endswith("tsv") else ",")
-    (data / "test.md").write_text("What these data are.")  # no table: read by no run
+    (data / "test.md").write_text("What these data are.")  # not a table, so no run reads it
     said = fault(Task(name="mine", family="head", data=str(data)), classifier(tmp_path / "model", "NEGATIVE", "POSITIVE"))
     assert "the data have 3: a, b, c" in said
 

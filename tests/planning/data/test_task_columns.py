@@ -1,4 +1,4 @@
-"""Columns by what they hold: texts, classes and scores are told apart from ids, dates and titles, or the person is asked."""
+"""Columns of texts, classes and scores are recognised by their contents, or the user is asked to choose them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ADJECTIVES = ("cold", "lovely", "broken", "bright", "slow", "dull", "grand", "od
 
 
 def sentences(seed: int, words: int = 9) -> list[str]:
-    """Texts of words, hardly two alike."""
+    """Random texts of this many words, nearly all of them different."""
     draw = random.Random(seed)
     return [
         " ".join(draw.choice((NOUNS, VERBS, ADJECTIVES)[place % 3]) for place in range(words)).capitalize() + "."
@@ -30,7 +30,7 @@ def sentences(seed: int, words: int = 9) -> list[str]:
 
 
 def few(*values: Any, seed: int = 0) -> list[str]:
-    """Classes in no order."""
+    """Classes drawn at random."""
     draw = random.Random(seed)
     return [str(draw.choice(values)) for _ in range(ROWS)]
 
@@ -188,7 +188,7 @@ def test_classes_are_counted_by_what_they_mean() -> None:
 
 
 def test_a_file_without_any_name_of_ours_is_read_by_content(tmp_path: Path) -> None:
-    """The table that was once read as text=id, label=body."""
+    """An earlier version read such a table as text=id, label=body."""
     table = pd.DataFrame({"id": IDS, "body": BODY, "stars": few("good", "bad")})
     table.to_csv(tmp_path / "mine.csv", index=False)
     found = read(Task(name="mine", family="probe", data=str(tmp_path / "mine.csv")))
@@ -198,7 +198,7 @@ def test_a_file_without_any_name_of_ours_is_read_by_content(tmp_path: Path) -> N
 
 
 def test_the_splits_of_a_folder_take_the_same_columns(tmp_path: Path) -> None:
-    """Judged by the largest one: ten rows may look like anything."""
+    """The largest split determines the columns, because a column of ten rows can be ambiguous."""
     table = pd.DataFrame({"id": IDS, "body": BODY, "stars": STARS})
     for split, part in {"train": table[:90], "validation": table[90:105], "test": table[105:]}.items():
         part.to_csv(tmp_path / f"{split}.csv", index=False)

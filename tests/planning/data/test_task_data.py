@@ -1,4 +1,4 @@
-"""Examples of tasks from all kinds of sources: columns, splits, labels, what is left out, and what is refused."""
+"""Examples of tasks from all kinds of sources: columns, splits, labels, omitted rows, and refused files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def classes(n: int = 100, names: Sequence[Any] = ("bad", "good"), prefix: str = "text") -> pd.DataFrame:
-    """Texts, no two alike, of as many classes in turn."""
+    """`n` different texts, labelled with each class in turn."""
     return pd.DataFrame({"text": [f"{prefix} {i}" for i in range(n)], "label": [names[i % len(names)] for i in range(n)]})
 
 
@@ -116,7 +116,7 @@ def test_a_column_split_decides(tmp_path: Path) -> None:
 
 
 def hub(monkeypatch: pytest.MonkeyPatch, splits: dict[str, dict[str, list[Any]]], **kinds: Any) -> None:
-    """A hub that has one data set."""
+    """Replace the hub by one with a single data set."""
 
     def load(path: str, config: str | None) -> datasets.DatasetDict:
         assert (path, config) == ("owner/name", "config")
@@ -141,7 +141,7 @@ def test_without_public_answers_the_validation_split_is_tested_on(monkeypatch: p
     found = read(task("hub:owner/name/config", family))
     assert found.tested_on == "validation"
     assert list(found.splits["test"]["text"]) == splits["validation"]["sentence"]
-    assert found.splits["test"].features["label"].names == ["not_it", "it"]  # as the hub orders them
+    assert found.splits["test"].features["label"].names == ["not_it", "it"]  # in the order of the hub
     assert list(found.splits["test"]["label"]) == splits["validation"]["label"]
     assert len(found.splits["validation"]) == pytest.approx(20, abs=2)
     assert set(found.splits["validation"]["text"]) <= set(splits["train"]["sentence"])

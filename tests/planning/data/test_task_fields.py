@@ -1,4 +1,4 @@
-"""Tasks of a plan: named or described, written back as they were read, and checked with every fault at once."""
+"""The tasks of a plan are names or descriptions, are written as they were read, and have all faults reported at once."""
 
 from __future__ import annotations
 

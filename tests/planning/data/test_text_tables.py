@@ -1,4 +1,4 @@
-"""The one reader of tables and texts: what it reads is what was written, and no row is lost unsaid."""
+"""The reader of tables and texts returns what was written, and reports every row that it omits."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ WORDS = ("the", "soup", "was", "cold", "and", "a", "waiter", "smiled", "again", 
 
 
 def reviews(n: int = 400) -> list[list[str]]:
-    """A text and one of two classes a row, no two texts alike and none with a mark that a format needs."""
+    """Rows of a text and one of two classes. All texts are different, and none needs quoting in any format."""
     return [[f"This is review {i} of a place that we saw", LABELS[i % 2]] for i in range(n)]
 
 
 def joined(rows: Sequence[Sequence[str]], delimiter: str = ",", heading: Sequence[str] = ("text", "label")) -> bytes:
-    """The rows as they stand, without quoting."""
+    """The contents of a file with these rows, without quoting."""
     return "".join(delimiter.join(row) + "\n" for row in [heading, *rows]).encode()
 
 
 def written(rows: Sequence[Sequence[str]], heading: Sequence[str], **style: object) -> str:
-    """The rows as Python's own writer has them, quoted as in RFC 4180."""
+    """The text of a file with these rows, quoted by Python's csv module as in RFC 4180."""
     file = io.StringIO(newline="")
     csv.writer(file, **style).writerows([heading, *rows])  # type: ignore[arg-type]
     return file.getvalue()
@@ -313,7 +313,7 @@ def test_what_calibration_leaves_out_is_counted(tmp_path: Path) -> None:
 def test_rows_of_a_task_add_up_by_reason(tmp_path: Path) -> None:
     rows = [[text, label, ("train", "validation", "test")[i % 3]] for i, (text, label) in enumerate(reviews(120))]
     rows[0][0], rows[1][1] = "", " "  # empty
-    rows[3][0] = rows[5][0]  # in train, for test has it
+    rows[3][0] = rows[5][0]  # a training text that is repeated in the test split
     rows[9][1] = rows[11][1] = "unheard of"
     rows[11][2] = "train"
     rows[9][2] = "test"
@@ -364,7 +364,7 @@ def test_the_sentence_of_what_was_read() -> None:
 
 
 def drawn_text(draw: random.Random, *, several_lines: bool = True) -> str:
-    """A few words with what a format might trip over in between."""
+    """Random words, mixed with characters and words that a reader might misinterpret."""
     odd = ['"', '""', ",", ";", "|", "'", "NA", "null", *(["\n", "\r\n", "\t"] if several_lines else [])]
     return " ".join(draw.choice(WORDS if draw.random() < 0.8 else odd) for _ in range(draw.randint(1, 12)))
 
@@ -397,7 +397,7 @@ def test_what_a_correct_writer_wrote_is_what_is_read(seed: int) -> None:
 
 @dataclass
 class Made:
-    """A file, and how many rows whoever wrote it knows of."""
+    """A file, and the number of rows that were written to it."""
 
     name: str
     content: bytes
@@ -408,7 +408,7 @@ Mutation = Callable[[random.Random, list[str]], None]
 
 
 def single(draw: random.Random, lines: list[str]) -> int:
-    """The place of a row that stands in one line, so that one row stays one."""
+    """The index of a random row that occupies a single line, so that changing the line changes only this row."""
     return draw.choice([place for place, line in enumerate(lines) if place and "\n" not in line])
 
 
@@ -457,7 +457,7 @@ def nul(draw: random.Random, content: bytes) -> bytes:
 
 
 def cut_off(draw: random.Random, content: bytes) -> bytes:
-    """Cut within the last row, which stays a row."""
+    """The content truncated within its last row, so that part of this row remains."""
     last = content.rstrip(b"\n").rfind(b"\n") + 1
     return content[: draw.randint(last + 1, len(content))]
 
@@ -476,7 +476,7 @@ def whole(_: random.Random, content: bytes) -> bytes:
 
 
 def made_file(seed: int) -> Made:
-    """A table or texts, written well or badly; how many rows there are is known."""
+    """A table or a list of texts with a known number of rows, written correctly or damaged."""
     draw = random.Random(seed)
     suffix = draw.choice([".csv", ".csv", ".csv", ".tsv", ".jsonl", ".txt"])
     delimiter = {".csv": draw.choice(",;|\t"), ".tsv": "\t"}.get(suffix, "")
@@ -487,7 +487,7 @@ def made_file(seed: int) -> Made:
     if delimiter and draw.random() < 0.3:
         heading.append("split")
         rows = [[*row, draw.choice(("train", "training", "dev", "test"))] for row in rows]
-    if suffix == ".csv" and draw.random() < 0.4:  # properly quoted, with cells of several lines
+    if suffix == ".csv" and draw.random() < 0.4:  # correctly quoted, with some cells of several lines
         for row in draw.sample(rows, 4):
             row[0] += draw.choice(["\nand more", ' "so"\nand\nso', f"{delimiter} yes"])
         lines = [written([], row, delimiter=delimiter, lineterminator="\n").removesuffix("\n") for row in rows]
@@ -507,11 +507,11 @@ def made_file(seed: int) -> Made:
     return Made(f"made{suffix}", content, num_rows)
 
 
-TRAINED_ON = 150  # rows of the file beside it, where a table is one file of a folder
+TRAINED_ON = 150  # rows of the training file, if the table is a file of a folder
 
 
 def asked_of(made: Made, folder: Path, seed: int) -> tuple[Task, int]:
-    """A task on a table, alone or as the test file of a folder, by a head or a probe; and the rows it has in all."""
+    """A head or probe task on the table, alone or as the test file of a folder, and the number of rows in all its files."""
     family = ("head", "probe")[seed % 2]
     path, rows = folder / made.name, made.rows
     if seed % 3 == 0:
@@ -525,7 +525,7 @@ def asked_of(made: Made, folder: Path, seed: int) -> tuple[Task, int]:
 
 
 def examples_of(task: Task) -> TaskData | None:
-    """The examples as a run has them; None where they are refused in a line."""
+    """The examples as a run reads them, or None if they are refused with a one-line message."""
     try:
         return read(task)
     except OffcompError as error:
@@ -534,7 +534,7 @@ def examples_of(task: Task) -> TaskData | None:
 
 
 def fits(task: Task, examples: TaskData, info: ModelInfo) -> bool:
-    """Whether the model's own head has the classes of the examples, where it is asked."""
+    """Return whether the model's own head has the classes of the examples, or the task does not use the head."""
     head = head_of_model(info)
     try:
         if task.family == "head" and head is not None:
@@ -565,7 +565,7 @@ def test_two_hundred_damaged_files_lose_no_row_unsaid(tmp_path: Path) -> None:
             task, num_rows = asked_of(made, tmp_path, seed)
             examples, fault = examples_of(task), task_fault(task, info)
             if examples is not None and fits(task, examples, info):
-                assert fault is None, seed  # what a run can do is never refused before it
+                assert fault is None, seed  # a task that a run can score is never refused beforehand
             if examples is not None and examples.rows is not None:
                 found = sum(map(len, examples.splits.values())), examples.rows
             kind = f"{task.family} of a {'folder' if num_rows > made.rows else 'file'}"

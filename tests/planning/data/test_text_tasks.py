@@ -1,4 +1,4 @@
-"""The bundled sentences of each task: enough of them, balanced, varied, and no leak between the splits."""
+"""The bundled sentences of each task are numerous, balanced and varied, and do not leak between splits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Documented:
-    """What the data card of a file promises."""
+    """The properties that the data card of a file states."""
 
     columns: tuple[str, ...]
     labels: frozenset[str]
@@ -125,7 +125,7 @@ def test_no_start_and_no_phrase_is_overused(data: pd.DataFrame) -> None:
     texts = data["text"].tolist()
     opening, first, phrase = most_common_opening(texts, 3), most_common_opening(texts, 1), most_common_phrase(texts, 4)
     assert opening[1] <= 0.015 * len(data), opening
-    assert first[1] <= 0.2 * len(data), first  # "the" opens one in seven here
+    assert first[1] <= 0.2 * len(data), first  # "the" opens one sentence in seven
     assert phrase[1] <= 0.01 * len(data), phrase
 
 

@@ -1,6 +1,6 @@
-"""A file that would unpack to more than the app's process should hold is refused by its headers, in a sentence, at once.
+"""Files that would unpack to more than the app's process may hold are refused from their headers, with one sentence.
 
-Each is read in a process of its own, whose memory is measured at its peak.
+Each file is read in a separate process, whose peak memory is measured.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MOST_MEGABYTES = 100
 
 
 def npy_header(shape: str, dtype: str = "<f4") -> bytes:
-    """The start of an npy document, which is all of it here."""
+    """An npy document that consists of its header alone."""
     text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
     text += b" " * (-(len(text) + 11) % 64) + b"\n"
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
@@ -59,7 +59,7 @@ def packed(**files: bytes) -> bytes:
 
 
 def long_header() -> bytes:
-    """An npy document whose header claims, and has, 300 MB."""
+    """An npy document whose header is 300 MB long, as it declares."""
     return b"\x93NUMPY\x02\x00" + (300_000_000).to_bytes(4, "little") + b" " * 300_000_000
 
 
@@ -70,17 +70,17 @@ def parquet() -> bytes:
 
 
 def shared_text() -> bytes:
-    """One text of a megabyte for 300 rows, which parquet keeps once: the whole file has some hundred bytes."""
+    """300 rows of the same text of a megabyte, which parquet stores only once, so that the file is small."""
     stream = io.BytesIO()
     pd.DataFrame({"text": 300 * ["x" * 1_000_000]}).to_parquet(stream, compression="zstd")
     return stream.getvalue()
 
 
 def understated() -> bytes:
-    """An npz whose directory says of 400 MB that they are 40 kB."""
+    """An npz file whose directory declares 40 kB for a member of 400 MB."""
     array = npy_header("(100, 100)") + np.zeros((100, 100), np.float32).tobytes()
     content = bytearray(packed(w=array + bytes(400_000_000)))
-    for mark, at in ((b"PK\x03\x04", 14), (b"PK\x01\x02", 16)):  # check sum, packed size, size
+    for mark, at in ((b"PK\x03\x04", 14), (b"PK\x01\x02", 16)):  # checksum, compressed size, size
         start = content.index(mark) + at
         content[start : start + 4] = zlib.crc32(array).to_bytes(4, "little")
         content[start + 8 : start + 12] = len(array).to_bytes(4, "little")
@@ -111,7 +111,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
-    """Name -> megabytes that reading took at its peak, and what was said. Each is read in a fork of one process."""
+    """File -> the peak memory used to read it, in megabytes, and the message. Each file is read in a fork of one process."""
     folder = tmp_path_factory.mktemp("files")
     fine = packed(w=npy_header("(1000, 1000)") + np.ones((1000, 1000), np.float32).tobytes())
     contents = {"fine.npz": lambda: fine, "understated.npz": understated} | {name: make for name, (make, _) in FILES.items()}
@@ -138,4 +138,4 @@ def test_no_more_is_unpacked_than_an_archive_says(found: dict[str, tuple[int, st
 def test_matrices_below_the_limit_are_read(found: dict[str, tuple[int, str]]) -> None:
     megabytes, said = found["fine.npz"]
     assert said == "read"
-    assert megabytes > 0  # what is taken is seen
+    assert megabytes > 0  # the measurement detects used memory

@@ -2,7 +2,7 @@
 
     minimise ‖W - Ŵ‖_F over Ŵ that are constant on each block
 
-The means and the number of columns are stored: rows · size + 1 parameters. A toy, to show what a plugin consists of.
+The means and the number of columns are stored: rows · size + 1 parameters. This toy shows the parts of a plugin.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class RowMean(Method):
 def fit(
     method: RowMean, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
-    """Compute the means of all blocks. Nothing is random, so the seed is not used."""
+    """Compute the mean or median of every block. Nothing is random, so the seed is not used."""
     import torch
 
     from offcomp.numerics.bits import pack_bits
