@@ -137,7 +137,7 @@ def rows_of(
     curves = curves_of(plan, loaded, found)
     losses = loss_curves(found, curves, "bytes")
     own = fidelity_task(loaded, plan)
-    tasks = [own, *(open_task(find_task(name), loaded) for name in (*TEXT_TASKS[model], *TASKS))]
+    tasks = [own, *(open_task(find_task(name), loaded, cache=home / "evaluations") for name in (*TEXT_TASKS[model], *TASKS))]
     for task in tasks:
         task.prepare()
     kinds = {spec.name: spec.kind for spec in loaded.info.modules}
