@@ -1,55 +1,39 @@
-"""Subcommands that suggest groups and allocate a budget. Both can write a plan for `offcomp run`."""
+"""The subcommand that allocates a budget across the groups of a plan."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from offcomp.cli.inputs import Verb, describe, emit, read_plan, select, selection_flags, write_plan
+from offcomp.cli.inputs import Verb, emit, read_plan, write_plan
 from offcomp.cli.targets import proposal_document, proposal_for, proposal_text
 from offcomp.cli.text import format_table
 from offcomp.errors import BudgetTooSmall, InputError
 from offcomp.files import home_folder
 from offcomp.methods import SVD, make_method
-from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.catalogue import ModelInfo
 from offcomp.numerics.accounting import UNITS
 from offcomp.planning import allocation
 from offcomp.planning.allocation import Allocation
 from offcomp.planning.error_curves import ErrorCurve, svd_curve, with_floor
-from offcomp.planning.grouping import best_stack, group_shape
-from offcomp.planning.merge_survey import Suggestion, Survey, save_survey
-from offcomp.planning.plan import Group, Plan, members, validate
+from offcomp.planning.grouping import group_shape
+from offcomp.planning.plan import Group, Plan, members
 from offcomp.planning.sizes import dtype_of, original_size
 from offcomp.planning.spectra import compute
 from offcomp.planning.spectrum import MatrixSpectrum
-from offcomp.results.targets import parse_target
-
-LEAST_FALL = 0.001
+from offcomp.results.targets import SCORE, SENSITIVITY, parse_target
+from offcomp.runs import sensitivity
+from offcomp.runs.sensitivity import Sensitivities
 
 
 def add_verbs(verb: Verb) -> None:
-    """Add `suggest` and `allocate`."""
-    _suggest_flags(verb("suggest", suggest))
+    """Add `allocate`."""
     _allocate_flags(verb("allocate", allocate))
-
-
-def _suggest_flags(flags: argparse.ArgumentParser) -> None:
-    selection_flags(flags)
-    flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio for both the separate and the joint SVD")
-    flags.add_argument(
-        "--threshold", type=float, help=f"smallest drop in relative error that justifies a merge; default: {LEAST_FALL}"
-    )
-    listings = flags.add_mutually_exclusive_group()
-    listings.add_argument("--pairs", type=int, metavar="N", help="list the N best pairs instead of merging")
-    listings.add_argument(
-        "--survey",
-        action="store_true",
-        help="list every pair and every merge, even those that do not reduce the error, and save them for the Groups page",
-    )
-    flags.add_argument("--out", help="write a plan to this file: the suggested groups, and every other module on its own")
 
 
 def _allocate_flags(flags: argparse.ArgumentParser) -> None:
@@ -66,9 +50,11 @@ def _allocate_flags(flags: argparse.ArgumentParser) -> None:
         "--measured", metavar="FILE", help="JSON list of [relative error, accuracy loss] pairs from validation runs"
     )
     flags.add_argument("--unit", default="parameters", choices=UNITS)
-    weightings = allocation.WEIGHTINGS
     flags.add_argument(
-        "--weighting", default="relative", choices=weightings, help="how to make errors comparable across groups"
+        "--weighting",
+        default="relative",
+        choices=(*allocation.WEIGHTINGS, SENSITIVITY),
+        help="how to make errors comparable across groups; sensitivity: by what each costs the whole model, measured on text",
     )
     flags.add_argument("--sensitivities", metavar="FILE", help="JSON object that maps group names to weight multipliers")
     flags.add_argument(
@@ -78,103 +64,81 @@ def _allocate_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument("--out", help="write the plan with the allocated ratios to this file")
 
 
-def suggest(arguments: argparse.Namespace) -> None:
-    """Suggest which modules to compress together, by comparing joint and separate SVD at the same size."""
-    from offcomp.models.loading import load
-    from offcomp.planning.grams import Grams
-    from offcomp.planning.merge_search import all_pairs, merged, survey
-
-    if not arguments.ratio >= 1:
-        raise InputError(f"--ratio must be 1 or more, not {arguments.ratio:g}")
-    if (arguments.survey or arguments.pairs) and (arguments.out or arguments.threshold is not None):
-        raise InputError("--out and --threshold cannot be combined with --pairs or --survey; remove one or the other")
-    info = describe(arguments.model)
-    specs = select(info, arguments)
-    grams = Grams.of_model(load(arguments.model).model)
-    if arguments.survey:
-        surveyed = survey(grams, info, specs, arguments.ratio)
-        save_survey(surveyed, home_folder())
-        return emit(arguments, surveyed.to_dict(), lambda: survey_text(surveyed))
-    if arguments.pairs:
-        suggestions = all_pairs(grams, specs, arguments.ratio)[: arguments.pairs]
-    else:
-        threshold = LEAST_FALL if arguments.threshold is None else arguments.threshold
-        suggestions = merged(grams, specs, arguments.ratio, threshold=threshold)
-        write_plan(arguments.out, suggested_plan(info, specs, suggestions, arguments.ratio))
-    rows = [suggestion.to_dict() for suggestion in suggestions]
-    emit(arguments, rows, lambda: suggestions_text(rows) if rows else "no merge lowers the error by more than the threshold")
-
-
-def suggestions_text(rows: Sequence[dict[str, Any]]) -> str:
-    """A table of the suggestions, followed by the reason for each of them."""
-    table = [{**row, "modules": " ".join(row["modules"])} for row in rows]
-    columns = ("modules", "stack", "gain", "separate_error", "joint_error", "stored_parameters")
-    reasons = [f"{line['modules']}: {line['reason']}" for line in table]
-    return format_table([{key: line[key] for key in columns} for line in table]) + "\n\n" + "\n".join(reasons)
-
-
-def survey_text(surveyed: Survey) -> str:
-    """A table of the merges in order, followed by the result of stacking all modules together."""
-    steps = [
-        {"merge": n, "gain": each.gain, "error": each.error, "stack": each.joint.stack, "modules": " ".join(each.joint.modules)}
-        for n, each in enumerate(surveyed.merges.get("best", ()), 1)
-    ]
-    if not steps:
-        return "no two of these modules can be stacked"
-    reasons = [f"all {len(each.modules)} modules: {each.reason}" for each in surveyed.together]
-    return format_table(steps) + "\n\n" + "\n".join(reasons or ["the modules cannot all be stacked into one matrix"])
-
-
-def suggested_plan(info: ModelInfo, specs: Sequence[ModuleSpec], suggestions: Sequence[Suggestion], ratio: float) -> Plan:
-    """A plan that compresses each suggested group jointly and every other module separately, all at the same ratio."""
-    grouped = {name for suggestion in suggestions for name in suggestion.modules}
-    joint = [
-        Group(name=f"group-{n}", modules=each.modules, stack=each.stack, ratio=ratio) for n, each in enumerate(suggestions, 1)
-    ]
-    alone = [
-        Group(name=spec.name, modules=(spec.name,), stack=best_stack([spec]), ratio=ratio)
-        for spec in specs
-        if spec.name not in grouped
-    ]
-    plan = Plan(model=info.model, groups=tuple(joint + alone))
-    validate(plan, info)
-    return plan
-
-
 def allocate(arguments: argparse.Namespace) -> None:
     """Divide a size budget among a plan's groups to minimise the error, or find the smallest size for a given error."""
     plan, info = read_plan(arguments.plan)
+    by_sensitivity = arguments.weighting == SENSITIVITY
+    if by_sensitivity and arguments.sensitivities:
+        raise InputError("--weighting sensitivity measures the sensitivities itself; leave out --sensitivities")
     if arguments.target is not None:
-        proposal = proposal_for(plan, parse_target(arguments.target), info, allocate=True)
+        weighting = SENSITIVITY if by_sensitivity else SCORE
+        proposal = proposal_for(plan, parse_target(arguments.target), info, allocate=True, weighting=weighting)
         write_plan(arguments.out, proposal.plan)
         return emit(arguments, proposal_document(proposal), lambda: proposal_text(proposal))
-    curves = [with_floor(curve, arguments.floor) for curve in curves_of(plan, info, arguments)]
-    sensitivities = read_json_file(arguments.sensitivities, dict) if arguments.sensitivities else None
-    weights = allocation.weights_for(curves, arguments.weighting, sensitivities)
-    original = sum(curve.original for curve in curves)
-    if arguments.total_ratio is not None or arguments.total_size is not None:
-        result = allocation.waterfill(curves, requested_total(arguments, original), weights)
-    else:
-        result = allocation.smallest_total_for_error(curves, requested_error(arguments), weights)
-    allocated = allocation.allocated_plan(plan, result, info, arguments.unit)
+    if by_sensitivity and arguments.total_ratio is None and arguments.total_size is None:
+        raise InputError("--weighting sensitivity divides a size; use --total-ratio, --total-size or --target")
+    check_groups(plan)
+    measured = sensitivity.compute(plan, home_folder()) if by_sensitivity else {}
+    curves = [with_floor(curve, arguments.floor) for curve in curves_of(plan, info, arguments, measured)]
+    divided = divide(curves, arguments, measured)
+    allocated = allocation.allocated_plan(plan, divided.result, info, arguments.unit)
     write_plan(arguments.out, allocated)
+    original = sum(curve.original for curve in curves)
     document = {
         "unit": arguments.unit,
         "original": original,
-        "total": result.total,
-        "ratio": original / result.total,
-        "relative_error": result.relative_error,
-        "uniform_relative_error": uniform_error(curves, result.total, weights),
-        "groups": group_rows(allocated, curves, result),
+        "total": divided.result.total,
+        "ratio": original / divided.result.total,
+        "relative_error": divided.result.relative_error,
+        "uniform_relative_error": divided.uniform.relative_error if divided.uniform else None,
+        **divided.losses,
+        "groups": group_rows(allocated, curves, divided.result),
         "plan": allocated.to_dict(),
     }
     emit(arguments, document, lambda: allocation_text(document))
 
 
-def requested_total(arguments: argparse.Namespace, original: int) -> int:
-    """The requested total size of all groups. Raises InputError for a ratio below 1."""
+@dataclass(frozen=True)
+class Divided:
+    """A divided budget, the same budget divided uniformly if possible, and the predicted losses of both if measured."""
+
+    result: Allocation
+    uniform: Allocation | None
+    losses: dict[str, Any] = field(default_factory=dict)
+
+
+def divide(curves: Sequence[ErrorCurve], arguments: argparse.Namespace, measured: Sensitivities) -> Divided:
+    """Divide the requested budget; by predicted losses if sensitivities were measured, otherwise by weight errors."""
+    total = requested_total(arguments, sum(curve.original for curve in curves))
+    if measured and total is not None:
+        losses = sensitivity.loss_curves(measured, curves, arguments.unit)
+        found, alike = filled(losses, total, allocation.weights_for(losses, "frobenius"))
+        weights = allocation.weights_for(curves)
+        figures = {"predicted_loss": found.objective, "uniform_predicted_loss": alike.objective if alike else None}
+        same = allocation.of_sizes(curves, alike.sizes, weights) if alike else None
+        result = allocation.of_sizes(curves, found.sizes, weights)
+        return Divided(result, same, figures | {"loss": sensitivity.basis(measured)})
+    factors = read_json_file(arguments.sensitivities, dict) if arguments.sensitivities else None
+    weights = allocation.weights_for(curves, arguments.weighting, factors)
+    if total is None:
+        total = allocation.smallest_total_for_error(curves, requested_error(arguments), weights).total
+    return Divided(*filled(curves, total, weights))
+
+
+def filled(curves: Sequence[ErrorCurve], total: int, weights: Any) -> tuple[Allocation, Allocation | None]:
+    """A water-filled total, and the same total with equal ratios; None if a group cannot reach that ratio."""
+    result = allocation.waterfill(curves, total, weights)
+    with suppress(BudgetTooSmall):
+        return result, allocation.uniform(curves, result.total, weights)
+    return result, None
+
+
+def requested_total(arguments: argparse.Namespace, original: int) -> int | None:
+    """The requested total size of all groups; None if an error is requested. Raises InputError for a ratio below 1."""
     if arguments.total_size is not None:
         return int(arguments.total_size)
+    if arguments.total_ratio is None:
+        return None
     if not arguments.total_ratio >= 1:
         raise InputError(f"--total-ratio must be 1 or more, not {arguments.total_ratio:g}")
     return int(original / arguments.total_ratio)
@@ -206,10 +170,17 @@ def read_json_file(path: str, kind: type) -> Any:
     return value
 
 
-def curves_of(plan: Plan, info: ModelInfo, arguments: argparse.Namespace) -> list[ErrorCurve]:
-    """One error curve per group, computed from the spectrum for plain SVD and measured at the --at ratios otherwise."""
+def check_groups(plan: Plan) -> None:
+    """Raise InputError if a plan has no groups."""
     if not plan.groups:
         raise InputError("the plan has no groups to allocate a budget to; add at least one")
+
+
+def curves_of(plan: Plan, info: ModelInfo, arguments: argparse.Namespace, measured: Sensitivities) -> list[ErrorCurve]:
+    """One error curve per group, computed from the spectrum for plain SVD.
+
+    The curve of any other method comes from its measured sensitivity or, without one, is measured at the --at ratios.
+    """
     closed = [group for group in plan.groups if make_method(group.method, group.options) == SVD()]
     spectra = compute(plan.replace(groups=tuple(closed)), home_folder()) if closed else {}
     curves = {}
@@ -219,7 +190,9 @@ def curves_of(plan: Plan, info: ModelInfo, arguments: argparse.Namespace) -> lis
         dtype, num_bytes = dtype_of(group, info), original_size(specs).num_bytes
         curves[group.name] = svd_curve(group.name, spectrum, unit=arguments.unit, dtype=dtype, original_bytes=num_bytes)
     others = [group for group in plan.groups if group.name not in curves]
-    if others:
+    if others and measured:
+        curves |= {group.name: measured[group.name].curve(group, info, arguments.unit) for group in others}
+    elif others:
         curves |= measured_curves(plan, others, info, arguments)
     return [curves[group.name] for group in plan.groups]
 
@@ -239,14 +212,6 @@ def measured_curves(
     return {group.name: measured_curve(model, info, group, ratios, unit=arguments.unit, seed=plan.seed) for group in groups}
 
 
-def uniform_error(curves: Sequence[ErrorCurve], total: int, weights: Any) -> float | None:
-    """The error at the same total size if all groups had equal ratios; None if a group cannot reach that ratio."""
-    try:
-        return allocation.uniform(curves, total, weights).relative_error
-    except BudgetTooSmall:
-        return None
-
-
 def group_rows(plan: Plan, curves: Sequence[ErrorCurve], result: Allocation) -> list[dict[str, Any]]:
     """One row per group: name, method, ratio, stored size and relative error."""
     return [
@@ -263,10 +228,16 @@ def group_rows(plan: Plan, curves: Sequence[ErrorCurve], result: Allocation) -> 
 
 def allocation_text(document: dict[str, Any]) -> str:
     """A table of the groups, followed by a line with the totals."""
-    uniform_text = document["uniform_relative_error"]
-    against = "not possible" if uniform_text is None else f"{uniform_text:.4f}"
-    return (
+
+    def against(name: str) -> str:
+        value, alike = document[name], document[f"uniform_{name}"]
+        return f"{value:.4f}; with the same ratio for all groups: {'not possible' if alike is None else f'{alike:.4f}'}"
+
+    text = (
         format_table(document["groups"])
         + f"\n\n{document['total']:,} of {document['original']:,} {document['unit']} ({document['ratio']:.2f}x smaller), "
-        + f"relative error {document['relative_error']:.4f}; with the same ratio for all groups: {against}"
+        + f"relative error {against('relative_error')}"
     )
+    if "loss" in document:
+        text += f"\npredicted loss {against('predicted_loss')} ({document['loss']})"
+    return text

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from offcomp import __version__
-from offcomp.cli import allocate, compare, evaluate, export, inputs, inspect, methods, runs, targets
+from offcomp.cli import allocate, compare, evaluate, export, inputs, inspect, methods, runs, suggest, targets
 from offcomp.cli.text import format_table, prediction_text
 from offcomp.errors import InputError
 from offcomp.files import app_folder, home_folder
@@ -29,6 +29,7 @@ from offcomp.planning.plan import CORRECTIONS, DEFAULT_TASKS, NOTHING, Plan, mak
 from offcomp.planning.ranks import with_computed_ranks
 from offcomp.planning.size_notes import unlisted_note
 from offcomp.planning.sizes import original_dtypes, predict, resolved
+from offcomp.results.targets import SCORE, WEIGHTINGS
 from offcomp.runs.store import RunStore
 
 
@@ -93,8 +94,11 @@ def plan(arguments: argparse.Namespace) -> None:
     new_plan = Plan.from_dict(new_plan.to_dict())
     validate(new_plan, info)
     reasons = ""
+    if arguments.weighting and not arguments.allocate:
+        raise InputError("--weighting only applies to --allocate; add --allocate, or leave out --weighting")
     if target := targets.requested_target(arguments):
-        proposal = targets.proposal_for(new_plan, target, info, allocate=arguments.allocate)
+        weighting = arguments.weighting or SCORE
+        proposal = targets.proposal_for(new_plan, target, info, allocate=arguments.allocate, weighting=weighting)
         new_plan, reasons = proposal.plan, f"\n\n{targets.proposal_text(proposal)}"
         targets.say_proposal(arguments, proposal)
     new_plan = with_computed_ranks(new_plan, info, home_folder())
@@ -144,6 +148,22 @@ def spectra(arguments: argparse.Namespace) -> None:
     inputs.emit(arguments, rows, lambda: format_table(rows))
 
 
+def sensitivity(arguments: argparse.Namespace) -> None:
+    """Measure and cache how much the model's outputs change when each group of a plan is compressed alone."""
+    from offcomp.runs.sensitivity import basis, compute
+
+    requested, _ = inputs.read_plan(arguments.plan)
+    if not requested.groups:
+        raise InputError("the plan has no groups to measure; add at least one")
+    found = compute(requested, home_folder())
+    rows = [
+        {"group": name, **probe.to_dict(), "sensitivity": probe.sensitivity}
+        for name, each in found.items()
+        for probe in each.probes
+    ]
+    inputs.emit(arguments, rows, lambda: f"{format_table(rows)}\n\nloss: {basis(found)}")
+
+
 def app(arguments: argparse.Namespace) -> None:
     """Start the app and serve it until it is stopped."""
     script = app_folder() / "app.py"
@@ -171,7 +191,8 @@ def parser() -> argparse.ArgumentParser:
     _plan_flags(verb("plan", plan))
     verb("predict", predict_plan).add_argument("plan", help="plan file, or - for standard input")
     verb("spectra", spectra).add_argument("plan", help="plan file, or - for standard input")
-    for group in (methods, runs, allocate, evaluate, inspect, compare, export):
+    verb("sensitivity", sensitivity).add_argument("plan", help="plan file, or - for standard input")
+    for group in (methods, runs, suggest, allocate, evaluate, inspect, compare, export):
         group.add_verbs(verb)
     verb("app", app).add_argument("--port", type=int, default=8501)
     return top
@@ -198,7 +219,13 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--allocate",
         action="store_true",
-        help="SVD: give each group the size at which the same budget costs the least accuracy",
+        help="give each group the size at which the same budget costs the least accuracy; by scores, only for SVD",
+    )
+    flags.add_argument(
+        "--weighting",
+        choices=WEIGHTINGS,
+        help="with --allocate: by scores of earlier runs (default), or by the sensitivity of the model to each group, measured "
+        "first if it is not known",
     )
     flags.add_argument("--multiple", type=int, default=1, metavar="N", help="round ranks to a multiple, such as 8, 16 or 32")
     flags.add_argument("--unit", default="parameters", choices=UNITS)

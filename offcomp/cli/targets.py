@@ -17,7 +17,8 @@ from offcomp.results.candidates import Family
 from offcomp.results.known_errors import Measured, measured_of
 from offcomp.results.known_scores import KnownScore
 from offcomp.results.proposals import Proposal, propose
-from offcomp.results.targets import Target, parse_target
+from offcomp.results.targets import SCORE, SENSITIVITY, Target, parse_target
+from offcomp.runs import sensitivity
 from offcomp.runs.store import RunStore
 
 TEXTS = (("size", "megabytes", "12 MB"), ("lose", "loss", "1 point of similarity"))
@@ -52,11 +53,14 @@ def requested_target(arguments: argparse.Namespace) -> Target | None:
     return Target(kind, sizes[kind]) if arguments.allocate else None
 
 
-def proposal_for(plan: Plan, target: Target, info: ModelInfo, *, allocate: bool) -> Proposal:
-    """The proposal for a target, from own and bundled runs; singular values that it needs are computed first."""
-    if (allocate or target.kind in NEED_ERRORS) and missing(plan, info, home_folder()):
-        compute(plan, home_folder())
-    return propose(plan, target, info, home_folder(), measurements(info), allocate=allocate)
+def proposal_for(plan: Plan, target: Target, info: ModelInfo, *, allocate: bool, weighting: str = SCORE) -> Proposal:
+    """The proposal for a target, from own and bundled runs; the singular values and sensitivities that it needs come first."""
+    home = home_folder()
+    if (allocate or target.kind in NEED_ERRORS) and missing(plan, info, home):
+        compute(plan, home)
+    if allocate and weighting == SENSITIVITY and len(plan.groups) > 1:
+        sensitivity.compute(plan, home)
+    return propose(plan, target, info, home, measurements(info), allocate=allocate, weighting=weighting)
 
 
 def measurements(info: ModelInfo) -> list[Measured]:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from datasets import Dataset, DatasetDict
 
 from offcomp import __version__
 from offcomp.errors import StorageError
@@ -36,6 +37,7 @@ from offcomp.models.environment import versions
 from offcomp.models.listing import check_unchanged
 from offcomp.models.loading import LoadedModel
 from offcomp.numerics.progress import Report, ignore_progress
+from offcomp.planning.data.calibration_text import digest
 from offcomp.planning.data.head_labels import adapted_to
 from offcomp.planning.data.scores import OriginalScore, Score
 from offcomp.planning.data.tasks import Task
@@ -75,6 +77,11 @@ class OpenTask:
     def guessed(self) -> dict[str, str]:
         """Task column -> data column, for guessed matches (neither specified by the task nor identical in name)."""
         return {ours: named for ours, named in self._data.columns.items() if named not in (ours, self.task.columns.get(ours))}
+
+    @property
+    def num_texts(self) -> int:
+        """The number of test examples."""
+        return len(self._data.splits["test"])
 
     def prepare(self, report: Report = ignore_progress) -> Arrays:
         """The original's predictions, computed or cached. On the first call, the model must still have its original weights."""
@@ -149,6 +156,16 @@ def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | N
     check_metrics(data)
     check_runs(loaded, data)
     return OpenTask(task, loaded, data, cache)
+
+
+def open_texts(family: str, loaded: LoadedModel, texts: Sequence[str], options: Mapping[str, Any] | None = None) -> OpenTask:
+    """A task of a fidelity family on these texts, tokenised for a model. Raises TaskError if the model cannot perform it."""
+    task = Task(name=family, family=family, data="texts", options=dict(options or {}))
+    check_fits(loaded, task)
+    splits = DatasetDict({"test": Dataset.from_dict({"text": list(texts)})})
+    data = TaskData(task, splits, digest(texts), columns={"text": "text"})
+    check_runs(loaded, data)
+    return OpenTask(task, loaded, data, None)
 
 
 def _cached(file: Path) -> Arrays | None:

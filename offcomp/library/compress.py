@@ -21,19 +21,17 @@ from offcomp.models.live import loaded_from
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import replace
 from offcomp.numerics.accounting import STORED
-from offcomp.planning.cost import free_memory
 from offcomp.planning.data.calibration_text import CalibrationText
 from offcomp.planning.grams import Grams
 from offcomp.planning.plan import NOTHING, Plan, make_groups, members, validate
 from offcomp.planning.ranks import with_ranks
 from offcomp.planning.selection import select_modules
 from offcomp.results.runs import overall_error
-from offcomp.runs.calibration import Calibration, GroupHints
+from offcomp.runs.calibration import GroupHints, calibration_of
 from offcomp.runs.compress import CompressedGroup, compress_group
 from offcomp.runs.corrections import corrections_of
 from offcomp.runs.folders import TABLE_COLUMNS
 from offcomp.runs.together import FitsTogether
-from offcomp.runs.worker import SMALL_SHARE
 
 SHOWN = 6
 
@@ -175,7 +173,7 @@ def compress(
     grams = Grams.of_model(loaded.model)
     plan = with_ranks(plan, info, lambda group: grams.spectrum(members(group, info), group.stack).values)
     texts = None if calibration is None or isinstance(calibration, CalibrationText) else list(calibration)
-    shared = _calibration(plan, loaded, texts)
+    shared = calibration_of(plan, loaded, texts)
     order, compressed = plan.compression_order(info), list[CompressedGroup]()
     ordered = [plan.groups[number] for number in order]
     fits = FitsTogether(loaded.model, info, ordered, seed)
@@ -202,22 +200,3 @@ def _loaded(model: str | LoadedModel | PreTrainedModel, tokenizer: PreTrainedTok
     if isinstance(model, PreTrainedModel):
         return loaded_from(model, tokenizer)
     raise InputError(f"the model is a {type(model).__name__}; pass a name, a folder, or a transformers model")
-
-
-def _calibration(plan: Plan, loaded: LoadedModel, texts: Sequence[str] | None) -> Calibration | None:
-    """The calibration of a plan that needs text."""
-    if not plan.needs_text:
-        return None
-    drawn = texts if texts is not None else plan.calibration.read(plan.seed).texts
-    ahead = [spec for group in plan.calibrated_groups for spec in members(group, loaded.info)]
-    settings = plan.calibration
-    return Calibration(
-        loaded,
-        drawn,
-        max_tokens=settings.max_tokens,
-        special_tokens=settings.special_tokens,
-        weighting=settings.weighting,
-        seed=plan.seed,
-        cache_bytes=max(sum(8 * spec.cols**2 for spec in ahead), int(SMALL_SHARE * (free_memory() or 0))),
-        ahead=ahead,
-    )

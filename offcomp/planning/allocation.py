@@ -4,7 +4,8 @@
 
 E_g(s) is the squared error of group g at stored size s, read from its `ErrorCurve`. For SVD, it is known in closed form at
 every rank; for other methods, it is measured at a few sizes. The weights w_g make errors comparable across groups: 1
-("frobenius") or 1 / ‖W_g‖² ("relative"), optionally multiplied by a measured sensitivity.
+("frobenius") or 1 / ‖W_g‖² ("relative"), optionally multiplied by a measured sensitivity. Curves whose errors are the predicted
+losses of the whole model (`offcomp.runs.sensitivity`) are allocated with weights of 1.
 
 Water-filling repeatedly takes the step that reduces the error most per unit of stored size. For convex curves this is optimal
 up to the last step, so each curve is first replaced by its lower convex hull. A hull may jump straight from a rank below
@@ -87,6 +88,18 @@ def uniform(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.float6
     Raises BudgetTooSmall, naming the first group whose smallest size exceeds its share.
     """
     return _allocation(curves, _uniform(curves, total), weights)
+
+
+def of_sizes(curves: Sequence[ErrorCurve], sizes: Sequence[int], weights: NDArray[np.float64]) -> Allocation:
+    """The allocation of given sizes, such as those found on other curves; each group gets its largest point within its size.
+
+    Raises BudgetTooSmall, naming the first group whose smallest size is larger.
+    """
+    choice = [curve.largest_within(size) for curve, size in zip(curves, sizes, strict=True)]
+    for curve, size, index in zip(curves, sizes, choice, strict=True):
+        if index < 0:
+            raise BudgetTooSmall(f"group {curve.name!r} needs at least {curve.sizes[0]}, but its size is {size}")
+    return _allocation(curves, np.array(choice, dtype=np.int64), weights)
 
 
 def _uniform(curves: Sequence[ErrorCurve], total: int) -> Choice:

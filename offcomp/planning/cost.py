@@ -25,6 +25,8 @@ from offcomp.planning.together import sets_of_groups
 
 CORRECT = "correct biases and normalisations"
 """The stage of a run in which this happens."""
+SMALL_SHARE = 0.25
+"""Models that take up at most this fraction of the free memory stay loaded; calibration statistics may use as much again."""
 LOAD_SECONDS = 6.0
 EMBED_SECONDS_PER_PARAMETER = 2e-7
 CALIBRATE_SECONDS_PER_PARAMETER = 5e-7  # of the whole model, for a forward pass over about 250 short texts

@@ -1,7 +1,7 @@
 """Error curves: the sizes at which a group can be stored, and the squared error at each size.
 
 Any method with an error curve can be used in an allocation. For SVD, the spectrum gives the error at every rank in closed form.
-For other methods, the error is measured at a few sizes (`measured_curve`).
+For other methods, it is measured at a few sizes (`measured_curve`), between which `interpolated_curve` interpolates.
 """
 
 from __future__ import annotations
@@ -16,9 +16,14 @@ from numpy.typing import NDArray
 
 from offcomp.errors import InputError
 from offcomp.methods import SVD
-from offcomp.methods.base import dense_shapes
+from offcomp.methods.base import Method, dense_shapes
 from offcomp.numerics.accounting import Size, stored_size
 from offcomp.planning.spectrum import MatrixSpectrum
+
+MOST_SIZES = 500
+"""An interpolated curve has at most this many points."""
+BEYOND = 2.0
+"""An interpolated curve extends beyond the measured sizes by up to this factor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +92,50 @@ def error_curve(
     kept = points[:, points[1] < best_before]
     is_dense = fits and int(kept[2, -1]) == len(sizes) - 1
     return ErrorCurve(name, kept[0].astype(np.int64), kept[1], float(energy), int(original), is_dense)
+
+
+def interpolated_curve(
+    name: str,
+    method: Method,
+    shape: tuple[int, int],
+    points: Sequence[tuple[float, float]],
+    *,
+    unit: str,
+    dtype: str,
+    energy: float,
+    original: int,
+) -> ErrorCurve:
+    """The error curve of any method on a matrix of this shape (rows, cols), from measured points (stored size, squared error).
+
+    The logarithm of the error is interpolated linearly in the size, and extrapolated up to twice and down to half the measured
+    sizes. This is the distortion-rate function of a Gaussian source, E ∝ 2^(-2R) at R bits per entry (Cover and Thomas 2006,
+    section 10.3), so it suits codes best. A single point is not extrapolated. Raises InputError; see `error_curve`.
+    """
+    dense = stored_size(dense_shapes(*shape), dtype).in_unit(unit)
+    exact = {size: error for size, error in sorted(points) if error > 0}
+    if len(exact) < 2:
+        return error_curve(name, *_columns(points), energy=energy, original=original, dense=dense)
+    known, logs = np.array([*exact]), np.log([*exact.values()])
+    sizes = _some_sizes(method, shape, unit, dtype)
+    sizes = sizes[(sizes >= known[0] / BEYOND) & (sizes <= min(known[-1] * BEYOND, dense - 1))]
+    slopes = np.diff(logs) / np.diff(known)
+    segment = np.clip(np.searchsorted(known, sizes) - 1, 0, len(slopes) - 1)
+    errors = np.minimum(energy, np.exp(logs[segment] + slopes[segment] * (sizes - known[segment])))
+    sizes, errors = np.append(sizes, known), np.append(errors, np.exp(logs))
+    return error_curve(name, sizes.tolist(), errors.tolist(), energy=energy, original=original, dense=dense)
+
+
+@lru_cache(maxsize=256)
+def _some_sizes(method: Method, shape: tuple[int, int], unit: str, dtype: str) -> NDArray[np.int64]:
+    """Stored sizes of a method on a matrix of this shape, at most `MOST_SIZES` of them, evenly spaced."""
+    possible = method.sizes(*shape)
+    indices = np.unique(np.linspace(0, len(possible) - 1, min(MOST_SIZES, len(possible))).round().astype(int))
+    sizes = [stored_size(method.tensor_shapes(*shape, possible[i]), dtype).in_unit(unit) for i in indices.tolist()]
+    return np.array(sizes, dtype=np.int64)
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [size for size, _ in points], [error for _, error in points]
 
 
 def with_floor(curve: ErrorCurve, kept_fraction: float) -> ErrorCurve:

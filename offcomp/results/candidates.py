@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pandas as pd
 from offcomp.errors import BudgetTooSmall
 from offcomp.methods import SVD, make_method
 from offcomp.models.catalogue import ModelInfo
+from offcomp.numerics.accounting import Size
 from offcomp.planning import allocation
 from offcomp.planning.allocation import allocated_plan, waterfill
 from offcomp.planning.data.tasks import Task
@@ -27,6 +28,7 @@ from offcomp.results.known_errors import Measured, estimated, measurement_of
 from offcomp.results.known_scores import Errors, KnownScore, errors_of, fitted_scores, known_scores
 from offcomp.results.restored import in_dtype
 from offcomp.results.sentences import smaller
+from offcomp.runs.sensitivity import Sensitivities, basis, loss_curves
 
 SMALLEST_RATIO = 1.0
 STEPS, REFINEMENTS = 48, 14
@@ -41,7 +43,8 @@ CURVE_RATIOS = tuple(np.geomspace(1.0, 50.0, 25).round(3).tolist())
 class Family:
     """A plan at any size.
 
-    unit    "parameters" or "bytes": what ratios and totals are measured in
+    unit            "parameters" or "bytes": what ratios and totals are measured in
+    sensitivities   measured sensitivities of all groups, or empty to allocate by weight errors or scores
     """
 
     plan: Plan
@@ -49,6 +52,7 @@ class Family:
     home: Path
     measured: Sequence[Measured]
     unit: str
+    sensitivities: Sensitivities = field(default_factory=dict)
 
     @cached_property
     def spectra(self) -> list[Spectrum] | None:
@@ -90,24 +94,43 @@ class Family:
 
     # ------------------------------------------------------------------------------------------------------- allocation
 
+    @property
+    def can_allocate(self) -> bool:
+        """Whether there are several groups, and their error is known at every size."""
+        return len(self.plan.groups) > 1 and (bool(self.sensitivities) or (self.is_plain_svd and self.spectra is not None))
+
     @cached_property
     def curves(self) -> list[ErrorCurve]:
-        """The exact error curve of each group; only for plain SVD with known singular values."""
+        """The error curve of each group: exact for plain SVD with known singular values, otherwise from its sensitivity."""
         curves = []
+        spectra = self.spectra if self.is_plain_svd and self.spectra is not None else [None] * len(self.plan.groups)
         for group, spectrum, sizes in zip(
-            self.plan.groups, self.spectra or [], self.at_ratio(SMALLEST_RATIO).prediction.groups, strict=True
+            self.plan.groups, spectra, self.at_ratio(SMALLEST_RATIO).prediction.groups, strict=True
         ):
+            if spectrum is None:
+                curves.append(self.sensitivities[group.name].curve(group, self.info, self.unit))
+                continue
             matrix = MatrixSpectrum(sizes.rows, sizes.cols, spectrum)
             curve = svd_curve(group.name, matrix, unit=self.unit, dtype=sizes.dtype, original_bytes=sizes.original_bytes)
             curves.append(curve)
         return curves
+
+    @cached_property
+    def losses(self) -> list[ErrorCurve]:
+        """The curves that are minimised: predicted losses if sensitivities are known, otherwise weight errors."""
+        return loss_curves(self.sensitivities, self.curves, self.unit) if self.sensitivities else self.curves
 
     def knows_scores(self, task: Task) -> bool:
         """Whether enough scores on the task have been measured to estimate others."""
         return fitted_scores(self.plan, self.info, self.measured, task) is not None
 
     def weights(self, task: Task | None) -> np.ndarray:
-        """Weight of each group's squared error: how much the task depends on its modules, or else the same for all."""
+        """Weight of each group's squared error: how much the task depends on its modules, or else the same for all.
+
+        With sensitivities, all weights are 1, since the curves are those of the predicted loss.
+        """
+        if self.sensitivities:
+            return allocation.weights_for(self.losses, "frobenius")
         fitted = fitted_scores(self.plan, self.info, self.measured, task) if task else None
         if fitted is None:
             return allocation.weights_for(self.curves, "frobenius")
@@ -117,7 +140,8 @@ class Family:
 
     def with_total(self, total: float, weights: np.ndarray) -> Candidate | None:
         """The smallest weighted error of groups with at most this total size, in the unit; None if that is impossible."""
-        for curves in ([with_floor(curve, FLOOR) for curve in self.curves], self.curves):
+        floored = [] if self.sensitivities else [[with_floor(curve, FLOOR) for curve in self.curves]]
+        for curves in (*floored, self.losses):
             with suppress(BudgetTooSmall):  # without the floors, it may still be possible
                 found = waterfill(curves, int(total), weights)
                 return self.candidate(allocated_plan(self.plan, found, self.info, self.unit))
@@ -125,7 +149,7 @@ class Family:
 
     def totals(self) -> list[float]:
         """Total sizes to search, from the smallest to the original."""
-        smallest = sum(int(curve.sizes[0]) for curve in self.curves)
+        smallest = sum(int(curve.sizes[0]) for curve in self.losses)
         return np.geomspace(smallest, sum(curve.original for curve in self.curves), STEPS).tolist()
 
 
@@ -171,10 +195,43 @@ class Candidate:
         measurement = measurement_of(plan, family.measured)
         if measurement is not None:
             return errors_of(plan, measurement)
+        if family.sensitivities:
+            return dict(zip((group.name for group in groups), self._interpolated.tolist(), strict=True))
         achieved = self.prediction.model.chosen.ratio(family.unit)
         measured = in_dtype(family.measured, plan.groups[0].dtype, family.info)
         estimate = estimated(plan, achieved, measured, family.curve)
         return estimate.relative_error if estimate else None
+
+    @cached_property
+    def _interpolated(self) -> np.ndarray:
+        """The relative error of each group on the family's curves."""
+        found = self._on(self.family.curves)
+        energies = [max(curve.energy, 1e-30) for curve in self.family.curves]
+        return np.sqrt(np.array(found.errors) / energies)
+
+    def _on(self, curves: Sequence[ErrorCurve]) -> allocation.Allocation:
+        """The plan's sizes on these curves; groups below the smallest size of a curve get that size."""
+        unit = self.family.unit
+        stored = [Size(group.num_parameters, group.num_bytes).in_unit(unit) for group in self.prediction.groups]
+        sizes = [max(size, int(curve.sizes[0])) for size, curve in zip(stored, curves, strict=True)]
+        return allocation.of_sizes(curves, sizes, allocation.weights_for(curves, "frobenius"))
+
+    @property
+    def predicted_loss(self) -> float | None:
+        """The predicted loss of the whole model; None without sensitivities."""
+        return self._on(self.family.losses).objective if self.family.sensitivities else None
+
+    @property
+    def loss_sentence(self) -> str:
+        """The predicted loss, also with equal ratios, and what it is; empty without sensitivities."""
+        loss, family = self.predicted_loss, self.family
+        if loss is None:
+            return ""
+        alike = family.at_ratio(self.prediction.model.chosen.ratio(family.unit)).predicted_loss
+        return (
+            f"Sizes are allocated so that the model's outputs change least: the predicted loss is {loss:.3g}, and {alike:.3g} "
+            f"with equal ratios. It is the {basis(family.sensitivities)}, summed over the groups."
+        )
 
     @cached_property
     def error(self) -> float | None:
@@ -184,6 +241,8 @@ class Candidate:
         spectra = self.family.spectra
         if not self.family.is_plain_svd or spectra is None:
             measurement = measurement_of(resolved(self.plan, self.family.info), self.family.measured)
+            if measurement is None and self.family.sensitivities:
+                return self._on(self.family.curves).relative_error
             return measurement.relative_error if measurement else None
         groups = self.prediction.groups
         return relative_error(spectra, [group.size if group.form != "dense" else None for group in groups])

@@ -2,9 +2,10 @@
 
     propose(plan, parse_target("lose 1 point of similarity"), info, home, measured)
 
-The plan keeps its groups, methods and dtypes; only sizes change. With `allocate`, sizes differ between the groups: plain SVD
-with known singular values is water-filled (`offcomp.planning.allocation`), weighted by how much the task depends on each group
-if enough scores have been measured. Otherwise, every group gets the same ratio.
+The plan keeps its groups, methods and dtypes; only sizes change. With `allocate`, sizes differ between the groups: they are
+water-filled (`offcomp.planning.allocation`). The weighting SCORE needs plain SVD with known singular values, and weighs groups
+by how much the task depends on them if enough scores have been measured. SENSITIVITY suits every method, and minimises the
+predicted loss of the whole model, from measured sensitivities. If sizes cannot be allocated, every group gets the same ratio.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from offcomp.errors import InputError
+from offcomp.errors import InputError, shortly
 from offcomp.methods import SVD, make_method
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.allocation import smallest_total_for_error, weights_for
@@ -31,7 +32,8 @@ from offcomp.results.known_scores import KnownScore
 from offcomp.results.runs import group_title
 from offcomp.results.sentences import smaller
 from offcomp.results.smaller_choices import what_could_fit
-from offcomp.results.targets import Target, task_of
+from offcomp.results.targets import SCORE, SENSITIVITY, Target, task_of
+from offcomp.runs.sensitivity import Sensitivities, find
 
 MB = 1e6
 ABOUT = 1.15
@@ -57,26 +59,45 @@ class Proposal:
 
 
 def propose(
-    plan: Plan, target: Target, info: ModelInfo, home: Path, measured: Sequence[Measured], *, allocate: bool = False
+    plan: Plan,
+    target: Target,
+    info: ModelInfo,
+    home: Path,
+    measured: Sequence[Measured],
+    *,
+    allocate: bool = False,
+    weighting: str = SCORE,
 ) -> Proposal:
     """The plan that meets a target with the smallest stored size; for a size, the largest plan that fits.
 
-    home        where singular values are cached; they must be known for errors and losses
+    home        where singular values and sensitivities are cached; singular values must be known for errors and losses
     measured    all measurements on these weights, from `known_errors.measured_of`
     allocate    spend the budget where it matters most, instead of using the same ratio for every group
+    weighting   with `allocate`, one of `targets.WEIGHTINGS`; SENSITIVITY needs the sensitivities of all groups
 
     Raises InputError if the target cannot be reached, naming the nearest value that can, or if something is missing.
     """
     if not plan.groups:
         raise InputError("the plan has no groups whose size can be chosen; add at least one")
-    family = Family(plan, info, home, measured, _unit(plan, target, info))
+    by_sensitivity = allocate and weighting == SENSITIVITY and len(plan.groups) > 1
+    sensitivities = _sensitivities(plan, info, home) if by_sensitivity else {}
+    family = Family(plan, info, home, measured, _unit(plan, target, info), sensitivities)
     task = task_of(target, plan, info) if target.kind == "loss" else next(iter(plan.resolved_tasks), None)
-    water_filled = allocate and len(plan.groups) > 1 and family.is_plain_svd and family.spectra is not None
-    weights = family.weights(task) if water_filled else None
+    weights = family.weights(task) if allocate and family.can_allocate else None
     found = _found(family, target, task, weights)
     notes = _notes(found, target, task, allocate=allocate, weighted=weights is not None)
     expected = found.score(task) if task else None
     return Proposal(found.plan, _reasons(found, allocated=weights is not None), found.error, expected, notes)
+
+
+def _sensitivities(plan: Plan, info: ModelInfo, home: Path) -> Sensitivities:
+    """The cached sensitivities of all groups. Raises InputError if some are missing."""
+    found = find(plan, info, home)
+    if unknown := [group.name for group in plan.groups if group.name not in found]:
+        raise InputError(
+            f"the sensitivity of {shortly(unknown)} has not been measured yet; measure it with 'offcomp sensitivity' first"
+        )
+    return found
 
 
 def _unit(plan: Plan, target: Target, info: ModelInfo) -> str:
@@ -144,12 +165,14 @@ def _largest_fitting(family: Family, limit: float, ratio: float, found: Candidat
 
 def _for_error(family: Family, target: Target, weights: np.ndarray | None) -> Candidate:
     """The smallest candidate with a relative error of at most the target's."""
-    if weights is not None:
+    if weights is not None and not family.sensitivities:
         equal = weights_for(family.curves, "frobenius")  # the error over all chosen weights counts, not that of a task
         total = smallest_total_for_error(family.curves, target.value, equal).total
         found = family.with_total(total, equal)
     else:
-        found = smallest(family.at_ratio, family.ratios(), lambda each: each.error is not None and each.error <= target.value)
+        candidates = family.at_ratio if weights is None else lambda total: family.with_total(total, weights)
+        positions = family.ratios() if weights is None else family.totals()
+        found = smallest(candidates, positions, lambda each: each.error is not None and each.error <= target.value)
     if found is None or not found.saves:
         _need_errors(family)
         known = [each for ratio in family.ratios() if (each := family.at_ratio(ratio)).saves and each.error is not None]
@@ -252,8 +275,13 @@ def _notes(found: Candidate, target: Target, task: Task | None, *, allocate: boo
         f"and {num_bytes} in bytes."
     )
     if allocate and not weighted:
-        notes.append("Every group has the same ratio, because sizes are only allocated across two or more groups of plain SVD.")
-    if weighted:
+        notes.append(
+            "Every group has the same ratio, because sizes are only allocated across two or more groups, of plain SVD or with "
+            "measured sensitivities."
+        )
+    if found.loss_sentence:
+        notes.append(found.loss_sentence)
+    elif weighted:
         by_score = target.kind != "error" and task is not None and found.family.knows_scores(task)
         cost = f"of the score on {task.name}, as estimated from measured scores" if by_score and task else "of the energy"
         notes.append(f"Sizes are allocated so that each byte is spent where it keeps most {cost}.")

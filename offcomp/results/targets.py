@@ -44,6 +44,8 @@ LIMITS = {
 }
 """Kind -> smallest and largest value, and both in words. A smallest value of 0 is excluded."""
 PER_POINT = 100
+SCORE, SENSITIVITY = WEIGHTINGS = ("score", "sensitivity")
+"""What decides how a budget is divided among groups: scores of earlier runs, or measured sensitivities."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.models.environment import versions
 from offcomp.models.identity import IDENTITY, file_digest
 from offcomp.models.listing import identity_of
-from offcomp.planning.data.calibration_text import BUNDLED, BUNDLED_FILE
+from offcomp.planning.data.calibration_text import BUNDLED, BUNDLED_FILE, CalibrationText
 from offcomp.planning.data.task_files import all_files, location_of
 from offcomp.planning.data.tasks import HUB, Task
 from offcomp.planning.plan import Plan
@@ -83,10 +83,12 @@ def check_inputs(plan: Plan, info: ModelInfo, inputs: Inputs) -> None:
 
 def calibration_digest(plan: Plan) -> str:
     """SHA-256 of a plan's current calibration text; empty if no text is needed or the text cannot be read."""
-    if not plan.needs_text:
-        return ""
-    text = plan.calibration.text
-    return _digest(BUNDLED_FILE if text == BUNDLED else path_of(text))
+    return text_digest(plan.calibration) if plan.needs_text else ""
+
+
+def text_digest(calibration: CalibrationText) -> str:
+    """SHA-256 of the file with a calibration text; empty if it cannot be read."""
+    return _digest(BUNDLED_FILE if calibration.text == BUNDLED else path_of(calibration.text))
 
 
 def task_digests(task: Task) -> dict[str, str]:

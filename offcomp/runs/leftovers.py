@@ -22,7 +22,7 @@ from offcomp.runs.claims import Claim, foreign_host
 from offcomp.runs.documents import RESULT, WORKER
 from offcomp.runs.start import LOCK, has_worker, remove_folder
 
-FOLDERS = ("digests", "evaluations", "groups", "models", "spectra", "uploads", "views")
+FOLDERS = ("digests", "evaluations", "groups", "models", "sensitivities", "spectra", "uploads", "views")
 """Subfolders of the home folder, other than `runs`."""
 UNFINISHED = re.compile(r"\..+\.part")
 RUN_ID = re.compile(r"[0-9a-f]{12}")

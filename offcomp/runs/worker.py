@@ -19,7 +19,7 @@ from offcomp.errors import ModelError, OffcompError, RunError, first_line
 from offcomp.files import storage_error
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.listing import check_unchanged, model_info
-from offcomp.planning.cost import CORRECT, FLOAT32_BYTES, estimate, free_memory
+from offcomp.planning.cost import CORRECT, FLOAT32_BYTES, SMALL_SHARE, estimate, free_memory
 from offcomp.planning.data.scores import Score
 from offcomp.planning.json_checks import Malformed
 from offcomp.planning.model_sizes import model_sizes
@@ -44,8 +44,6 @@ log = logging.getLogger("offcomp")
 
 LOAD = "load the model"
 NOTICEABLE_ERROR = 1e-3
-SMALL_SHARE = 0.25
-"""Models that take up at most this fraction of the free memory stay loaded; calibration statistics may use as much again."""
 LONGEST_DETAIL = 200
 NICE = 10
 """Niceness of workers, so that the app takes priority over them."""

@@ -1,4 +1,4 @@
-"""Work that the app runs in separate processes: listing, comparing and drawing modules, and computing spectra."""
+"""Work that the app runs in separate processes: listing, comparing, drawing and measuring modules, and computing spectra."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from offcomp.planning.matrix_view import read_view, view_path
 from offcomp.planning.merge_survey import find_survey
 from offcomp.planning.plan import Plan
 from offcomp.planning.spectra import missing
+from offcomp.runs import sensitivity
 from offcomp.ui.escape import plain
 from offcomp.ui.frame import reporting_errors
 from offcomp.ui.model_roots import check_folder
@@ -105,6 +106,12 @@ def _jobs() -> _Jobs:
 def request_spectra(info: ModelInfo, plan: Plan) -> str:
     """Compute the spectra of a plan's groups in the background. Returns WORKING, "" if done, or the reason for a failure."""
     return _ensure(Request(("spectra", "--json", "-"), plan.to_json()), lambda: not missing(plan, info, home_folder()))
+
+
+def request_sensitivity(info: ModelInfo, plan: Plan) -> str:
+    """Measure the sensitivities of a plan's groups in the background. Returns the same statuses as `request_spectra`."""
+    request = Request(("sensitivity", "--json", "-"), plan.to_json())
+    return _ensure(request, lambda: not sensitivity.missing(plan, info, home_folder()))
 
 
 def request_survey(info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> str:

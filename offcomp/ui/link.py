@@ -23,7 +23,7 @@ from offcomp.planning.data.tasks import TASKS
 from offcomp.planning.grouping import GROUPINGS, STACKS
 from offcomp.planning.plan import CORRECTIONS, NOTHING
 from offcomp.results.groups import ranges
-from offcomp.results.targets import parse_target
+from offcomp.results.targets import SCORE, WEIGHTINGS, parse_target
 
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 100.0)
 OWN = "own"
@@ -204,6 +204,7 @@ FIELDS = (
     Field("ratio", "ratio", 3.0, _ratio, "{:g}".format),
     Field("target", "target", "", _target),
     Field("allocate", "allocate", False, _flag, lambda _: "1"),
+    Field("weighting", "weighting", SCORE, _one_of(WEIGHTINGS)),
     Field("equal", "equal_bytes", False, _flag, lambda _: "1"),
     Field("unit", "unit", UNITS[0], _one_of(UNITS)),
     Field("dtype", "dtype", DTYPE_CHOICES[0], _one_of(DTYPE_CHOICES)),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests import tiny_models
 from tests.cli.test_main import Command, folder, write
 
 __all__ = ["folder"]  # fixtures
@@ -136,3 +137,64 @@ def test_a_plan_that_cannot_be_written_is_one_sentence(offcomp: Command, tmp_pat
     plan = write(tmp_path / "plan.json", three_keys())
     status, _, err = offcomp("allocate", plan, "--total-ratio", "2", "--out", str(tmp_path / "no" / "where.json"))
     assert status == 2 and "cannot write the plan" in err
+
+
+@pytest.fixture(scope="module")
+def felt(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A plan of three matrices of a tiny GPT-2, with a calibration text that it can read."""
+    place = tmp_path_factory.mktemp("felt")
+    model = tiny_models.save(tiny_models.gpt2(), place / "tiny-gpt2")
+    text = place / "text.txt"
+    text.write_text("\n".join(f"w{n} w{n + 1} w{2 * n} w{n + 3} w{3 * n}" for n in range(2, 12)), encoding="utf-8")
+    groups = [{"name": name, "modules": [name]} for name in ("query.0", "ffn_in.0", "ffn_in.1")]
+    return {"model": str(model), "tasks": [], "groups": groups, "calibration": {"text": str(text)}}
+
+
+def test_a_budget_is_divided_by_measured_sensitivity(offcomp: Command, tmp_path: Path, felt: dict[str, Any]) -> None:
+    plan = write(tmp_path / "plan.json", felt)
+    status, out, err = offcomp("sensitivity", plan, "--json")
+    rows = json.loads(out)
+    assert (status, err) == (0, "") and {row["group"] for row in rows} == {"query.0", "ffn_in.0", "ffn_in.1"}
+    assert all(row["sensitivity"] == pytest.approx(row["loss"] / row["relative_error"] ** 2) for row in rows)
+    status, out, _ = offcomp("allocate", plan, "--total-ratio", "3", "--weighting", "sensitivity", "--json")
+    found = json.loads(out)
+    assert status == 0 and found["total"] <= found["original"] / 3
+    assert found["predicted_loss"] < found["uniform_predicted_loss"]
+    assert found["loss"].startswith("KL divergence to the original on 10 texts")
+    _, out, _ = offcomp("predict", write(tmp_path / "made.json", found["plan"]), "--json")
+    assert [group["num_parameters"] for group in json.loads(out)["groups"]] == [row["stored"] for row in found["groups"]]
+    _, out, _ = offcomp("allocate", plan, "--total-ratio", "3", "--weighting", "sensitivity")
+    assert f"predicted loss {found['predicted_loss']:.4f}; with the same ratio for all groups: " in out
+    _, out, _ = offcomp("sensitivity", plan)
+    assert "loss: KL divergence to the original on 10 texts, each group compressed alone" in out
+
+
+def test_a_plan_of_any_method_is_divided_by_sensitivity(offcomp: Command, felt: dict[str, Any]) -> None:
+    flags = ("--modules", "query.0,ffn_in.0-1", "--group", "module", "--calibration", felt["calibration"]["text"], "--json")
+    flags = (*flags, "--method", "quantization", "--unit", "bytes", "--ratio", "6")
+    status, out, err = offcomp("plan", felt["model"], *flags, "--allocate", "--weighting", "sensitivity")
+    assert status == 0 and "the predicted loss is" in err and "with equal ratios" in err
+    assert len({group["ratio"] for group in json.loads(out)["groups"]}) > 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--target-error", "0.3"), "--weighting sensitivity divides a size; use --total-ratio, --total-size or --target"),
+        (("--total-ratio", "3", "--sensitivities", "F.json"), "measures the sensitivities itself; leave out --sensitivities"),
+    ],
+)
+def test_what_sensitivity_cannot_be_combined_with(
+    offcomp: Command, tmp_path: Path, felt: dict[str, Any], flags: tuple[str, ...], message: str
+) -> None:
+    status, out, err = offcomp("allocate", write(tmp_path / "plan.json", felt), *flags, "--weighting", "sensitivity")
+    assert (status, out) == (2, "") and message in err and err.count("\n") == 1
+
+
+def test_sensitivity_of_nothing_and_a_weighting_without_allocation_are_refused(
+    offcomp: Command, tmp_path: Path, felt: dict[str, Any]
+) -> None:
+    status, _, err = offcomp("sensitivity", write(tmp_path / "plan.json", felt | {"groups": []}))
+    assert status == 2 and "the plan has no groups to measure" in err
+    status, _, err = offcomp("plan", felt["model"], "--modules", "query.0", "--weighting", "sensitivity")
+    assert status == 2 and "--weighting only applies to --allocate" in err

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from offcomp.errors import InputError
+from offcomp.files import write_json
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.sources import bundled_info
 from offcomp.planning.plan import Plan, make_groups, validate
@@ -15,6 +16,7 @@ from offcomp.planning.sizes import predict
 from offcomp.results.known_errors import measured_of
 from offcomp.results.proposals import Proposal, propose
 from offcomp.results.targets import parse_target
+from offcomp.runs import sensitivity
 
 GPT, MINILM = "offcomp-gpt", "minilm-l6"
 
@@ -143,3 +145,51 @@ def test_errors_of_other_methods_are_estimated_from_measurements(tmp_path: Path)
     assert found.expected and 0 < found.expected.loss <= 0.02
     assert predict(found.plan, info_of(MINILM)).model.chosen.byte_ratio > 4
     assert "Every group has the same ratio" in " ".join(found.notes)
+
+
+def measured_by_hand(plan: Plan, home: Path, sensitivities: dict[str, float]) -> None:
+    """Cache sensitivities that do not depend on the size, with the errors of a Gaussian source at 4 and 2 bits per entry."""
+    info = info_of(plan.model)
+    paths = sensitivity._paths(plan, info, home)
+    for group in plan.groups:
+        (spec,) = (spec for spec in info.modules if spec.name == group.modules[0])
+        probes = [
+            sensitivity.Probe(
+                num_parameters=spec.num_parameters,
+                num_bytes=spec.num_parameters * bits // 8,
+                relative_error=2.0**-bits,
+                loss=sensitivities[group.name] * 4.0**-bits,
+            )
+            for bits in (4, 2)
+        ]
+        found = sensitivity.Sensitivity(family="causal-fidelity", num_texts=7, squared_norm=2.0, probes=tuple(probes))
+        write_json(paths[group.name], found.to_dict())
+
+
+def test_any_method_is_allocated_by_sensitivity(tmp_path: Path) -> None:
+    """With E = 2^(-2R), four times the sensitivity is worth one bit more."""
+    settings = {"method": "autoencoder", "options": {"preset": "trellis"}, "unit": "bytes"}
+    plan = plan_of(GPT, ("query", "value"), **settings)
+    info, felt = info_of(GPT), {group.name: 0.1 if "query" in group.name else 0.4 for group in plan.groups}
+    arguments = (plan, parse_target("5x"), info, tmp_path, [])
+    with pytest.raises(InputError, match=r"the sensitivity of query\.0.* has not been measured yet"):
+        propose(*arguments, allocate=True, weighting="sensitivity")
+    measured_by_hand(plan, tmp_path, felt)
+    found = propose(*arguments, allocate=True, weighting="sensitivity")
+    sizes = {group.name: group for group in predict(found.plan, info).groups}
+    bits = {name: 8 * group.num_bytes / group.num_parameters for name, group in sizes.items()}
+    assert bits["value.1"] - bits["query.1"] == pytest.approx(1.0, abs=0.05)
+    alike = propose(*arguments, allocate=False)
+    stored = [predict(each.plan, info).model.chosen.bytes_after for each in (found, alike)]
+    assert 0.99 * stored[1] < stored[0] <= stored[1]
+    assert any("the predicted loss is" in note and "on 7 texts" in note for note in found.notes)
+    assert found.error is not None and 0.05 < found.error < 0.3
+    assert "larger than most" in found.reasons["value.0"] and "smaller than most" in found.reasons["query.0"]
+
+
+def test_an_error_is_met_by_sizes_allocated_by_sensitivity(tmp_path: Path) -> None:
+    settings = {"method": "autoencoder", "options": {"preset": "trellis"}, "unit": "bytes"}
+    plan = plan_of(GPT, ("query", "value"), **settings)
+    measured_by_hand(plan, tmp_path, {group.name: 0.1 if "query" in group.name else 0.4 for group in plan.groups})
+    found = propose(plan, parse_target("error 0.1"), info_of(GPT), tmp_path, [], allocate=True, weighting="sensitivity")
+    assert found.error is not None and 0.09 < found.error <= 0.1

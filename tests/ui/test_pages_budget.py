@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from offcomp.files import write_json
 from offcomp.models.catalogue import ModelInfo
-from offcomp.planning.plan import Plan, validate
+from offcomp.planning.plan import Plan, make_groups, validate
 from offcomp.planning.sizes import predict
+from offcomp.runs import sensitivity
 from offcomp.runs.store import RunStore
 from tests import tiny_models
 from tests.checkpoints import DTYPES, store_as
@@ -104,6 +106,43 @@ def test_a_budget_is_spent_where_it_hurts_least(submitted: list[Plan]) -> None:
     assert len({group.ratio for group in submitted[0].groups}) > 5
     reasons = next(markdown.value for markdown in allocated.markdown if markdown.value.startswith("- query.0: "))
     assert len(reasons.splitlines()) == 36
+
+
+FELT = {"methods": "quantization", "unit": "bytes", "ratio": "5", "tasks": "none", "modules": "query.0,ffn_out.0"}
+
+
+def test_a_budget_is_divided_by_what_was_measured(home: Path, submitted: list[Plan]) -> None:
+    link = {**FELT, "together": "module", "allocate": "1", "weighting": "sensitivity"}
+    app = opened("compress", **link)
+    assert "the sensitivity of query.0, ffn_out.0 has not been measured yet" in app.warning[0].value
+    assert app.button(key="lab_sensitivity_button").label.startswith("Measure how much the model depends on each group (about ")
+    groups = make_groups([minilm_info().module(name) for name in ("query.0", "ffn_out.0")], "module", method="quantization")
+    plan = Plan(model="minilm-l6", groups=tuple(group.at_ratio(5, "bytes") for group in groups), tasks=())
+    for (name, path), felt in zip(sensitivity._paths(plan, minilm_info(), home).items(), (1e-4, 10.0), strict=True):
+        rows, cols = minilm_info().module(name).shape
+        probes = tuple(
+            sensitivity.Probe(
+                num_parameters=rows * cols, num_bytes=rows * cols * bits // 8, relative_error=e, loss=felt * e * e
+            )
+            for bits, e in ((8, 0.01), (5, 0.05), (2, 0.5))
+        )
+        found = sensitivity.Sensitivity(family="embedding-fidelity", num_texts=32, squared_norm=1.0, probes=probes)
+        write_json(path, found.to_dict())
+    app = opened("compress", **link)
+    assert "the predicted loss is" in texts(app) and not app.warning
+    app.button(key="run").click().run()
+    first, second = (group.ratio for group in submitted[0].groups)
+    assert first > 5 > second
+
+
+def test_what_a_group_costs_is_judged_by_a_choice_that_is_part_of_the_link() -> None:
+    app = open_part(opened("compress", methods="svd", tasks="none"), "budget")
+    assert not [radio for radio in app.radio if radio.key == "weighting"]
+    app.toggle(key="allocate").set_value(True).run()
+    app.radio(key="weighting").set_value("sensitivity").run()
+    assert not app.exception
+    assert app.query_params["weighting"] in ("sensitivity", ["sensitivity"])
+    assert "Calibration text" in {expander.label for expander in open_part(app, "methods").expander}
 
 
 def test_methods_can_be_set_to_the_same_bytes(submitted: list[Plan]) -> None:

@@ -24,9 +24,10 @@ from offcomp.results.known_errors import Measured
 from offcomp.results.known_scores import Errors, errors_of, known_scores
 from offcomp.results.proposals import Proposal, propose
 from offcomp.results.restored import in_dtype
-from offcomp.results.targets import parse_target
+from offcomp.results.targets import SENSITIVITY, parse_target
 from offcomp.results.what_if import Answer
 from offcomp.runs.inputs import inputs_of, run_id
+from offcomp.runs.sensitivity import missing
 from offcomp.runs.store import Run, RunStore
 from offcomp.ui.lab.choices import Choices
 from offcomp.ui.link import RATIOS
@@ -124,8 +125,10 @@ def _planned(lab: Lab, style_key: str, plan: Plan) -> Answer:
     if not plan.groups or not (choices.target or choices.allocate):
         return answer
     target = choices.target or f"{choices.ratio:g}x"
-    known = (lab.spectra is not None, *((run.id, run.status) for run in lab.runs))
-    proposal = _proposed(plan, target, known, info, lab.measured, allocate=choices.allocate)
+    unmeasured = not_measured(plan, choices)
+    known = (lab.spectra is not None, *unmeasured, *((run.id, run.status) for run in lab.runs))
+    weighting = choices.weighting if choices.allocate else ""
+    proposal = _proposed(plan, target, known, info, lab.measured, allocate=choices.allocate, weighting=weighting)
     if isinstance(proposal, str):
         return replace(answer, fault=proposal)
     prediction = predict(proposal.plan, info)
@@ -145,18 +148,25 @@ def _proposed(
     _measured: Sequence[Measured],
     *,
     allocate: bool,
+    weighting: str,
 ) -> Proposal | str:
     """Propose a plan that meets a target; if there is none, explain why.
 
-    Cached by `known`, which stands for the spectra and the runs.
+    Cached by `known`, which stands for the spectra, the sensitivities and the runs.
     """
     try:
-        proposal = propose(plan, parse_target(target), info, home_folder(), _measured, allocate=allocate)
+        proposal = propose(plan, parse_target(target), info, home_folder(), _measured, allocate=allocate, weighting=weighting)
         validate(proposal.plan, info)
     except InputError as error:
         fault = error.faults[0] if isinstance(error, PlanError) else str(error)
         return fault.rstrip(".")
     return proposal
+
+
+def not_measured(plan: Plan, choices: Choices) -> list[str]:
+    """Names of the groups whose sensitivity the budget needs and nobody has measured; none if sizes are allocated otherwise."""
+    needed = choices.allocate and choices.weighting == SENSITIVITY and len(plan.groups) > 1
+    return missing(plan, choices.info, home_folder()) if needed else []
 
 
 def _answer(lab: Lab, answer: Answer, runs: Mapping[str, Run]) -> Answer:

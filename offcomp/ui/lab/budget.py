@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS
 from offcomp.planning.data.metrics import METRICS
 from offcomp.planning.data.tasks import find_task
-from offcomp.results.targets import PER_POINT, Target, parse_target
+from offcomp.results.targets import PER_POINT, SCORE, SENSITIVITY, WEIGHTINGS, Target, parse_target
 from offcomp.ui import draft
 from offcomp.ui.escape import plain
 from offcomp.ui.link import RATIOS
@@ -29,9 +29,12 @@ BUDGETS = {
     "loss": "a loss of the score",
 }
 BUDGET_HELP = "A plan that meets the budget is shown at once: sizes and errors are known or estimated before the run."
-ALLOCATE_HELP = (
-    "Instead of the same ratio for every group, give more to the groups whose error falls fastest, weighted by how much the "
-    "task depends on them where that has been measured. Available only for SVD, whose errors are known at every rank."
+ALLOCATE_HELP = "Instead of the same ratio for every group, give more to the groups whose compression costs most per byte."
+WEIGHTING = {SCORE: "errors and measured scores", SENSITIVITY: "sensitivity of the model"}
+WEIGHTING_HELP = (
+    "Errors: give more to the groups whose error falls fastest, weighted by how much the task depends on them where that has "
+    "been measured; only for SVD, whose errors are known at every rank. Sensitivity: compress each group alone at a few "
+    "ratios, measure how far the model's outputs move on the calibration text, and keep their sum smallest; for every method."
 )
 EQUAL_HELP = "Methods end up at slightly different sizes. This sets all of them to the largest size that they have in common."
 TARGETS: dict[str, tuple[str, Any, Any, Any]] = {
@@ -106,13 +109,16 @@ def choose_budget(info: ModelInfo) -> None:
         "The budget is", list(BUDGETS), format_func=BUDGETS.__getitem__, key=BUDGET, on_change=change, help=BUDGET_HELP
     )
     st.toggle("Spend it where it matters most", key="allocate", persist_state="session", help=ALLOCATE_HELP)
+    if st.session_state["allocate"]:
+        _radio("What a group costs is judged by", WEIGHTINGS, "weighting", WEIGHTING_HELP, WEIGHTING.__getitem__)
     st.toggle("Same bytes for all methods", key="equal_bytes", persist_state="session", help=EQUAL_HELP)
     _radio("The ratio counts", UNITS, "unit", UNIT_HELP)
     _radio("Store numbers as", DTYPE_CHOICES, "dtype", DTYPE_HELP)
     st.number_input("Seed", 0, 2**31 - 1, key="seed", persist_state="session")
 
 
-def _radio(label: str, options: Sequence[str], key: str, description: str) -> str:
+def _radio(label: str, options: Sequence[str], key: str, description: str, shown: Callable[[str], str] = str) -> str:
+    help_text = plain(description) or None
     return str(
-        st.radio(plain(label), options, key=key, horizontal=True, persist_state="session", help=plain(description) or None)
+        st.radio(plain(label), options, key=key, horizontal=True, persist_state="session", help=help_text, format_func=shown)
     )

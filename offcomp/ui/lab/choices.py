@@ -18,6 +18,7 @@ from offcomp.planning.grouping import GROUPINGS, name_groups
 from offcomp.planning.plan import NOTHING, Group, Plan, make_groups
 from offcomp.results.model import rounded_to
 from offcomp.results.scores import sentence_start, within_sentence
+from offcomp.results.targets import SCORE
 from offcomp.ui import draft
 from offcomp.ui.link import OWN, OwnGroup
 from offcomp.ui.uploads import CALIBRATION
@@ -47,6 +48,7 @@ class Choices:
     ratio: float = 3.0
     target: str = ""
     allocate: bool = False
+    weighting: str = SCORE
     equal_bytes: bool = False
     correct: str = NOTHING
     calibration: CalibrationText = field(default_factory=CalibrationText)
@@ -146,6 +148,7 @@ def read_choices(info: ModelInfo) -> Choices:
         ratio=float(state["ratio"]),
         target=state["target"],
         allocate=state["allocate"],
+        weighting=state["weighting"],
         equal_bytes=state["equal_bytes"],
         correct=state["correct"],
         calibration=state.get(CALIBRATION, CalibrationText()),

@@ -14,6 +14,7 @@ from offcomp.ui.lab.answers import Lab, lab_of
 from offcomp.ui.lab.cost import show_cost
 from offcomp.ui.lab.panel import show_panel
 from offcomp.ui.lab.run import STARTED, run_button, show_progress, to_run
+from offcomp.ui.lab.sensitivity import offer_sensitivity
 from offcomp.ui.lab.sentence import show_sentence
 from offcomp.ui.lab.strip import show_notes, show_strip, strip_sentence
 
@@ -62,6 +63,7 @@ def _lab(question: str, show: Callable[[Lab], object], always_compares: bool) ->
             st.markdown(plain(sentence))
         show_strip(lab)
         show_notes(lab)
+        offer_sensitivity(lab)
         show_sentence(lab)
     show(lab)
 

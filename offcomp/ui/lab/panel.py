@@ -18,6 +18,7 @@ from offcomp.planning.data.tasks import find_task
 from offcomp.planning.grouping import GROUPINGS, STACK_HELP, STACKS
 from offcomp.planning.plan import CORRECTIONS, NOTHING
 from offcomp.results.charts.plan_map import plan_map_alt, plan_map_svg
+from offcomp.results.targets import SENSITIVITY
 from offcomp.ui import draft
 from offcomp.ui.escape import plain
 from offcomp.ui.frame import palette
@@ -135,9 +136,10 @@ def _choose_methods() -> None:
 
 
 def _choose_calibration(*, is_needed: bool) -> None:
-    """Let the user choose the calibration text, if it is needed or a method is calibrated on it."""
+    """Let the user choose the text, if it is needed for corrections, for a method, or to measure sensitivities."""
     choices = [method for method in all_methods() if method.style_key in (st.session_state["methods"] or [])]
-    if is_needed or any(_is_calibrated(method) for method in choices):
+    by_sensitivity = st.session_state["allocate"] and st.session_state["weighting"] == SENSITIVITY
+    if is_needed or by_sensitivity or any(_is_calibrated(method) for method in choices):
         with st.expander("Calibration text"):
             bring_calibration_text()
 
