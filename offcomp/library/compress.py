@@ -53,7 +53,7 @@ class CompressedModel(Sequence[CompressedGroup]):
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """The model with reconstructed weights and corrections: the original if compressed in place, otherwise a copy."""
+        """The compressed model, with its corrections. This is the original if it was compressed in place, otherwise a copy."""
         if self.inplace:
             return self.original
         model = deepcopy(self.original)

@@ -63,6 +63,7 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
     with worker.stage(LOAD):
         from offcomp.evaluation import open_task
         from offcomp.models.offloading import StoredMatrices, offloaded
+        from offcomp.runs.calibration import calibration_of
         from offcomp.runs.compress import SavedGroup, add_output_errors, check_finite, compress_group, save_group
         from offcomp.runs.together import FitsTogether
 
@@ -79,7 +80,7 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
     compressed: list[SavedGroup] = []
     model_loaded, specs = is_small(loaded.info), [spec for group in plan.groups for spec in members(group, loaded.info)]
     source = loaded.model if model_loaded else StoredMatrices(loaded, specs)
-    calibration = _calibration(plan, loaded, model_loaded=model_loaded)
+    calibration = calibration_of(plan, loaded, stays_loaded=model_loaded)
     order = plan.compression_order(loaded.info)
     ordered = [plan.groups[number] for number in order]
     together = FitsTogether(source, loaded.info, ordered, plan.seed)
@@ -142,28 +143,6 @@ def _loaded(model: str, preloaded: LoadedModel | None) -> LoadedModel:
 def is_small(info: ModelInfo) -> bool:
     """Whether a model is small enough, relative to the free memory, to stay loaded."""
     return FLOAT32_BYTES * info.num_parameters <= SMALL_SHARE * (free_memory() or 0)
-
-
-def _calibration(plan: Plan, loaded: LoadedModel, *, model_loaded: bool) -> Calibration | None:
-    """Return the calibration of a run, or None if neither a group nor a correction needs text."""
-    if not plan.needs_text:
-        return None
-    from offcomp.runs.calibration import Calibration
-
-    settings = plan.calibration
-    drawn = settings.read(plan.seed)
-    largest = max(sum(spec.num_parameters for spec in members(group, loaded.info)) for group in plan.groups)
-    return Calibration(
-        loaded,
-        drawn.texts,
-        max_tokens=settings.max_tokens,
-        special_tokens=settings.special_tokens,
-        weighting=settings.weighting,
-        seed=plan.seed,
-        rows=drawn.rows,
-        cache_bytes=int(SMALL_SHARE * (free_memory() or 0)) if model_loaded else FLOAT32_BYTES * largest // 2,
-        ahead=[spec for group in plan.calibrated_groups for spec in members(group, loaded.info)] if model_loaded else (),
-    )
 
 
 def _hints(

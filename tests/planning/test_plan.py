@@ -61,7 +61,7 @@ def test_a_plan_survives_json_with_every_field_set() -> None:
     assert plan.groups[0].modules == ("key.0", "key.1")
     assert (plan.seed, plan.groups[0].ratio, plan.groups[0].unit, plan.groups[0].dtype) == (5, 4.0, "bytes", "float16")
     written = json.loads(plan.to_json())
-    assert written == PLAN | {"groups": [GROUP | {"options": default_options("autoencoder") | {"epochs": 3}}]}
+    assert written == PLAN | {"groups": [GROUP | {"options": stated_options("autoencoder", {"epochs": 3})}]}
     assert Plan.from_json(plan.to_json()).to_json() == plan.to_json()
 
 

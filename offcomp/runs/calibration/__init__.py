@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from offcomp.models.loading import LoadedModel
-from offcomp.planning.cost import SMALL_SHARE, free_memory
+from offcomp.planning.cost import FLOAT32_BYTES, SMALL_SHARE, free_memory
 from offcomp.planning.plan import Plan, members
 from offcomp.runs.calibration.hints import GroupHints
 from offcomp.runs.calibration.passes import Calibration
@@ -13,19 +13,29 @@ from offcomp.runs.calibration.passes import Calibration
 __all__ = ["Calibration", "GroupHints", "calibration_of"]
 
 
-def calibration_of(plan: Plan, loaded: LoadedModel, texts: Sequence[str] | None = None) -> Calibration | None:
-    """The calibration of a model in memory on the plan's text, or on these texts; None if it needs no text."""
+def calibration_of(
+    plan: Plan, loaded: LoadedModel, texts: Sequence[str] | None = None, *, stays_loaded: bool = True
+) -> Calibration | None:
+    """The calibration of a model on the plan's text, or on these texts; None if the plan needs no text.
+
+    If the model does not stay loaded between passes, statistics take up only as much memory as half a group's matrix.
+    """
     if not plan.needs_text:
         return None
     settings = plan.calibration
+    drawn = settings.read(plan.seed) if texts is None else None
+    groups = [members(group, loaded.info) for group in plan.groups]
     ahead = [spec for group in plan.calibrated_groups for spec in members(group, loaded.info)]
+    most = max(sum(8 * spec.cols**2 for spec in ahead), int(SMALL_SHARE * (free_memory() or 0)))
+    least = FLOAT32_BYTES * max(sum(spec.num_parameters for spec in group) for group in groups) // 2
     return Calibration(
         loaded,
-        settings.read(plan.seed).texts if texts is None else texts,
+        drawn.texts if drawn else texts or (),
         max_tokens=settings.max_tokens,
         special_tokens=settings.special_tokens,
         weighting=settings.weighting,
         seed=plan.seed,
-        cache_bytes=max(sum(8 * spec.cols**2 for spec in ahead), int(SMALL_SHARE * (free_memory() or 0))),
-        ahead=ahead,
+        rows=drawn.rows if drawn else None,
+        cache_bytes=most if stays_loaded else least,
+        ahead=ahead if stays_loaded else (),
     )
