@@ -246,7 +246,7 @@ def _averaged(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _mean_of_tasks(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean difference over tasks, with an interval from the widths of theirs."""
+    """The mean difference over tasks, with an interval computed from the widths of the tasks' intervals."""
     middle = sum(score["difference"] for score in scores) / len(scores)
     if any(score["interval"] is None for score in scores):
         return {"difference": middle, "interval": None}

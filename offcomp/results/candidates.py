@@ -223,7 +223,7 @@ class Candidate:
 
     @property
     def loss_sentence(self) -> str:
-        """The predicted loss, also with equal ratios, and what it is; empty without sensitivities."""
+        """States the predicted loss, that with equal ratios, and what the loss measures; empty without sensitivities."""
         loss, family = self.predicted_loss, self.family
         if loss is None:
             return ""

@@ -276,8 +276,8 @@ def _notes(found: Candidate, target: Target, task: Task | None, *, allocate: boo
     )
     if allocate and not weighted:
         notes.append(
-            "Every group has the same ratio, because sizes are only allocated across two or more groups, of plain SVD or with "
-            "measured sensitivities."
+            "Every group has the same ratio: sizes are allocated only if there are at least two groups, and if these use plain "
+            "SVD or have measured sensitivities."
         )
     if found.loss_sentence:
         notes.append(found.loss_sentence)

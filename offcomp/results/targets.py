@@ -53,7 +53,7 @@ class Target:
     """What a plan should achieve.
 
     kind        one of `KINDS`
-    value       ratio, rank, share of the energy, megabytes (10^6 bytes), relative error, or loss of a score
+    value       ratio, rank, share of the energy, megabytes (10^6 bytes), relative error, or drop in a score
     task        loss: name of a task, or of a metric such as "perplexity"; empty for the first task of the plan
     relative    loss: whether `value` is a share of the original's score rather than a difference (1 point is 0.01)
     """

@@ -154,7 +154,10 @@ def continue_texts(loaded: LoadedModel, texts: Sequence[str]) -> Answers:
 
 
 def with_mask(loaded: LoadedModel, text: str) -> str:
-    """The text, with its last word replaced by the mask token unless the text already contains one. `[MASK]` always works."""
+    """The text, with its last word replaced by the mask token unless the text already contains one.
+
+    `[MASK]` stands for the mask token of any tokenizer. Raises RunError if the tokenizer has none.
+    """
     mask = tokenizer_of(loaded).mask_token
     if mask is None:
         raise RunError(f"the tokenizer of {loaded.info.model} has no mask token; choose another model")

@@ -154,7 +154,7 @@ def fitting_tasks(info: ModelInfo) -> tuple[str, ...]:
 
 
 def tasks(info: ModelInfo) -> tuple[str, ...]:
-    """Return the tasks to score on: those chosen that the model supports, or else those of its first draft."""
+    """The tasks to score on: those chosen that the model supports or, if none has been chosen yet, those of its first draft."""
     chosen, fitting = st.session_state["tasks"], fitting_tasks(info)
     if chosen is None:
         chosen = first_draft(info).tasks

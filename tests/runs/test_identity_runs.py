@@ -181,7 +181,7 @@ def test_an_export_of_a_run_whose_tokenizer_has_changed_is_refused(
 def test_a_model_that_changes_while_it_is_exported_leaves_no_export(
     folder: Path, pairs: Task, store: RunStore, tmp_path: Path
 ) -> None:
-    """The model is changed after its description was read and before it is exported."""
+    """The model is changed after its description has been read and before it is exported."""
     run = run_of(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,)))
     before = model_info(str(folder), store.home)
     change_three_weights(folder)

@@ -1,8 +1,8 @@
 """Vector quantization: rows are cut into short pieces, and each piece is replaced by its nearest codeword.
 
-Each row scale is stored in one byte: 0 for a row of zeros, otherwise one of 255 logarithmic steps between the smallest and
-largest scales. If the largest scale is 2^10 times the smallest, a step is 2.8 % and the rounding error at most 1.4 %, which is
-small compared with the error of the codewords.
+Each row scale is stored in one byte: 0 for a row of zeros, otherwise one of 255 levels, evenly spaced on a
+logarithmic axis between the smallest and largest scales. If the largest scale is 2^10 times the smallest, a step is 2.8 % and
+the rounding error at most 1.4 %, which is small compared with the error of the codewords.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def decode_blocks(
 
 
 def _column_of(blocks: Sequence[NDArray[Any]], column: int) -> NDArray[Any]:
-    """The entries in one column of all blocks (cols, rows) that have it, one block after another."""
+    """The entries of one column of every block (cols, rows) that has this column, one block after another."""
     return np.concatenate([block[column] for block in blocks if column < len(block)])
 
 

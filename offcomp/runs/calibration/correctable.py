@@ -25,7 +25,7 @@ WIDEST_RATIO = 2.0
 
 @dataclass
 class Moments:
-    """Weighted sums over tokens of the outputs of a module, in float64: weights, weights², y and y², per channel."""
+    """Sums over tokens, in float64: weights, squared weights and, per channel, weighted outputs and their squares."""
 
     weight: float = 0.0
     squared_weight: float = 0.0

@@ -26,7 +26,7 @@ BUDGETS = {
     "energy": "a share of the energy",
     "megabytes": "the size of the whole model",
     "error": "a relative error",
-    "loss": "a loss of the score",
+    "loss": "a drop in the score",
 }
 BUDGET_HELP = "A plan that meets the budget is shown at once: sizes and errors are known or estimated before the run."
 ALLOCATE_HELP = "Instead of the same ratio for every group, give more to the groups whose compression costs most per byte."
