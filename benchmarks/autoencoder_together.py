@@ -7,7 +7,7 @@ feed-forward layer transposed. All are trained with the paper's recipe for 30 ep
     one by one  ours, kind by kind
     together    ours as a plan runs it: groups of equal shape in batched products, one thread for each half of them
 
-The loss is that of the final epoch. Seconds are those of the clock; processor seconds are summed over all threads. On a busy
+The loss is that of the final epoch. "Seconds" are wall-clock seconds; processor seconds are summed over all threads. On a busy
 machine, only the latter can be compared, and "together" gains nothing from its second thread. `--ratios 3` measures only one
 ratio, `--epochs 2` only two epochs.
 """
@@ -64,7 +64,7 @@ def one_thread(action: Callable[[], list[float]]) -> list[float]:
 
 
 def rows_of_set(names: list[str], matrices: list[Tensor], budget: Budget, epochs: int) -> list[dict[str, Any]]:
-    """One row per group of a set of groups that train together; the seconds of "together" are those of the set, divided."""
+    """One row per group of a set of groups that train together; the seconds of "together" are divided equally among them."""
     method = Autoencoder(epochs=epochs)
     rows, cols = matrices[0].shape
     latent = choose_size(method, rows, cols, budget)
@@ -92,12 +92,12 @@ def row_of(kind: str, latent: int, ways: dict[str, tuple[list[float], float, flo
 
 
 def totals(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The row of all kinds: seconds are summed, other cells are empty."""
+    """The row of all kinds: seconds are summed, and other cells are empty."""
     return {name: sum(row[name] for row in rows) if name.startswith(MEASURES[1:]) else "" for name in rows[0]} | {"kind": "all"}
 
 
 def with_speed_ups(row: dict[str, Any]) -> dict[str, Any]:
-    """The row, with the time of the plain loop divided by that of training together."""
+    """The row with added columns: the times of the plain loop divided by those of training together."""
     return row | {
         f"plain / together, {measure}": row[f"{measure}, plain"] / row[f"{measure}, together"] for measure in MEASURES[1:]
     }

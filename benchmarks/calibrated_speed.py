@@ -2,9 +2,9 @@
 
 Each linear weight of a model (24 in offcomp-gpt) is compressed on its own at ratio 2, in a run that is submitted to a store,
 with statistics of the bundled text: of the original model or, with `follow`, of the model with the earlier weights compressed.
-"compress" is the sum over the stages of all groups; the first one includes the pass over the text. "outputs" measures all
-output errors: on held-out text in a pass, and on the text used for fitting from its second moments or, if there are none (as
-with ASVD or `follow`), in a second pass.
+"compress" is the sum over the stages of all groups; the first one includes the pass over the text. "outputs" is the time to
+measure all output errors: those on held-out text take one pass, and those on the text used for fitting are computed from its
+second moments or, if there are none (as with ASVD or `follow`), in a second pass.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def rows(model: str, data: Path, num_texts: int) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    """Print each row as JSON as soon as it is measured, and the table of each model at its end."""
+    """Print each row as JSON as soon as it is measured, and a table for each model after its last row."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--data", type=Path, required=True)
     flags.add_argument("--models", nargs="*", default=list(TASKS), choices=list(TASKS))

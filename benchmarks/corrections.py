@@ -10,8 +10,9 @@ compressed once, and each kind of correction is then applied to the same reconst
     refitted       the same, with probes fitted on the compressed model (`--refit`)
     perplexity     of prose, divided by that of the original: offcomp-gpt (next words) and offcomp-bert (masked words)
 
-with 95 % intervals: bootstrap intervals over texts for the distance, and paired intervals over examples for all else. The
-interval of a mean over tasks takes their intervals to be independent. The calibration text is not of the domain of the tasks.
+with 95 % intervals: bootstrap intervals over texts for the distance, and paired intervals over examples for everything else.
+The interval of a mean over tasks treats the tasks as independent. The calibration text does not come from the domain of the
+tasks.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ LANGUAGE_CASES: dict[str, dict[str, Any]] = {
     "SVD at 2x": {"method": "svd", "ratio": 2.0},
     "codebook at 7x": {"method": "autoencoder", "options": {"preset": "codebook"}, "ratio": 7.0, "unit": "bytes"},
 }
-"""Name -> fields of the groups: each kind of linear matrix is one group; embeddings are left as they are. Stored in float16."""
+"""Name -> fields of the groups: one per kind of linear matrix, stored in float16. Embeddings are not compressed."""
 RESAMPLES, SEED = 2000, 0
 
 
@@ -88,7 +89,7 @@ def vectors_of(
 
 
 def distances(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosine distance (texts,) of two embeddings (texts, features) of each text."""
+    """Cosine distance (texts,) between two embeddings of each text, both (texts, features)."""
     one, other = (each.astype(float) / np.linalg.norm(each, axis=1, keepdims=True) for each in (first, second))
     return 1 - (one * other).sum(1)
 
@@ -102,7 +103,7 @@ def bootstrapped(values: NDArray[np.float64]) -> str:
 
 
 def in_points(scores: Mapping[str, tuple[float, float, float]]) -> str:
-    """The mean over tasks of (difference, low, high), in points."""
+    """The mean difference over tasks and its interval, in points, from (difference, low, high) of each task."""
     mean = 100 * np.mean([difference for difference, _, _ in scores.values()])
     half = 50 * np.sqrt(sum((high - low) ** 2 for _, low, high in scores.values())) / len(scores)
     return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
@@ -194,7 +195,7 @@ def main() -> None:
 
 
 def test_texts(data: Path, most: int) -> list[str]:
-    """First sentences of the test splits below a folder, at most `most / 4` of each."""
+    """The first sentence of randomly drawn test examples of the tasks in a folder, at most `most / 4` per task."""
     texts: list[str] = []
     for task in TASKS:
         if not task.bundled:

@@ -1,7 +1,8 @@
 """The first draft of every bundled model, run as the app runs it: `python -m benchmarks.first_drafts [MODEL ...]`.
 
-For each task, prints the value of each method with its 95 % interval, its difference from the original, whether original and
-methods are told apart, and how long the runs took. Fails unless at least one task of each draft tells all of them apart.
+For each task, prints the value of each method with its 95 % interval, its difference from the original, whether the task tells
+the original and all methods apart, and how long the runs took. Fails unless at least one task of each draft tells all of them
+apart.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def tells_all_apart(scores: Sequence[Score]) -> bool:
 
 
 def measured(model: str, home: str) -> bool:
-    """Run the first draft of a model and print its scores. Returns whether a task tells original and methods apart."""
+    """Run the first draft of a model and print its scores. Returns whether a task tells the original and all methods apart."""
     info = offcomp.model_info(model)
     runs = [offcomp.run(plan, home=home, progress=False) for plan in first_draft(info).plans(info)]
     rows, decisive = [], []

@@ -1,12 +1,12 @@
-"""What it is worth to compute the metrics of an SVD with all earlier matrices compressed (`follow`).
+"""The benefit of computing the metrics of an SVD with all earlier matrices compressed (`follow`).
 
     python -m benchmarks.follow --data FOLDER [--models NAME ...] [--out FILE]
 
 FOLDER contains wikitext2, corpus_wiki, corpus_books and corpus_imdb, each with parquet files that have a column `text`. Every
 linear weight of a model is compressed on its own at an equal number of parameters, calibrated on 256 lines of Wikipedia and
-books, which are drawn anew with every seed. Other lines, of four kinds, tell what is left: the perplexity of a language model
-(masked, if it is one of these: 15 % of the tokens of each text), and the cosine distance of sentence embeddings to those of the
-original, in thousandths.
+books, which are drawn anew with every seed. The result is measured on other lines, of four kinds: as the perplexity of a
+language model (for a masked one, over 15 % of the tokens of each text), or as the cosine distance of sentence embeddings from
+those of the original, in thousandths.
 
 "change" is the difference from the first variant: of the logarithm of the perplexity in thousandths, or of the distance. Its
 95 % interval is over texts, whose changes are averaged over the draws; "least" and "most" are the extremes over draws.
@@ -82,7 +82,7 @@ def losses(loaded: LoadedModel, texts: Sequence[str]) -> tuple[Vector, Vector]:
 
 
 class Held:
-    """Held-out texts of one kind, and what the original model makes of them."""
+    """Held-out texts of one kind and, for a model without a language head, the original model's embeddings of them."""
 
     def __init__(self, loaded: LoadedModel, texts: Sequence[str]) -> None:
         self.loaded, self.texts = loaded, texts
@@ -94,7 +94,7 @@ class Held:
         return found / np.linalg.norm(found, axis=1, keepdims=True)
 
     def scores(self) -> Vector:
-        """Sums and weights (2, texts), whose ratio of totals is the mean loss in nats, or the mean distance."""
+        """A sum and a weight per text (2, texts). The ratio of their totals is the mean loss in nats, or the mean distance."""
         if self.original is None:
             return np.stack(losses(self.loaded, self.texts))
         return np.stack([1 - (self._embeddings() * self.original).sum(1), np.ones(len(self.texts))])
@@ -106,7 +106,7 @@ class Held:
 
 
 def interval(first: Vector, second: Vector) -> tuple[float, float]:
-    """95 % bootstrap interval of the difference second - first of scores (2, texts), in thousandths."""
+    """95 % bootstrap interval, in thousandths, of the mean of the second scores (2, texts) minus that of the first."""
     random = np.random.default_rng(0)
     count = first.shape[1]
     gains = []

@@ -48,7 +48,7 @@ def made(folder: Path, config: Path, size: int) -> Path:
 
 
 def seconds(folder: Path, home: Path) -> tuple[list[float], list[float]]:
-    """(wall clock, processor) of identifying a model that is new to this home, and of identifying it again in a new process."""
+    """[wall-clock, processor] seconds to identify a model that is new to this home, and again in a different process."""
     looks = []
     for _ in range(2):
         environment = os.environ | {"OFFCOMP_HOME": str(home)}

@@ -1,8 +1,9 @@
 """How well the bundled language models predict WikiText-2: `python -m benchmarks.language_models --data FOLDER`.
 
 FOLDER/wikitext2/test.parquet contains the lines as released (Merity et al. 2016). Prints each model's perplexity and accuracy,
-and those of a baseline that uses only token frequencies (it always predicts the most frequent token). Masked models predict a
-random 15 % of the tokens (fixed seed), causal models every token but the first, both in rows of at most 128 tokens of one line.
+and those of a baseline that uses only token frequencies (for the accuracy, it always predicts the most frequent token). Masked
+models predict a random 15 % of the tokens (fixed seed), causal models every token but the first, both in rows of at most 128
+tokens of one line.
 """
 
 from __future__ import annotations

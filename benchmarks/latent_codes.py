@@ -1,18 +1,18 @@
-"""What the decoder of the paper's autoencoder buys if its latents are cheap: `python -m benchmarks.latent_codes`.
+"""How much the decoder of the paper's autoencoder helps if its latents are cheap: `python -m benchmarks.latent_codes`.
 
 The six kinds of linear weights of MiniLM-L6 are six groups, as in `benchmarks.autoencoder_together`; every method uses the
-largest size that fits into (bytes in float32) / ratio. Weights that are not in a table are left as they are.
+largest size that fits into (bytes in float32) / ratio. All other weights of the model are left unchanged.
 
-    latents       floats, or integers of so many bits (`latent_bits`)
-    decoder       none, linear or nonlinear; the other weights are stored in the dtype given
+    latents       floats, or integers with this number of bits (`latent_bits`)
+    decoder       none, linear or nonlinear; all numbers but integer codes are stored in the dtype of the row
     error         relative error over all six groups
-    distance      mean cosine distance of the embeddings to those of the original model, on bundled prose
+    distance      mean cosine distance of the embeddings from those of the original model, on bundled prose
     points        change of the score of the bundled tasks, in points: Spearman correlation (similarity), and accuracy of a
                   linear probe fitted on the original (sentiment, topics)
 
 Autoencoders have a linear encoder, which is not stored. They start at the SVD and are trained with the options FAST, for
 `--epochs` epochs and `--refine` final steps on all rows, which see the rounded latents. `--ratios 8` measures only one ratio,
-`--only linear` only rows with this word in them, and `--without-tasks` only sizes and errors.
+`--only linear` only rows that contain this word, and `--without-tasks` only sizes and errors.
 """
 
 from __future__ import annotations

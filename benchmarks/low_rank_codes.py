@@ -2,18 +2,20 @@
 
     python -m benchmarks.low_rank_codes --model offcomp-gpt --texts FILE FILE [--data FOLDER] [--out FILE]
 
-Every linear weight is stored on its own, in as many bits per weight as asked for, scales and everything else included. Measured
-are integers, SVD (8-bit factors), codebook and trellis, each alone and with a low-rank part that fills a share of the bytes:
+Every linear weight is stored on its own, in the requested number of bits per weight, including scales and everything else. The
+methods are integers, SVD (8-bit factors), codebook and trellis; all but SVD are measured alone and with a low-rank part that
+fills a share of the bytes:
 
     rank 0.25      the part takes a quarter of a bit per weight
     int2 + rank    integers of fewer bits; the rank fills the bytes
 
-Integers fit the low-rank part and the rest in alternation (`Quantization.rank`), the codebook takes the SVD first
-(`CodebookAutoencoder.rank`, factors in float16), and for the trellis, which has no such option, the two orders are tried here:
-`SVD first` codes the rest of the matrix, `SVD last` approximates what the trellis misses; factors have 4 bits.
+With integers, the low-rank part and the rest are fitted in alternation (`Quantization.rank`); with the codebook, the low-rank
+part is fitted first (`CodebookAutoencoder.rank`, factors in float16). The trellis has no such option, so both orders are tried
+here: with `SVD first`, the trellis codes the rest of the matrix; with `SVD last`, the SVD approximates the error of the
+trellis. Factors have 4 bits.
 
-Calibrated rows use FILE, parquet files of text as in `benchmarks.sts`, and compress one weight after another, each with the
-earlier ones in place: integers and codes with feedback, the SVD whitened, low-rank parts under the same metric.
+Calibrated rows use FILE, parquet files of text as in `benchmarks.sts`. Weights are then compressed one after another, each with
+the earlier ones in place: integers and codes with feedback, and the SVD and low-rank parts under the whitened metric.
 
 Prints the error of the weights, that of the outputs on held-out text (inputs from the original model), and the difference from
 the original on each task with its 95 % interval. FOLDER contains stsb/test.parquet (sentence1, sentence2, score). Rows are
@@ -51,7 +53,7 @@ from offcomp.planning.data.tasks import Task, find_task
 from offcomp.runs.calibration import Calibration, GroupHints
 
 BITS = (2.35, 3.35, 4.35)
-"""Bits per weight: those of whole numbers of bits with one scale and one zero point per row, and a quarter of a bit."""
+"""Bits per weight: a whole number of bits, one scale and one zero point per row, and a quarter of a bit for the rest."""
 SHARE = 0.25
 """Bits per weight for a low-rank part."""
 DAMPING = 0.3
@@ -65,7 +67,7 @@ Recipe = Callable[[Tensor, float, Hints | None], tuple[Tensor, int]]
 
 
 class OneMember:
-    """Hints for one member of a group, which share its statistics and substitutions with the other members."""
+    """Hints for one member of a group. Its statistics and substitutions are those of the group."""
 
     def __init__(self, group: GroupHints, index: int) -> None:
         self._group, self._index = group, index
@@ -79,13 +81,13 @@ class OneMember:
         return self._group.statistics(self._index + index)
 
     def release(self) -> None:
-        """The statistics are dropped with the group."""
+        """Do nothing: the statistics are released with the group."""
 
     def use_compressed_predecessors(self, *, keep_original: bool = False, one_by_one: bool = True) -> None:
-        """The group does so from the start, and keeps the original."""
+        """Do nothing: the group does so from the start, and keeps the original model's inputs."""
 
     def substitute(self, index: int, reconstruction: Tensor) -> None:
-        """Left to `reconstructions`."""
+        """Do nothing: `reconstructions` substitutes the weights."""
 
 
 def within(method: Method, matrix: Tensor, bits: float, hints: Hints | None, dtype: str = "float16") -> tuple[Tensor, int]:
@@ -95,7 +97,7 @@ def within(method: Method, matrix: Tensor, bits: float, hints: Hints | None, dty
 
 
 def integers(whole: int, part: str) -> Recipe:
-    """Integers of `whole` bits; `part`, blocks or a rank, fills the bytes that remain. The finest that fits is used."""
+    """Integers of `whole` bits, with scales per row, or with the smallest blocks or the largest rank that fits (`part`)."""
 
     def recipe(matrix: Tensor, bits: float, hints: Hints | None) -> tuple[Tensor, int]:
         rows, cols = matrix.shape
@@ -126,7 +128,7 @@ def svd(matrix: Tensor, bits: float, hints: Hints | None) -> tuple[Tensor, int]:
 
 
 def codes(preset: str, share: float = 0.0) -> Recipe:
-    """A method with discrete latents, and the SVD in its own option `rank` (float16)."""
+    """A method with discrete latents and, if `share` is not 0, a low-rank part by its own option `rank` (float16)."""
 
     def recipe(matrix: Tensor, bits: float, hints: Hints | None) -> tuple[Tensor, int]:
         rows, cols = matrix.shape
@@ -177,7 +179,7 @@ def _target(matrix: Tensor, hints: Hints | None) -> Tensor:
 
 
 def recipes(bits: float) -> Iterator[tuple[str, Recipe]]:
-    """Name -> how a matrix is stored in this many bits per weight."""
+    """The name of each way to store a matrix in this many bits per weight, and its recipe."""
     whole = int(bits)
     yield f"int{whole}, rows (fewer bytes)", integers(whole, "rows")
     yield f"int{whole}, blocks", integers(whole, "blocks")
@@ -188,7 +190,7 @@ def recipes(bits: float) -> Iterator[tuple[str, Recipe]]:
     yield "trellis", codes("trellis")
     yield f"trellis, SVD first, rank {SHARE}", trellis_with("first", SHARE)
     yield f"trellis, SVD last, rank {SHARE}", trellis_with("last", SHARE)
-    if bits < 4:  # finer codebooks take minutes a matrix
+    if bits < 4:  # finer codebooks take minutes per matrix
         yield "codebook", codes("codebook")
         yield f"codebook + rank {SHARE}", codes("codebook", SHARE)
 
@@ -196,7 +198,7 @@ def recipes(bits: float) -> Iterator[tuple[str, Recipe]]:
 def reconstructions(
     loaded: LoadedModel, specs: Sequence[ModuleSpec], recipe: Recipe, bits: float, calibration: Calibration | None
 ) -> tuple[dict[ModuleSpec, Tensor], int]:
-    """The weights as stored, and their bytes; with a calibration, each is fitted with the earlier ones in place."""
+    """The decoded weights, and their stored bytes. With calibration, each weight is fitted with the earlier ones in place."""
     found: dict[ModuleSpec, Tensor] = {}
     total = 0
     if calibration is None:

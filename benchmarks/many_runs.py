@@ -6,7 +6,8 @@ copies only the SVD. Prints three tables, each with the best of REPEATS measurem
 on a busy machine:
 
 1. Command line: time of the whole process of each command, after one run that warms the disk cache.
-2. Scripts of the pages, without a browser, from the second visit on, and how many elements, buttons and charts they create.
+2. Scripts of the pages: their time without a browser, from the second visit on, and how many elements, buttons and charts they
+   create.
 3. Pages in Chromium: time from a click in the sidebar, and from opening an address in a new session, until the script has
    finished and everything is drawn; after the click also the longest time during which the browser did not respond to input,
    and the processor seconds used by server and browser.

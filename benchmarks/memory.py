@@ -2,9 +2,9 @@
 
 The promise: in addition to the worker's memory right after its imports and to the model, a run needs at most six times the size
 of its largest group, as a stacked matrix in float32. This holds if a group is at least as large as the second moments of its
-members (8 bytes times the square of a side); a single FFN weight with a gradient-based metric is not. If a model takes at most
-a quarter of the free memory, it stays loaded, and text statistics may take another quarter; this benchmark measures runs in
-which this is not the case (`--free-memory` sets the free memory that they see). It prints two tables:
+members (8 bytes times the square of a side); a single FFN weight with a gradient-based metric is smaller. If a model takes at
+most a quarter of the free memory, it stays loaded, and text statistics may take another quarter; this benchmark measures runs
+in which this is not the case (`--free-memory` sets the free memory that they see). It prints two tables:
 
 1. For each method and shape, a separate process fits a random matrix of that shape, at ratio 2 (codebook, trellis and
    quantization: 8 in bytes). "peak" is the peak memory (resident set) during the fit minus the memory before the matrix was

@@ -79,11 +79,11 @@ class Remembered:
         self._features: NDArray[np.float32] | None = None
 
     def details(self) -> dict[str, Any]:
-        """As `SplitEmbedder.details`."""
+        """See `SplitEmbedder.details`."""
         return self._embedder.details()
 
     def features(self, report: Report) -> NDArray[np.float32]:
-        """As `SplitEmbedder.features`."""
+        """See `SplitEmbedder.features`."""
         if self._features is None:
             self._features = self._embedder.features(report)
         return self._features

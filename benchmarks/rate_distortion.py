@@ -3,8 +3,8 @@
 Each matrix is coded without rotation at 1 to 2 bits per entry, everything included, with 8 and with 64 states. The table states
 how far the squared error is above the rate-distortion bound of independent Gaussian entries of the same variance,
 D = σ² 2^(-2R), in dB, where R is the number of stored bits per entry. Entries of real matrices differ in size from row to row
-and from column to column, so an error below this bound is possible. The last column is the length of the stored integers
-compared with their empirical entropy given their contexts, the ideal code length; the tables are not included in it.
+and from column to column, so an error below this bound is possible. The last column is the length of the stored integers,
+without the tables of the code, divided by the ideal length: their empirical entropy given their contexts.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def measured(name: str, matrix: Tensor, bits: float, state_bits: int) -> dict[st
 
 
 def share_of_ideal(content: Tensor) -> float:
-    """Stored bits of the integers divided by their empirical entropy, given the table of each."""
+    """Stored bits of the integers divided by their empirical entropy, given the context and quantizer of each."""
     sections = split_sections(content.numpy(), SECTIONS)
     blocks = decoded_integers(sections, len(content))
     symbols = [block.symbols for block, _ in blocks]

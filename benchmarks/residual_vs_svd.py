@@ -1,9 +1,9 @@
 """Residual autoencoder compared with SVD at equal parameters on MiniLM-L6, float32: `python -m benchmarks.residual_vs_svd`.
 
-Six kinds, ratios 2, 3, 5 and 10, one layer (`--layer`) alone and all six layers as one group, plain and whitened metric
-(bundled calibration text): 96 cases. Errors are relative, in the metric used for fitting. The gain over SVD is split into the
-gain from the interpolative form (latents alone, without sparse entries or hidden units: "linear") and the gain from the rest.
-`--kinds` and `--ratios` restrict the cases.
+There are 96 cases: six kinds, at ratios 2, 3, 5 and 10, in one layer (`--layer`) alone and in all six layers as one group,
+under the plain and the whitened metric (bundled calibration text). Errors are relative, in the metric used for fitting. The
+gain over SVD is split into the gain from the interpolative form (latents alone, without sparse entries or hidden units:
+"linear") and the gain from the rest. `--kinds` and `--ratios` restrict the cases.
 """
 
 from __future__ import annotations

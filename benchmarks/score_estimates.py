@@ -137,7 +137,7 @@ def summary(table: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def cross_validation() -> list[dict[str, Any]]:
-    """Cross-validated errors on the bundled sweeps of three models of the loss: the figures on which the choice is based.
+    """Compare two models of the loss by their cross-validated errors on the bundled sweeps, on which the choice is based.
 
     Each figure is the mean absolute error divided by the mean absolute loss, over plans that compress several matrices.
     """

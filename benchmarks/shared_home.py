@@ -2,9 +2,9 @@
 
 Three actors, each in its own process, perform one random action after another. Two of them each use their own app in Chromium
 (submit on Compress, cancel, delete, run again, look at pages, compare), and the third uses the command line (run, list, show,
-compare, cancel). All draw their plans from the same pool, so that they act on the same runs. Runs of half of the pool may be
-deleted or run again, the others never. Meanwhile the home is monitored. At the end, when all runs have ended, it is checked
-that
+compare, cancel). All draw their plans from the same pool, so that they act on the same runs. Runs of half the plans in the pool
+may be deleted or run again; those of the other half may not. Meanwhile the home is monitored. At the end, when all runs have
+ended, it is checked that
 
 - every run that was seen done, and was not deleted or run again since, still exists and is complete; every run that is done
   equals the run of the same plan in a separate home, bit for bit;

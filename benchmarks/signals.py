@@ -6,7 +6,7 @@ in Chromium by a click on Compress, two per click. Times are drawn from the whol
 it began to compress; if a signal comes too late, a new one is drawn. After each signal it is checked that
 
 - every folder of a run is listed, and within SETTLE_SECONDS nothing is queued or running and no worker is left;
-- every run that is done has the same results and stored tensors, bit for bit, as that of the same plan in a separate,
+- every run that is done has the same results and stored tensors, bit for bit, as the run of the same plan in a separate,
   undisturbed home without residents; after a signal to an idle resident, its plans are run again, which checks its weights;
 - no run has been carried out twice, and every run of a click or a command has a folder, unless the submitter was hit;
 - every run that was done before still exists, and no traceback was written (except to a run's own log).
@@ -182,7 +182,7 @@ def command(scene: Scene, plan: Plan) -> Iterator[subprocess.Popen[str]]:
 
 
 def first_process(scene: Scene, target: str, gone: Callable[[], bool]) -> psutil.Process | None:
-    """A random worker or resident, once there is one; None if `gone` returns true before."""
+    """A random worker or resident, once there is one; None if `gone` returns true first."""
     which = residents if target in (RESIDENT, RESIDENT_OF_COMMAND, IDLE) else workers
     found = wait(PATIENCE, lambda: which(scene.home) or gone())
     return scene.draw.choice(found) if isinstance(found, list) and found else None
@@ -314,7 +314,7 @@ def main() -> None:
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--pairs", type=int, default=3, help="pairs of plans to choose from")
     asked_for = flags.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background jobs and their children ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background jobs ignore SIGINT
     began = time.monotonic()
     with TemporaryDirectory() as folder, sync_playwright() as playwright:
         reference = Reference(Path(folder) / "peace")

@@ -161,7 +161,7 @@ def truncated(matrices: Sequence[Tensor], ranks: NDArray[np.int64]) -> list[list
 
 
 def truncated_error(matrix: Tensor, fitted: TruncatedSVD) -> float:
-    """The relative error of TruncatedSVD's approximation, in float64, which is not timed."""
+    """The relative error of TruncatedSVD's approximation, computed in float64. This is not timed."""
     values, basis = matrix.double().numpy(), np.asarray(fitted.components_, dtype=np.float64)
     return float(np.linalg.norm(values - (values @ basis.T) @ basis) / np.linalg.norm(values))
 

@@ -83,7 +83,7 @@ def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
 
 
 def interval(human: NDArray[np.float64], first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % bootstrap interval of spearman(first) - spearman(second) on the same resampled pairs."""
+    """95 % bootstrap interval of spearman(human, first) - spearman(human, second), on the same resampled pairs."""
     random = np.random.default_rng(0)
     draws = [random.integers(0, len(human), len(human)) for _ in range(RESAMPLES)]
     differences = [spearman(human[d], first[d]) - spearman(human[d], second[d]) for d in draws]
@@ -192,7 +192,7 @@ def trellis_bits(info: ModelInfo, times: float) -> dict[str, float]:
 
 @contextmanager
 def stored(loaded: LoadedModel, case: Case, texts: Sequence[str]) -> Iterator[dict[str, float]]:
-    """Compress all groups of a case inside the block; yields sizes. Groups with feedback take earlier groups into account."""
+    """Compress a case for the duration of the block; yields sizes and seconds. Feedback accounts for earlier groups."""
     matrices: dict[ModuleSpec, Tensor] = {}
     sizes: list[tuple[Size, Size]] = []
     started = time.perf_counter()
@@ -221,7 +221,7 @@ def hints_for(
 
 
 def read_texts(files: Sequence[Path], number: int, draw: int = 0) -> list[str]:
-    """`number` texts in total, equally many per file, drawn with a fixed seed. Each line of a book or page is one text."""
+    """`number` texts in total, equally many per file, drawn with seed `draw`. A text is a line of more than 40 characters."""
     texts: list[str] = []
     for file in files:
         table = pd.read_parquet(file)

@@ -2,8 +2,9 @@
 
 Each linear weight of MiniLM-L6 is compressed individually, at an equal number of parameters, and calibrated with text that is
 not from the task. Prints Spearman's correlation on the pairs of STS-B (FOLDER/stsb/SPLIT.parquet: sentence1, sentence2, score),
-with the bootstrap interval of its difference from the first line over the same pairs. Errors are over all weights together: of
-the weights, and of outputs on held-out text with tokens weighted by their outputs.
+with the bootstrap interval of its difference from the first line over the same pairs. Both errors are over all matrices
+together: that of the weights, and that of the outputs on held-out text, where each token is weighted by 1 / ‖output of the
+original‖².
 """
 
 from __future__ import annotations

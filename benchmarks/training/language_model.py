@@ -28,7 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from benchmarks.training.corpus import SPECIAL, VOCABULARY, tokenizer, tokens
 
 TOKENS = 6144  # per step
-LENGTHS = ((0.6, 64), (1.0, 128))  # (share of the steps up to which it is used, tokens per row)
+LENGTHS = ((0.6, 64), (1.0, 128))  # (share of the steps up to which a length is used, tokens per row)
 EVALUATED = 128
 POSITIONS = 128
 WINDOW, SMOOTHING = 4, 0.75  # for the counts of neighbouring words

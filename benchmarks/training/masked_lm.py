@@ -27,7 +27,7 @@ from benchmarks.training.language_model import POSITIONS, SPREAD, Recipe, counte
 
 MASKED, MASKED_FIRST = 0.15, 0.30
 NEIGHBOURS = (-1, 1, -2, 2)  # one per head
-SHARPNESS = 2.0  # of the first layer's attention to these neighbours
+SHARPNESS = 2.0  # sharpness of the first layer's attention to these neighbours
 SLOWEST = 256  # tokens per half turn of the slowest sinusoid; the fastest makes half a turn per token
 MASK = SPECIAL.index("[MASK]")
 STEPS = 2000
@@ -61,7 +61,7 @@ def look_at_neighbours(model: BertForMaskedLM) -> None:
     config, half = model.config, model.config.hidden_size // 2
     rates = torch.pi * SLOWEST ** (-torch.arange(half) / (half - 1))  # radians per token
     angles = torch.arange(POSITIONS)[:, None] * rates
-    scale = SPREAD * 2**0.5  # gives them the norm of the word embeddings
+    scale = SPREAD * 2**0.5  # gives position embeddings the norm of the word embeddings
     model.bert.embeddings.position_embeddings.weight.copy_(torch.cat([angles.sin(), angles.cos()], dim=1) * scale)
     width = config.hidden_size // config.num_attention_heads
     used = torch.arange(width // 2)  # the fastest sinusoids distinguish neighbours best

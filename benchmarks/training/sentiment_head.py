@@ -1,9 +1,9 @@
 """Train a small sentiment classifier: `python -m benchmarks.training.sentiment_head`, after `masked_lm`.
 
-The masked language model with a classification head (Devlin et al. 2019, section 4.1), trained on the phrases of SST-2
-(Socher et al. 2013) for a fixed number of epochs with AdamW; the learning rate warms up over the first tenth and then decays
-linearly to zero. Nothing is selected on the validation split, whose accuracy is printed after each epoch. If training is
-interrupted, it resumes after the last complete epoch.
+The masked language model with a classification head (Devlin et al. 2019, section 4.1), trained on the phrases of SST-2 (Socher
+et al. 2013) for a fixed number of epochs with AdamW; the learning rate warms up over the first tenth and then decays linearly
+to zero. Nothing is selected on the validation split, whose accuracy is printed after each epoch. If training is interrupted,
+the same command resumes after the last complete epoch.
 """
 
 from __future__ import annotations
