@@ -133,7 +133,7 @@ class Method:
     ) -> Iterator[CompressedMatrix]:
         """Compress stacked matrices (count, rows, cols) at `size`. Each result equals that of `fit`, up to rounding.
 
-        All matrices are fitted in this call; results are returned one by one, so an error in one matrix is raised at its turn.
+        All matrices are fitted in this call. Results are returned one by one, so an error in one is raised when its turn comes.
         Called only if `trains_together`. The default implementation calls `fit_together` of the `computing_module`.
         """
         fitted: Iterator[CompressedMatrix] = self.computing_module().fit_together(

@@ -80,7 +80,7 @@ class Group(JsonModel):
     ratio: Annotated[float, MustBe("a number, 1 or greater")] = Field(default=2.0, json_schema_extra={"minimum": 1})
     """Requested ratio of original to stored size, measured in `unit`."""
     unit: Annotated[str, one_of(UNITS)] = "parameters"
-    """Unit of the sizes whose ratio is `ratio`."""
+    """Unit of the sizes that `ratio` compares."""
     dtype: Annotated[str, one_of(DTYPE_CHOICES)] = STORED
     """Dtype of the compressed weights; "stored" keeps the dtype of the checkpoint."""
     rank: Annotated[int, whole(1)] | None = Field(default=None, exclude_if=_is_unset)

@@ -86,7 +86,10 @@ class _Paths:
         self.step_to_second = [(start[1] - start[0]).int().view(-1) for start in starts]
 
     def extend(self, weights: Tensor, pull: Tensor, step: float, contexts: Tensor) -> None:
-        """Add a column with these weights (rows,) and contexts (rows,); `pull` (columns,) weights the earlier errors."""
+        """Add a column with these weights (rows,) and contexts (rows,).
+
+        The errors of earlier columns, multiplied by `pull` (columns,), are subtracted from the weights.
+        """
         now, shape = self.length, self.totals.shape
         targets = (weights - (self.errors @ pull).view(shape)).div_(step)
         costs, places = best_magnitudes(targets.abs(), contexts, self.prices, self.quantizers, self.parities)

@@ -150,7 +150,7 @@ class _Coder:
         self.limit = limit
         self.bytes_left = float(limit)
         self.entries_left = num_entries
-        self.relative_step = 2.0  # of the last member, relative to its root mean square, extrapolated to 0 bits
+        self.relative_step = 2.0  # the last member's step relative to its root mean square, extrapolated to 0 bits
         self.growth = 1.0  # length of a code with feedback as a multiple of its length without feedback
 
     def add(self, index: int, member: _Member) -> Float[Tensor, "rows cols"]:

@@ -91,7 +91,7 @@ _perplexity = partial(
 
 
 def _divergence(name: str, axis: str, *, outputs: str, counts: str) -> Metric:
-    """A metric that is the mean KL(original ‖ compressed) of the distributions predicted by the two models."""
+    """The metric for the mean KL(original ‖ compressed) of the distributions that the two models predict."""
     return Metric(
         name,
         "KL divergence",
