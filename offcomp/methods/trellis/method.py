@@ -116,6 +116,6 @@ class TrellisAutoencoder(Method):
         return CodedBytes(rows * cols, -(-rows * cols * size // (8 * RATES_PER_BIT)) + rows + 2 * cols + FIXED_BYTES)
 
     def seconds(self, rows: int, cols: int, size: int) -> float:
-        """Time for several searches, longer with more states, and one entropy code; with feedback, also a pass over the text."""
+        """Time for several searches, longer with more states, and an entropy code; with feedback, also a pass over the text."""
         per_entry = 3e-7 + 5e-8 * self.num_states + (5e-6 + 2e-7 * self.num_states if self.feedback else 0.0)
         return 0.3 + rows * cols * per_entry
