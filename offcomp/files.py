@@ -100,7 +100,7 @@ def private_folder(folder: Path) -> None:
 def write_bytes(path: Path, content: bytes, *, make_folder: bool = True) -> None:
     """Write an owner-only file atomically: readers see either the old or the new file, never a partial one.
 
-    Raises StorageError if that fails.
+    Raises StorageError if the file cannot be written.
 
     make_folder     whether to create the folder if it is missing; if False, a folder removed in the meantime is not recreated
     """

@@ -159,7 +159,7 @@ def compare_fidelity(
     texts: Sequence[str],
     metric: str,
 ) -> Score:
-    """Score the outputs of a compressed model by their distance from the original's: its own value is perfect, and exact.
+    """Score the outputs of a compressed model by their distance from the original's, whose own value is perfect by definition.
 
     compressed      the distance or similarity of each output (outputs,), which is averaged
     rows            the index in `texts` of each output's text. Outputs for one text are dependent, so the bootstrap resamples

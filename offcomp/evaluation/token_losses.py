@@ -1,8 +1,8 @@
 """Score a language model on target tokens: the loss of each token in nats, and whether it is the top prediction.
 
-A row is one input sequence. Only the target positions are passed to the model's head, since with a vocabulary of 250,000 tokens
-the head costs more than the layers below it. One row is first run with and without this shortcut; if the logits differ, the
-head is always run on whole rows. `offcomp.evaluation.token_fidelity` compares whole distributions at a sample of positions.
+A row is one input sequence. Only the target positions are passed to the model's head, since the head costs more than the
+layers below it if the vocabulary has 250,000 tokens. One row is first run with and without this shortcut; if the logits differ,
+the head is always run on whole rows. `offcomp.evaluation.token_fidelity` compares whole distributions at a sample of positions.
 """
 
 from __future__ import annotations

@@ -130,10 +130,10 @@ def default_options(name: str, preset: str | None = None) -> dict[str, Any]:
 
 
 def stated_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """All options of a method as plans and run ids state them: these, and the defaults of the others.
+    """All options of a method as plans and run ids state them: the given options, and the defaults of all others.
 
-    Options with the metadata `omit_default` are left out if they have their default, so that plans from before they were added
-    stay the same. Raises InputError if the method is unknown.
+    Options with the metadata `omit_default` are left out if they have their default value, so that plans from before they
+    were added stay the same. Raises InputError if the method is unknown.
     """
     known = options_of(method_class(name, _preset(options)))
     omitted = {option.name: option.default for option in known if option.metadata.get("omit_default")}

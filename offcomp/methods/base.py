@@ -131,9 +131,9 @@ class Method:
     def fit_together(
         self, matrices: Tensor, size: int, budget: Budget, *, seed: int = 0, report: Report = ignore_progress
     ) -> Iterator[CompressedMatrix]:
-        """Compress stacked matrices (count, rows, cols), each at `size`, as `fit` would compress each, up to rounding.
+        """Compress stacked matrices (count, rows, cols) at `size`. Each result equals that of `fit`, up to rounding.
 
-        All are fitted in this call; the results are returned one by one, so that an error of one matrix is raised at its turn.
+        All matrices are fitted in this call. Results are returned one by one, so an error in one is raised when its turn comes.
         Called only if `trains_together`. The default implementation calls `fit_together` of the `computing_module`.
         """
         fitted: Iterator[CompressedMatrix] = self.computing_module().fit_together(

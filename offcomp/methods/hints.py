@@ -56,10 +56,10 @@ class ModuleStatistics:
     fisher              (rows, cols): mean over samples of the squared gradient of the log-likelihood with respect to W
     sensitivity         (rows, cols): mean over samples of the absolute gradient with respect to W
     num_tokens          number of tokens over which the statistics are averaged
-    cross_moment        (cols, cols): mean over tokens of x x'ᵀ, where x is the input of W in the original model and x' that in
-                        the model with all substitutions so far, whose second moment is the column moment, with the same
-                        weights; None for an embedding, and if the original model is not kept
-    input_means         (cols,) each: means of x and of x', with the same weights; None whenever the cross moment is
+    cross_moment        (cols, cols): mean over tokens of x x'ᵀ, where x is the input of W in the original model and x' its
+                        input in the model with all substitutions so far; tokens are weighted as in the column moment, which is
+                        the mean of x' x'ᵀ; None for an embedding, and if the original model is not kept
+    input_means         (cols,) each: means of x and of x', with the same token weights; None whenever the cross moment is None
     """
 
     num_tokens: int

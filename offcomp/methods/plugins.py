@@ -57,7 +57,7 @@ class Plugins:
 
 
 def find_plugins(built_in: Sequence[type[Method]]) -> Plugins:
-    """Load the methods of all installed packages, in the order of their names. Scanning for them takes some 10 ms."""
+    """Load the methods of all installed packages, sorted by package and method name. The search takes about 10 ms."""
     found: list[Plugin] = []
     faults: list[str] = []
     try:

@@ -104,7 +104,7 @@ def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
 
 
 def stored_dtypes(loaded: LoadedModel) -> dict[str, torch.dtype]:
-    """The dtype of each parameter in the files of a loaded model, by path; for a model created in memory, its dtype there."""
+    """The dtype of each parameter, by path: in the files of a loaded model, or in memory if the model was created there."""
     if loaded.folder is None:
         return {path: parameter.dtype for path, parameter in loaded.model.named_parameters(remove_duplicate=False)}
     tensors = stored_tensors(weight_files(loaded.folder))

@@ -1,4 +1,4 @@
-"""Small least-squares problems with constraints, in numpy alone.
+"""Small least-squares problems with constraints, solved with NumPy alone.
 
 SciPy solves them as well, but importing `scipy.optimize` takes 40 MB and half a second, which the app's process would pay for
 problems of fifty unknowns. The tests compare with SciPy.

@@ -32,7 +32,7 @@ class Block:
 
     @staticmethod
     def of(moment: Float[Tensor, "*n k"], shrinkage: float) -> Block:
-        """The block for a second moment (k, k) of any rank or weights (k,); the identity if all entries are zero."""
+        """The block for a second moment (k, k) of any rank, or for weights (k,); the identity if all entries are zero."""
         if moment.ndim == 1:
             return Block(_lifted(moment.double(), shrinkage))
         values, vectors = eigenvectors(moment.double())

@@ -27,7 +27,7 @@ class Network:
 
     layers      weight (out, in) and bias (out,) of each layer; for a stack of networks, (networks, out, in) and (networks, out)
 
-    A stack maps inputs (networks, rows, width) to outputs of the same form, each network its own.
+    A stack maps inputs (networks, rows, width) to outputs (networks, rows, width_out); each network processes its own inputs.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]

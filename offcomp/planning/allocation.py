@@ -93,7 +93,7 @@ def uniform(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.float6
 def of_sizes(curves: Sequence[ErrorCurve], sizes: Sequence[int], weights: NDArray[np.float64]) -> Allocation:
     """The allocation of given sizes, such as those found on other curves; each group gets its largest point within its size.
 
-    Raises BudgetTooSmall, naming the first group whose smallest size is larger.
+    Raises BudgetTooSmall, naming the first group whose smallest size exceeds its given size.
     """
     choice = [curve.largest_within(size) for curve, size in zip(curves, sizes, strict=True)]
     for curve, size, index in zip(curves, sizes, choice, strict=True):

@@ -24,7 +24,7 @@ from offcomp.planning.sizes import Prediction
 from offcomp.planning.together import sets_of_groups
 
 CORRECT = "correct biases and normalisations"
-"""The stage of a run in which this happens."""
+"""The name of the stage of a run in which biases and normalisations are corrected."""
 SMALL_SHARE = 0.25
 """Models that take up at most this fraction of the free memory stay loaded; calibration statistics may use as much again."""
 LOAD_SECONDS = 6.0

@@ -133,7 +133,7 @@ class Document(BaseModel):
             raise malformed(error) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values, with the fields that were given and without the defaults of missing ones."""
+        """Convert to JSON values, omitting fields that were not given."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 

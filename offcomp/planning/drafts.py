@@ -1,8 +1,8 @@
-"""The first draft for a model: what to compress, and which tasks show clearly what it costs. No torch.
+"""The first draft for a model: what to compress, and which tasks show clearly what compression costs. No torch.
 
-A first draft should lead to a clear answer. Labels alone rarely do: on 360 labelled sentences, a few changed predictions are
-within noise. Every draft therefore includes the fidelity of the model's own outputs, whose intervals are narrow enough to tell
-the compressed model from the original and two methods from each other (`python -m benchmarks.first_drafts` measures this).
+A first draft should lead to a clear answer. Labels alone rarely give one: on 360 labelled sentences, a few changed predictions
+are within noise. Every draft therefore includes the fidelity of the model's own outputs, whose intervals are narrow enough to
+tell the compressed model from the original and two methods from each other (`python -m benchmarks.first_drafts` measures this).
 """
 
 from __future__ import annotations

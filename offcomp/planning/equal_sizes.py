@@ -11,14 +11,14 @@ from offcomp.planning.sizes import Prediction, predict
 
 K = TypeVar("K")
 HALVINGS = 18
-"""Bisection steps for a ratio; enough for one part in ten thousand."""
+"""Bisection steps for a ratio; enough for a precision of one part in ten thousand."""
 ALIKE = 1.05
 """Sizes within this factor are considered equal."""
 DIGITS = 6
 
 
 def equalised(plans: Mapping[K, Plan], info: ModelInfo) -> dict[K, Plan]:
-    """Each plan at the largest common size: at most the size of the smallest plan, with the same ratio for all of its groups.
+    """Each plan at the largest common size, at most that of the smallest plan, with one ratio for all groups of a plan.
 
     Some methods support only a few sizes, such as whole numbers of bits. The common size is therefore the largest that the
     method with the coarsest sizes supports, and each plan comes as close to it from below as it can. If a method cannot be
@@ -58,7 +58,7 @@ def _largest_ratio(plan: Plan, info: ModelInfo) -> float:
 
 
 def _largest_within(plan: Plan, limit: int, info: ModelInfo) -> Plan:
-    """The plan at the smallest ratio with which its groups together take at most `limit` bytes."""
+    """The plan at the smallest ratio at which its groups together take at most `limit` bytes."""
     low, high = 1.0, _largest_ratio(plan, info)
     if _bytes(predict(_at(plan, low), info)) <= limit:
         return _at(plan, low)

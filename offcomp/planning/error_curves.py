@@ -109,7 +109,8 @@ def interpolated_curve(
 
     The logarithm of the error is interpolated linearly in the size, and extrapolated up to twice and down to half the measured
     sizes. This is the distortion-rate function of a Gaussian source, E ∝ 2^(-2R) at R bits per entry (Cover and Thomas 2006,
-    section 10.3), so it suits codes best. A single point is not extrapolated. Raises InputError; see `error_curve`.
+    section 10.3), so it best suits methods that store codes. A single point is not extrapolated. Raises InputError; see
+    `error_curve`.
     """
     dense = stored_size(dense_shapes(*shape), dtype).in_unit(unit)
     exact = {size: error for size, error in sorted(points) if error > 0}

@@ -85,7 +85,7 @@ Object = Annotated[dict[str, Any], MustBe("a JSON object")]
 class JsonModel(BaseModel):
     """An immutable model with strict types; its strings must not contain invisible characters, at any nesting depth.
 
-    noun     what error messages call the object; it is followed by the `name` or the index, if it has a name
+    noun     what error messages call the object, followed by its `name` or index if the model has a field `name`
     parts    field -> model of the objects in this field
     """
 

@@ -80,7 +80,7 @@ class Group(JsonModel):
     ratio: Annotated[float, MustBe("a number, 1 or greater")] = Field(default=2.0, json_schema_extra={"minimum": 1})
     """Requested ratio of original to stored size, measured in `unit`."""
     unit: Annotated[str, one_of(UNITS)] = "parameters"
-    """Unit of the sizes that `ratio` divides."""
+    """Unit of the sizes that `ratio` compares."""
     dtype: Annotated[str, one_of(DTYPE_CHOICES)] = STORED
     """Dtype of the compressed weights; "stored" keeps the dtype of the checkpoint."""
     rank: Annotated[int, whole(1)] | None = Field(default=None, exclude_if=_is_unset)
@@ -98,7 +98,7 @@ class Group(JsonModel):
 
     @field_serializer("options")
     def _all_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The options as `stated_options`; numbers are cast so that equal plans produce the same JSON."""
+        """The options as returned by `stated_options`, with numbers cast so that equal plans produce the same JSON."""
         try:
             defaults, stated = default_options(self.method, options.get("preset")), stated_options(self.method, options)
         except InputError:
@@ -129,9 +129,9 @@ class Plan(JsonModel):
     document_schema: Annotated[Literal[1], MustBe("1")] = Field(default=PLAN_SCHEMA, alias="schema")
     """Version of this format."""
     model: Annotated[Text, MustBe("a model name, folder or hub id")]
-    """Name in the catalogue, folder or hub id of the model."""
+    """Catalogue name, folder or hub id of the model."""
     seed: Annotated[int, whole(0, 2**31 - 1)] = 0
-    """Seed of everything random."""
+    """Seed of all random numbers."""
     tasks: Annotated[tuple[TaskOrName, ...], parts_of("a list of task names or descriptions")] = DEFAULT_TASKS
     """Each task is a name in `offcomp.planning.data.tasks.TASKS`, or a full description."""
     groups: Annotated[tuple[Group, ...], parts_of("a list of groups")] = ()

@@ -38,12 +38,12 @@ def with_ranks(plan: Plan, info: ModelInfo, singular_values: Singular) -> Plan:
 
 
 def with_known_ranks(plan: Plan, info: ModelInfo, home: Path) -> Plan:
-    """`with_ranks`, with singular values that are bundled with offcomp or cached in the home folder."""
+    """Apply `with_ranks` with singular values that are bundled with offcomp or cached in the home folder."""
     return with_ranks(plan, info, lambda group: find(info, members(group, info), group.stack, home))
 
 
 def with_computed_ranks(plan: Plan, info: ModelInfo, home: Path) -> Plan:
-    """`with_ranks`, with singular values that are computed (which requires torch) and cached unless they are known."""
+    """Apply `with_ranks` with known singular values; missing ones are computed (which requires torch) and cached."""
     unknown = plan.replace(groups=tuple(group for group in plan.groups if group.energy is not None and group.rank is None))
     if missing(unknown, info, home):
         compute(unknown, home)

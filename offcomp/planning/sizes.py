@@ -211,5 +211,5 @@ def _smallest(method: Method, rows: int, cols: int, dtype: str, unit: str) -> Si
 
 
 def ratio_of(original: Size, stored: Size, unit: str) -> float:
-    """original / stored."""
+    """The original size divided by the stored size."""
     return original.in_unit(unit) / stored.in_unit(unit)

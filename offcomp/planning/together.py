@@ -18,7 +18,7 @@ from offcomp.planning.plan import Group, members
 from offcomp.planning.sizes import group_budget
 
 MOST_NUMBERS = 1 << 24
-"""Groups are compressed together up to this many weights, or 64 MB in float32: larger ones fill the processor by themselves."""
+"""Maximum number of weights compressed together, 64 MB in float32: larger groups keep all cores busy on their own."""
 
 
 def sets_of_groups(groups: Iterable[Group], info: ModelInfo) -> list[list[Group]]:
@@ -37,7 +37,7 @@ def sets_of_groups(groups: Iterable[Group], info: ModelInfo) -> list[list[Group]
 
 
 def _key(group: Group, info: ModelInfo) -> tuple[Any, int]:
-    """What groups of one set have in common, or None for a group that is compressed alone; and how many fit into a set."""
+    """A key shared by the groups of a set (None for a group that is compressed alone), and how many groups fit into the set."""
     method = make_method(group.method, group.options)
     if not method.trains_together:
         return None, 1

@@ -71,7 +71,7 @@ def fit_together(
 
 @dataclass(frozen=True)
 class Trained:
-    """What training leaves of one or more stacked autoencoders.
+    """The result of training one or more stacked autoencoders.
 
     latents     (stack, rows, latent)
     grid        the grid of the latents, or None if they are stored as floats
@@ -111,7 +111,7 @@ def _train(
     seed: int,
     report: Report,
 ) -> Trained:
-    """Train stacked autoencoders, all with the random numbers that one of them alone would draw."""
+    """Train stacked autoencoders, each with the random numbers that it would draw if it were trained alone."""
     norms = samples.double().norm(dim=-1, keepdim=True).float()
     task = RowTask(samples, norms, coefficients, method.enforce_norm, partial(_loss, method))
     generator = torch.Generator().manual_seed(PAPER_SEED + seed)

@@ -12,7 +12,7 @@ columns, the number of stored parameters is
 
 If norms are not enforced, the row norms are not stored, which saves n parameters. All rows share the cost of one decoder, which
 is why grouping helps. With `latent_bits`, the latents are n·d integers of that many bits; each of the d latents has a scale and
-a lowest level, and two more numbers give the numbers of rows and bits (`latent_codes.py`). At an equal number of bytes, the
+a lowest level, and two more numbers store n and the number of bits (`latent_codes.py`). At an equal number of bytes, the
 latents can then be wider.
 
 `preset="banaei2023"` follows the recipe of Banaei et al., "Revisiting Offline Compression", Findings of EACL 2023 (arXiv
@@ -185,7 +185,7 @@ class Autoencoder(Method):
         return self.seconds_together(rows, cols, size, 1)
 
     def seconds_together(self, rows: int, cols: int, size: int, count: int) -> float:
-        """Two threads train half of the matrices each; part of the overhead of a step is that of a single matrix."""
+        """Each of two threads trains half of the matrices; part of the overhead of a step does not depend on their number."""
         widths = self.encoder_widths(size, cols) + self.decoder_widths(size, cols)[1:]
         trained = sum(a * b for a, b in pairwise(widths))
         steps = self.epochs * -(-rows // self.batch_size)

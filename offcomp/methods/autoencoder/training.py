@@ -26,7 +26,7 @@ class RowTask:
     norms           (stack, rows, 1), the norms of the samples
     coefficients    (stack, rows, 1) or (stack, rows, cols), or None for equal weights
     enforce_norm    whether the output is rescaled to the norms
-    loss            function that returns the loss of an epoch
+    loss            function that returns the `RowLoss` to use in an epoch
     """
 
     samples: Float[Tensor, "stack rows cols"]
@@ -73,8 +73,8 @@ def refine(
 ) -> tuple[Float[Tensor, "stack rows latent"], list[Float[Tensor, " stack"]]]:
     """Train the latents and decoder jointly, with full batches and a learning rate that follows a cosine decay to zero.
 
-    With `rounding`, the decoder sees the rounded latents; the gradient is that with respect to these. Returns the latents, not
-    rounded, and the losses of each step. The decoder is updated in place.
+    With `rounding`, the decoder sees the rounded latents; the gradients with respect to these are applied to the
+    unrounded ones. Returns the unrounded latents and the losses of each step. The decoder is updated in place.
     """
     latents = latents.clone()
 

@@ -3,11 +3,12 @@
     minimise ‖(W* - A B - Q) H^½‖ over integers Q and a low-rank A B,     H = E x'x'ᵀ
 
 x' is an input of a member in the model with the earlier members already rounded, and W* the matrix that best reproduces the
-outputs of the original model from x' (`numerics.changed_inputs`), or W itself. The integers of one input at a time are rounded
+outputs of the original model from x' (`numerics.changed_inputs`), or W itself. The weights of one input at a time are rounded
 to a grid that is found beforehand, and the weights of later inputs compensate for the errors (`gptq`).
 
-The alternation of integers and low-rank part uses the inputs with all earlier groups rounded, but no member of this group.
-Members share the grid of rows and the low-rank factors of the stacked matrix, whose metrics are those of `svd.group_metrics`.
+The alternating fits of the integers and the low-rank part use inputs of the model with all earlier groups rounded, but no
+member of this group. The members share the low-rank factors, which are fitted to the stacked matrix under the metrics of
+`svd.group_metrics`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Member:
     """A member of a stacked matrix.
 
     target      (rows, cols): W*, oriented as in the stack
-    transposed  whether its rows in the stack are inputs
+    transposed  whether the rows of the member in the stack are inputs
     ordered     order and factor U of its inputs (`gptq`); None for an embedding, whose errors are not compensated
     """
 

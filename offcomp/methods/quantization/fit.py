@@ -1,4 +1,4 @@
-"""Quantize a matrix, with or without a low-rank part and calibration text, and decode what is stored."""
+"""Quantize a matrix, with or without a low-rank part and calibration text, and decode the stored tensors."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Rounding(Protocol):
 
     @property
     def target(self) -> Float[Tensor, "rows cols"]:
-        """What the rounded matrix and the low-rank part approximate together."""
+        """The matrix that the rounded matrix and the low-rank part approximate together."""
 
     @property
     def metrics(self) -> Metrics:
-        """The metrics under which they do."""
+        """The metrics under which the approximation error is measured."""
 
     def rounded(self, rest: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
         """Round the target minus a low-rank part."""
@@ -84,7 +84,7 @@ def fit(
 def _low_rank(
     method: Quantization, rounding: Rounding, dtype: str, report: Report
 ) -> tuple[dict[str, Tensor], Float[Tensor, "rows cols"] | None]:
-    """Alternately fit the low-rank part and round the rest. Returns its stored tensors and their product; none at rank 0."""
+    """Alternately fit the low-rank part and round the rest. Returns the stored factors and their product, if any."""
     if not method.rank:
         return {}, None
     rest, (rows, cols) = rounding.target, rounding.target.shape

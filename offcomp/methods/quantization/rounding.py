@@ -53,7 +53,7 @@ class Grid:
 
 
 def grid_of(method: Quantization, entries: Float[Tensor, "rows cols"], bits: int, report: Report) -> Grid:
-    """The grid of every block."""
+    """The grids of all blocks."""
     width = method.width(entries.shape[1])
     scales = entries.new_empty(len(entries), -(-entries.shape[1] // width))
     lowest = entries.new_empty(scales.shape)

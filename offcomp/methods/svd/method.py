@@ -37,8 +37,8 @@ For λ = 0, mean ‖W x - A B x'‖² is ‖(W* - A B) H^½‖² plus a constant
 (Sinha and Fleuret, arXiv 2604.02119) has the same objective, and SAES-SVD (Hu et al., arXiv 2602.03051) a weighted one. The
 tokens are weighted by the outputs of the original model. If the model is too large to stay in memory, W is not replaced.
 
-Without `toward_original`, nothing ties the compressed model to the original: each matrix is faithful on inputs that drift away.
-This helps language models less and makes sentence embeddings worse (`benchmarks.follow`).
+Without `toward_original`, nothing ties the compressed model to the original: each matrix reproduces its outputs for inputs that
+drift away from the original ones. This helps language models less and makes sentence embeddings worse (`benchmarks.follow`).
 
 Our SVD is exact, whereas the paper (arXiv 2302.04045) uses a randomised SVD whose number of iterations is chosen by test
 perplexity.

@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 512
 
 
 class Found(NamedTuple):
-    """Integers (int16) and what they decode to (rows, cols)."""
+    """Integers (int16) and the values that they decode to, both (rows, cols)."""
 
     symbols: Tensor
     decoded: Tensor
@@ -64,9 +64,9 @@ class _Paths:
 
     totals      (paths,): cost of the path
     errors      (paths, columns): its errors w - ŵ, 0 for columns that are still to come
-    places      (columns, paths) int32: the last integer of the path to each column, as an index in `Prices.flat_values`
-    decoded     (columns, paths): what it decodes to
-    before      (columns, paths) int32: the path that it continues
+    places      (columns, paths) int32: for each column, the integer that ends each path, as an index in `Prices.flat_values`
+    decoded     (columns, paths): the values that these integers decode to
+    before      (columns, paths) int32: for each column, the path that each path continues
     """
 
     def __init__(self, prices: Prices, states: Integer[Tensor, " rows"], num_columns: int) -> None:
@@ -86,7 +86,10 @@ class _Paths:
         self.step_to_second = [(start[1] - start[0]).int().view(-1) for start in starts]
 
     def extend(self, weights: Tensor, pull: Tensor, step: float, contexts: Tensor) -> None:
-        """Add a column: weights (rows,), corrections (columns,) by the errors of earlier columns, and contexts (rows,)."""
+        """Add a column with these weights (rows,) and contexts (rows,).
+
+        The errors of earlier columns, multiplied by `pull` (columns,), are subtracted from the weights.
+        """
         now, shape = self.length, self.totals.shape
         targets = (weights - (self.errors @ pull).view(shape)).div_(step)
         costs, places = best_magnitudes(targets.abs(), contexts, self.prices, self.quantizers, self.parities)

@@ -1,8 +1,8 @@
-"""The entropy code of trellis integers: asymmetric numeral systems (Duda 2013, by the library `constriction`).
+"""The entropy code of trellis integers: asymmetric numeral systems (Duda 2013), as implemented by the library `constriction`.
 
 Every integer is coded with a static table, selected by its context and quantizer. The context is the expected size of
 the entry, in steps, on a logarithmic scale: the sum of a row exponent and a column exponent. A table lists the code length of
-each magnitude |k| in sixteenths of a bit, one byte each; the sign takes one more bit.
+each magnitude |k| in sixteenths of a bit, as one byte; the sign takes one more bit.
 
 The decoder learns the quantizer of an entry only from the integers before it, so the integers are coded column by column, and
 those of a column, in all blocks together, are sorted by table. The decoder can therefore decode many integers at once.
@@ -92,7 +92,7 @@ class Tables:
         return found
 
     def models(self) -> list[stream.model.Categorical | None]:
-        """A distribution over -K .. K, shifted to start at 0, for each table."""
+        """For each table, a distribution over -K .. K, shifted to start at 0; None for an empty table."""
         return [_categorical(_two_sided(_probabilities(table))) if len(table) else None for table in self.lengths]
 
 

@@ -8,8 +8,10 @@ H = E x'x'ᵀ and C = E x x'ᵀ. The member is coded to minimise E ‖Wx - Ŵx'�
     column steps     Δ_j = f · rms(W*) · U_jj / (geometric mean of U), so that a squared step costs the same in every column
     order            decreasing H_jj when computing the steps; then by the stored step exponents, which the decoder knows
 
+Here, level is the mean diagonal of H, and f is chosen so that the code has the required length.
+
 The columns are then coded one by one as in GPTQ, with errors carried by each path (`correcting_search`). All members get the
-same number of bits per entry; what one does not use goes to those that follow, and the last one fills the budget.
+same number of bits per entry; bits that one member does not use go to those that follow, and the last one fills the budget.
 """
 
 from __future__ import annotations
@@ -43,9 +45,9 @@ SAMPLE_ENTRIES = 1 << 15
 """Number of entries from which the step of a member is estimated."""
 SAMPLE_TOLERANCE = 0.01
 PRICED_ENTRIES = 1 << 17
-"""Number of entries from which the prices at that step are learned."""
+"""Number of entries from which the prices at the estimated step are learned."""
 WIDER = 1.5
-"""Factor by which targets may grow when compensating for errors; larger ones get the largest integer."""
+"""Factor by which targets may grow when compensating for errors; larger targets get the largest integer."""
 OUTLIER_BITS = 48
 """Approximate bits for the value and the position of an outlier."""
 
@@ -53,7 +55,7 @@ OUTLIER_BITS = 48
 def code_with_feedback(
     method: TrellisAutoencoder, exact: Float[Tensor, "rows cols"], limit: int, hints: Hints, report: Report
 ) -> NDArray[np.uint8] | None:
-    """The longest code of a stacked matrix of at most `limit` bytes, or None if none fits."""
+    """The longest code of at most `limit` bytes for a stacked matrix, or None if no code fits."""
     hints.use_compressed_predecessors(keep_original=method.toward_original)
     plain = Plain(exact, method.num_states)
     plain.step_at(limit)
@@ -148,8 +150,8 @@ class _Coder:
         self.limit = limit
         self.bytes_left = float(limit)
         self.entries_left = num_entries
-        self.relative_step = 2.0  # of the last member, in multiples of its root mean square, at 0 bits per entry
-        self.growth = 1.0  # length of a code with feedback as a multiple of its length without
+        self.relative_step = 2.0  # the last member's step relative to its root mean square, extrapolated to 0 bits
+        self.growth = 1.0  # length of a code with feedback as a multiple of its length without feedback
 
     def add(self, index: int, member: _Member) -> Float[Tensor, "rows cols"]:
         """Code a member with its share of the bytes; returns what it decodes to, in natural order."""

@@ -5,9 +5,9 @@ A stacked matrix is cut into blocks, one above the other. In a block, entry (i, 
     ŵ_ij = Δ · 2^(e_j / 16) · sign(k_ij) · v(q_ij, |k_ij|)
 
 where Δ is the step of the block, e_j a column exponent, k_ij the integer and q_ij its quantizer (`machine`); each value v is
-the mean of all entries that share an integer. The columns of a block are coded in the order of their exponents e_j, and a block
-may be stored transposed. A rotated matrix is then multiplied by an orthogonal basis. Finally, outliers are replaced by their
-exact values.
+the mean, in steps, of all entries with the same magnitude and quantizer. The columns of a block are coded in the order of their
+exponents e_j, and a block may be stored transposed. A rotated matrix is then multiplied by an orthogonal basis. Finally,
+outliers are replaced by their exact values.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ STEPS_PER_OCTAVE = 16
 NUM_VALUES = 12
 """Number of magnitudes whose value is stored for each quantizer; larger magnitudes decode to the grid."""
 MOST_ENTRIES_PER_BYTE = 64
-"""At the lowest rate of the method, an eighth of a bit per entry."""
+"""The number of entries per byte at the lowest rate of the method, an eighth of a bit per entry."""
 SECTIONS = ("i4", "f4", *("i4", "u1", "u4") * 3, "f2", "u1", "u4", "f4", "u1", "u1", "u1")
 """Types of the sections: layout, steps, three lists of exponents, values, tables, codes, three for outliers, and the basis."""
 VALUES, TABLES, CODES, OUTLIERS = range(11, 15)
-"""Places of some sections."""
+"""Indices of some sections."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Two quantizers cover the line, each with steps of 2 (in units of the step size):
     q = 1       0, ±1, ±3, ...      value 2k - sign(k)
 
 The lowest bit of the state selects the quantizer, and the parity of k selects the next state. Together, the paths through the
-machine form a dense packing of many dimensions, although each entry is coded at the rate of a quantizer with steps of 2. The
+machine form a dense packing in many dimensions, although each entry is coded at the rate of a quantizer with steps of 2. The
 Viterbi algorithm finds the path with the lowest cost, the squared error plus a price per bit.
 
 The machines are the rate-1/2 codes of Ungerboeck (1982, table I); the union of quantizers is that of JPEG 2000 part 2 and

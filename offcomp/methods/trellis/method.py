@@ -3,9 +3,9 @@
     ŵ_ij = Δ_j · sign(k_ij) · v(q_ij, |k_ij|)        q_ij: the quantizer, chosen by the integers before k_ij in the row
 
 This is entropy-coded trellis quantization. The encoder is a Viterbi search for the integers of a row with the lowest squared
-error plus a price per bit (`machine`). The integers are stored by asymmetric numeral systems, with probabilities that depend on
+error plus a price per bit (`machine`). The integers are stored with asymmetric numeral systems, whose probabilities depend on
 the expected size of the entry (`entropy`). On Gaussian weights at 1 to 2 bits each, 8 states come within .85 dB and 64 within
-.6 dB of the rate-distortion bound D = σ² 2^(-2R), everything included (`tests/methods/test_trellis.py`); rounding with an
+.6 dB of the rate-distortion bound D = σ² 2^(-2R), counting all stored bytes (`tests/methods/test_trellis.py`); rounding with an
 entropy code is 1.5 dB away from it (Gish and Pierce 1968).
 
 Everything that is stored (`latents`) goes into one sequence of bytes: integers, code tables, values, exponents of rows and
@@ -116,6 +116,6 @@ class TrellisAutoencoder(Method):
         return CodedBytes(rows * cols, -(-rows * cols * size // (8 * RATES_PER_BIT)) + rows + 2 * cols + FIXED_BYTES)
 
     def seconds(self, rows: int, cols: int, size: int) -> float:
-        """Time for several searches and one entropy code, longer with more states; with feedback, for a pass over the text."""
+        """Time for several searches, longer with more states, and an entropy code; with feedback, also a pass over the text."""
         per_entry = 3e-7 + 5e-8 * self.num_states + (5e-6 + 2e-7 * self.num_states if self.feedback else 0.0)
         return 0.3 + rows * cols * per_entry

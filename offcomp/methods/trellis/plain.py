@@ -24,7 +24,7 @@ from offcomp.numerics.progress import Report, ignore_progress
 BASIS_BITS = 1.9
 """Bits per entry of a basis."""
 BASIS_SHARE = 2.0
-"""A matrix is rotated if this saves at least this multiple of the bits of the basis."""
+"""A matrix is rotated if rotation saves at least this many times the bits of the basis."""
 SAMPLE_ENTRIES = 1 << 18
 ATTEMPTS = 8
 EXPONENT_BITS = 4
@@ -34,7 +34,7 @@ EXPONENT_BITS = 4
 def code_of(
     method: TrellisAutoencoder, exact: Float[Tensor, "rows cols"], limit: int, report: Report
 ) -> NDArray[np.uint8] | None:
-    """The longest code of a matrix as one block of at most `limit` bytes, or None if none fits."""
+    """The longest code of at most `limit` bytes for a matrix as one block, or None if no code fits."""
     basis = coded_basis(method, exact, 8 * limit / exact.numel())
     target = exact @ orthonormal(decode_bytes(basis)) if len(basis) else exact
     large = far_out(target, method.outliers) if not len(basis) else torch.zeros_like(target, dtype=torch.bool)
@@ -111,7 +111,7 @@ def far_out(matrix: Float[Tensor, "rows cols"], times: float) -> Bool[Tensor, "r
 def coded_basis(method: TrellisAutoencoder, matrix: Float[Tensor, "rows cols"], bits: float) -> NDArray[np.uint8]:
     """The coded eigenvectors of WᵀW, in decreasing order of eigenvalue, or nothing if the matrix is not to be rotated."""
     rows, cols = matrix.shape
-    never_pays = rows * bits < BASIS_SHARE * BASIS_BITS * cols  # not even if it saved all bits
+    never_pays = rows * bits < BASIS_SHARE * BASIS_BITS * cols  # not even if rotation saved all bits
     if method.rotation == "off" or (method.rotation == "auto" and never_pays):
         return np.zeros(0, np.uint8)
     second = gram(matrix) / rows
@@ -126,6 +126,6 @@ def coded_basis(method: TrellisAutoencoder, matrix: Float[Tensor, "rows cols"], 
 
 
 def bits_per_row(variances: Float64[Tensor, " cols"], bits: float) -> float:
-    """Bits per row at the distortion of an entry of mean variance that is coded in `bits` bits."""
+    """Bits per row at the distortion that an entry of mean variance has if it is coded in `bits` bits."""
     level = variances.mean() * 2.0 ** (-2 * bits)
     return float((variances / level.clamp_min(1e-300)).clamp_min(1).log2().sum() / 2)

@@ -94,7 +94,7 @@ class SymbolModel:
         return model
 
     def num_bits(self) -> float:
-        """Length of the code, with its tables, of the integers that the model was learned from."""
+        """Length in bits, including the tables, of the code for the integers from which the model was learned."""
         tables = Tables.of_counts(self.counts)
         used = self.counts > 0
         return float((self.counts * tables.bits(self.counts.shape[1]))[used].sum()) + 8 * len(tables.to_bytes())
@@ -108,7 +108,7 @@ class SymbolModel:
 
 
 def expected_shares(number: int) -> NDArray[np.float64]:
-    """How often each magnitude is expected with each table (2 · contexts, number), as shares of one entry."""
+    """For each table, the expected share of entries with each magnitude (2 · contexts, number)."""
     scale = np.exp2((np.arange(NUM_CONTEXTS) - CONTEXT_OFFSET) * 2 / EXPONENTS_PER_OCTAVE)[:, None]
     shares = np.zeros((NUM_CONTEXTS, 2, number))
     for quantizer in (0, 1):

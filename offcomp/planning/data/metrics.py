@@ -20,7 +20,7 @@ class Metric:
     least       the smallest possible value; `most`: the largest
     percent     whether values are shown in % and differences in percentage points
     example     what the value of a single example is, for tasks without classes
-    fidelity    whether values are distances from the original's outputs, so that its own value is perfect by definition
+    fidelity    whether values are distances from the original's outputs, so that the original's value is perfect by definition
     """
 
     name: str
@@ -91,7 +91,7 @@ _perplexity = partial(
 
 
 def _divergence(name: str, axis: str, *, outputs: str, counts: str) -> Metric:
-    """The mean KL divergence of the compressed model's distributions from the original's."""
+    """The metric for the mean KL(original ‖ compressed) of the distributions that the two models predict."""
     return Metric(
         name,
         "KL divergence",

@@ -37,11 +37,11 @@ class Truncation(Document):
     of: Count
     """Number of all texts."""
     tokens: Count
-    """The limit."""
+    """The maximum number of tokens per text."""
 
 
 class Reading(Protocol):
-    """A score or a calibration, which knows how its texts were read; None if unknown, as in runs from older versions."""
+    """A score or a calibration, which knows how its texts were read; counts are None if unknown, as in older runs."""
 
     @property
     def rows(self) -> RowCounts | None: ...

@@ -1,6 +1,6 @@
 """The scores of a run, one per task: what an evaluation measures and `run.json` records. Does not import torch.
 
-Fields that earlier versions did not record have a default. Their scores are all accuracies.
+Fields that earlier versions did not record have a default. All scores of those versions are accuracies.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class Figures(Document):
     note: Items[str] = ()
     """Doubts about the score, as sentences."""
     token_accuracy: dict[Name, Figure] | None = None
-    """Share of tokens that were the most likely prediction, of each model."""
+    """For each model, the share of tokens that were its most likely prediction."""
     protocol: JsonObject | None = None
     """Settings adapted to the limits of the model."""
     continuations: Items[Continuation] = ()

@@ -6,7 +6,7 @@ from offcomp.errors import InputError
 
 MOST_COLUMNS = 2_000
 MOST_CELLS = 6_000_000
-"""Each cell takes about sixty bytes of memory."""
+"""Maximum number of cells; each takes about sixty bytes of memory."""
 
 
 def check_columns(count: int) -> None:

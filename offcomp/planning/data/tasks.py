@@ -68,7 +68,7 @@ REFIT = {"refit": False}
 MASKS = {"fraction": 0.15, "whole_words": False, "tokens": 128, "seed": 0}
 WINDOWS = {"context": 256, "stride": 128}
 POSITIONS = {"positions": 2048}
-"""Most positions whose distributions are compared: with a vocabulary of up to 8,192 tokens, all of it fits in 64 MiB."""
+"""Maximum number of positions to compare; with vocabularies of up to 8,192 tokens, their full distributions fit in 64 MiB."""
 FAMILIES = {
     family.name: family
     for family in (
