@@ -34,7 +34,7 @@ WEIGHTING = {SCORE: "errors and measured scores", SENSITIVITY: "sensitivity of t
 WEIGHTING_HELP = (
     "Errors: give more to the groups whose error falls fastest, weighted by how much the task depends on them where that has "
     "been measured; only for SVD, whose errors are known at every rank. Sensitivity: compress each group alone at a few "
-    "ratios, measure how far the model's outputs move on the calibration text, and keep their sum smallest; for every method."
+    "ratios, measure how much the outputs change on the calibration text, and minimise the sum of changes; for every method."
 )
 EQUAL_HELP = "Methods end up at slightly different sizes. This sets all of them to the largest size that they have in common."
 TARGETS: dict[str, tuple[str, Any, Any, Any]] = {
