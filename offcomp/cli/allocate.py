@@ -111,7 +111,7 @@ class Divided:
 
 
 def divide(curves: Sequence[ErrorCurve], arguments: argparse.Namespace, measured: Sensitivities) -> Divided:
-    """Divide the requested budget; by predicted losses if sensitivities were measured, otherwise by weight errors."""
+    """Divide the requested budget by predicted losses if sensitivities were measured, otherwise by weight errors."""
     total = requested_total(arguments, sum(curve.original for curve in curves))
     if measured and total is not None:
         losses = sensitivity.loss_curves(measured, curves, arguments.unit)

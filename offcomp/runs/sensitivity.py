@@ -132,7 +132,7 @@ def loss_curves(found: Sensitivities, curves: Sequence[ErrorCurve], unit: str) -
     They begin at half the smallest size that was measured. Raises InputError if no group has any effect on the loss.
     """
     if not any(probe.loss for curve in curves for probe in found[curve.name].probes):
-        raise InputError("compressing any of these groups alone leaves the outputs of the model unchanged; choose other groups")
+        raise InputError("compressing any of these groups alone leaves the outputs of the model as they are; choose others")
     return [_loss_curve(found[curve.name], curve, unit) for curve in curves]
 
 

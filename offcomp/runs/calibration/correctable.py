@@ -16,7 +16,7 @@ from offcomp.models.weights import MATRIX_MODULES
 from offcomp.runs.calibration.forward import is_embedding, modules_of
 
 DEAD_GAIN = 1e-4
-"""Channels whose gain is at most this are left alone: their outputs are nearly constant, so their ratio is meaningless."""
+"""Channels with at most this gain are left alone: their outputs are nearly constant, so ratios of spreads are meaningless."""
 PRIOR_TOKENS = 32
 """Corrections shrink as if this many additional tokens needed none, so that a short text does no harm."""
 WIDEST_RATIO = 2.0
@@ -103,7 +103,7 @@ class Target:
             self.bias.data.add_(torch.where(self.rows, shift, 0.0))
 
     def _ratio(self, seen: Moments) -> Tensor:
-        """Standard deviation, or without a bias root mean square, of the original outputs over that of `seen` (channels,)."""
+        """Ratio (channels,) of the original standard deviation to that in `seen`; of root mean squares if there is no bias."""
         exact, found = (moments.spread(0.0 if self.bias is None else moments.mean) for moments in (self.original, seen))
         return torch.where((exact > 0) & (found > 0), exact / found, 1.0).sqrt()
 
