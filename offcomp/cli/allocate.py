@@ -45,8 +45,8 @@ def _allocate_flags(flags: argparse.ArgumentParser) -> None:
     targets.add_argument(
         "--target",
         metavar="TEXT",
-        help="a target, as in '12 MB', 'lose 1 point of similarity' or 'lose 5 %% of perplexity'; for methods other than plain SVD, "
-        "add --weighting sensitivity",
+        help="a target, as in '12 MB', 'lose 1 point of similarity' or 'lose 5 %% of perplexity'; for methods other than "
+        "plain SVD, add --weighting sensitivity",
     )
     targets.add_argument("--target-loss", type=float, help="maximum accuracy loss; requires --measured")
     flags.add_argument(
