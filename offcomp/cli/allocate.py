@@ -43,7 +43,10 @@ def _allocate_flags(flags: argparse.ArgumentParser) -> None:
     targets.add_argument("--total-size", type=int, help="total size of all groups, in the unit set by --unit")
     targets.add_argument("--target-error", type=float, help="maximum weighted relative error")
     targets.add_argument(
-        "--target", metavar="TEXT", help="as in '12 MB', 'lose 1 point of similarity' or 'lose 5 %% of perplexity'; plain SVD"
+        "--target",
+        metavar="TEXT",
+        help="a target, as in '12 MB', 'lose 1 point of similarity' or 'lose 5 %% of perplexity'; for methods other than "
+        "plain SVD, add --weighting sensitivity",
     )
     targets.add_argument("--target-loss", type=float, help="maximum accuracy loss; requires --measured")
     flags.add_argument(
@@ -54,7 +57,7 @@ def _allocate_flags(flags: argparse.ArgumentParser) -> None:
         "--weighting",
         default="relative",
         choices=(*allocation.WEIGHTINGS, SENSITIVITY),
-        help="how to make errors comparable across groups; sensitivity: by what each costs the whole model, measured on text",
+        help="how to make errors comparable across groups; sensitivity: by the measured effect of each on the model's outputs",
     )
     flags.add_argument("--sensitivities", metavar="FILE", help="JSON object that maps group names to weight multipliers")
     flags.add_argument(
@@ -108,7 +111,7 @@ class Divided:
 
 
 def divide(curves: Sequence[ErrorCurve], arguments: argparse.Namespace, measured: Sensitivities) -> Divided:
-    """Divide the requested budget; by predicted losses if sensitivities were measured, otherwise by weight errors."""
+    """Divide the requested budget by predicted losses if sensitivities were measured, otherwise by weight errors."""
     total = requested_total(arguments, sum(curve.original for curve in curves))
     if measured and total is not None:
         losses = sensitivity.loss_curves(measured, curves, arguments.unit)

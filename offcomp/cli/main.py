@@ -219,15 +219,17 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--allocate",
         action="store_true",
-        help="give each group the size at which the same budget costs the least accuracy; by scores, only for SVD",
+        help="divide the budget among the groups so that it costs the least accuracy; with --weighting score, only for SVD",
     )
     flags.add_argument(
         "--weighting",
         choices=WEIGHTINGS,
-        help="with --allocate: by scores of earlier runs (default), or by the sensitivity of the model to each group, measured "
-        "first if it is not known",
+        help="with --allocate: judge what a group costs by scores of earlier runs (default), or by the model's sensitivity to "
+        "the group, which is measured first if it is not known",
     )
-    flags.add_argument("--multiple", type=int, default=1, metavar="N", help="round ranks to a multiple, such as 8, 16 or 32")
+    flags.add_argument(
+        "--multiple", type=int, default=1, metavar="N", help="round ranks to a multiple of N, such as 8, 16 or 32"
+    )
     flags.add_argument("--unit", default="parameters", choices=UNITS)
     flags.add_argument(
         "--dtype", default=STORED, choices=DTYPE_CHOICES, help="storage dtype; 'stored' means the dtype of the checkpoint"

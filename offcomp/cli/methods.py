@@ -1,4 +1,4 @@
-"""Subcommand for the methods: those of offcomp and those of other installed packages."""
+"""Subcommand that lists the methods of offcomp and of other installed packages."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def requested_target(arguments: argparse.Namespace) -> Target | None:
 
 
 def proposal_for(plan: Plan, target: Target, info: ModelInfo, *, allocate: bool, weighting: str = SCORE) -> Proposal:
-    """The proposal for a target, from own and bundled runs; the singular values and sensitivities that it needs come first."""
+    """The proposal for a target, based on own and bundled runs. Computes missing singular values and sensitivities first."""
     home = home_folder()
     if (allocate or target.kind in NEED_ERRORS) and missing(plan, info, home):
         compute(plan, home)
@@ -64,7 +64,7 @@ def proposal_for(plan: Plan, target: Target, info: ModelInfo, *, allocate: bool,
 
 
 def measurements(info: ModelInfo) -> list[Measured]:
-    """All measurements on these weights: own and bundled."""
+    """All measurements on these weights, from the user's own runs and from bundled ones."""
     return measured_of(RunStore().all(), info.fingerprint)
 
 
@@ -90,7 +90,7 @@ def proposal_notes(proposal: Proposal) -> list[str]:
 
 
 def proposal_document(proposal: Proposal) -> dict[str, Any]:
-    """As JSON values."""
+    """The proposal as JSON values."""
     return {
         "groups": [
             {"group": group.name, "ratio": group.ratio, "reason": proposal.reasons[group.name]}

@@ -61,7 +61,7 @@ class CompressedModel(Sequence[CompressedGroup]):
         return model
 
     def write_to(self, model: PreTrainedModel) -> None:
-        """Replace the weights of a model of the same architecture by the compressed ones. Raises ModelError."""
+        """Replace the weights of a model of the same architecture with the compressed ones. Raises ModelError."""
         for group in self.groups:
             replace(model, group.reconstructions)
         replace(model, {}, self.corrections)
@@ -124,7 +124,7 @@ def compress(
     Args:
         model: a catalogue name, folder or hub id, a model from `offcomp.load`, or a live transformers model.
         modules: patterns of kinds, module names or parameter paths, such as "query", "query.0-3" or `"*.mlp.*"`; by default
-            all known kinds but the word embeddings (`offcomp.select_modules`).
+            all known kinds except word embeddings (`offcomp.select_modules`).
         exclude: patterns of modules to leave out.
         layers: layer numbers, or text such as "0-2,5".
         together: which modules to compress as one matrix: "module" (each alone), "kind", "qkv", "blocks" or "all".

@@ -42,7 +42,7 @@ class Compressor:
         ratio: compression ratio, original size / stored size; 2 if neither a rank nor a share of the energy is given.
         rank: rank, latent width or number of terms.
         energy: share of the squared singular values to keep, above 0 and at most 1 (SVD only).
-        multiple: ranks chosen from a ratio are rounded down to a multiple of this number, those chosen from energy up.
+        multiple: a rank chosen from a ratio is rounded down to a multiple of this number, and a rank chosen from energy up.
         unit: what the ratio counts, "parameters" or "bytes".
         dtype: storage dtype; "stored" means that of the matrix (float32 for float64).
         seed: seed of the method's random generator.
@@ -176,5 +176,5 @@ class Quantization(Compressor):
 
 @cache
 def compressor(method: type[Method]) -> type[Compressor]:
-    """The class for a method that has none here, such as one from another package."""
+    """Create a `Compressor` for a method that has none in this module, such as a method from another package."""
     return type(method.__name__, (Compressor,), {"method_class": method, "__doc__": method.__doc__, "__module__": __name__})

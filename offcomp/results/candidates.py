@@ -1,4 +1,7 @@
-"""Versions of a plan at other sizes, with what is known about each before it runs: sizes, errors and scores. No torch."""
+"""Versions of a plan at other sizes, with what is known about each before it runs: sizes, errors and scores.
+
+Does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +142,7 @@ class Family:
         return np.array(shares) / [max(curve.energy, 1e-30) for curve in self.curves]
 
     def with_total(self, total: float, weights: np.ndarray) -> Candidate | None:
-        """The smallest weighted error of groups with at most this total size, in the unit; None if that is impossible."""
+        """The candidate of at most this total size (in `unit`) with the smallest weighted error; None if impossible."""
         floored = [] if self.sensitivities else [[with_floor(curve, FLOOR) for curve in self.curves]]
         for curves in (*floored, self.losses):
             with suppress(BudgetTooSmall):  # without the floors, it may still be possible
@@ -261,7 +264,7 @@ def smallest(
 ) -> Candidate | None:
     """The smallest acceptable candidate; `positions` (ratios or totals) are ordered from the smallest candidate to the largest.
 
-    The positions are tried in order, and then those between the first acceptable one and the one before it.
+    The positions are tried in order; the search then continues between the first acceptable one and the one before it.
     """
     before: float | None = None
     for position in positions:

@@ -1,4 +1,7 @@
-"""The accuracy of estimated scores: the bundled check on plans to which the estimates were not fitted. No torch."""
+"""The accuracy of estimated scores: the bundled check on plans to which the estimates were not fitted.
+
+Does not import torch.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""What is known about a plan's scores before it runs: measured by a finished run of exactly this plan, or estimated. No torch.
+"""What is known about a plan's scores before it runs: measured by a finished run of exactly this plan, or estimated.
 
 A score counts only if it was measured on the same weights and on the same version of the same task. Estimates are described in
 `offcomp.results.score_curve`. Scores of calibrated methods, and of plans with corrections, are estimated only from runs of the
 same method with the same options and corrections, because the error of the weights says little about them.
+
+Does not import torch.
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ class KnownScore:
         return self.original - self.value if self.direction == "higher" else self.value - self.original
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; `run` is the id of the run."""
+        """The score as JSON values; `run` is the id of the run."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return fields | {"loss": self.loss, "run": self.run.id if self.run else None}
 
@@ -118,7 +120,7 @@ def _measured(same: Sequence[Measured], task: Task) -> KnownScore | None:
 
 
 def _known(task: Task, score: Score, value: float, interval: tuple[float, float]) -> KnownScore:
-    """An estimated score without its basis."""
+    """A score marked as estimated, without its basis; the interval is clipped to the metric's range."""
     metric, original = metric_of(score), score.original.value
     low, high = (min(max(end, metric.least), metric.most) for end in interval)
     title, noise = task_title(task.name, score), low <= original <= high

@@ -244,7 +244,7 @@ def rounded_to(dtype: str, specs: Sequence[ModuleSpec]) -> str:
 
 
 def compressible(info: ModelInfo) -> tuple[ModuleSpec, ...]:
-    """The matrices with more than one row and column, which have a non-trivial spectrum."""
+    """The matrices with more than one row and more than one column, which have a non-trivial spectrum."""
     return tuple(spec for spec in info.modules if min(spec.shape) > 1)
 
 

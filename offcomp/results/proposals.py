@@ -1,11 +1,13 @@
-"""Plans that meet a target: the smallest that loses no more than allowed, or the most accurate that fits. No torch.
+"""Plans that meet a target: the smallest that loses no more than allowed, or the most accurate that fits.
 
     propose(plan, parse_target("lose 1 point of similarity"), info, home, measured)
 
 The plan keeps its groups, methods and dtypes; only sizes change. With `allocate`, sizes differ between the groups: they are
-water-filled (`offcomp.planning.allocation`). The weighting SCORE needs plain SVD with known singular values, and weighs groups
+water-filled (`offcomp.planning.allocation`). The weighting SCORE needs plain SVD with known singular values, and weights groups
 by how much the task depends on them if enough scores have been measured. SENSITIVITY suits every method, and minimises the
 predicted loss of the whole model, from measured sensitivities. If sizes cannot be allocated, every group gets the same ratio.
+
+Does not import torch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Converts measurements made in float32 to the sizes that they would have in half precision. No torch.
+"""Converts measurements made in float32 to the sizes that they would have in half precision.
 
 Rounding stored tensors to half precision hardly changes the error, but it does change the size in bytes. The bundled sweeps
 store float32, so without this conversion, nothing could be estimated for plans that keep the half precision of their
 checkpoint.
+
+Does not import torch.
 """
 
 from __future__ import annotations

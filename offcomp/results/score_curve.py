@@ -1,4 +1,4 @@
-"""Estimates how much of a score is lost at given errors of the weights, from measurements on the same model and task. No torch.
+"""Estimates how much of a score is lost at given errors of the weights, from measurements on the same model and task.
 
     loss ≈ f(ε),   ε² = Σ_m a_m e_m² / Σ_m a_m
 
@@ -7,8 +7,10 @@ weight, learnt from the measurements and otherwise proportional to the number of
 in log ε, fitted to measurements at similar errors and drawn towards a constant; f is made monotonic by isotonic regression, and
 f(0) is 0. Measurements with other methods or options get a twentieth of the weight.
 
-The band combines the sampling noise of the measured differences with the errors of the model itself: both are scaled such that
-nine of ten cross-validated residuals lie within. Measurements of almost the same plan are left out together.
+The band combines the sampling noise of the measured differences with the errors of the curve itself; both are scaled so that
+nine of ten cross-validated residuals lie within the band. Measurements of almost the same plan are left out together.
+
+Does not import torch.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ SPREAD = 0.3
 BEYOND = 1.05
 """Estimates extend beyond the largest measured error by up to this factor."""
 BEYOND_OF_A_MODULE = 1.15
-"""The same for the largest measured error of a single module."""
+"""Like BEYOND, but for the largest measured error of a single module."""
 SMALLEST = 1e-3
 """Smallest error on the grid of `LossCurve`."""
 GRID = 120
@@ -100,12 +102,12 @@ class LossCurve:
 
     @cached_property
     def losses(self) -> Vector:
-        """(measurements,)"""
+        """(measurements,) the loss of each measurement."""
         return np.array([each.loss for each in self.evidence])
 
     @cached_property
     def noise(self) -> Vector:
-        """(measurements,)"""
+        """(measurements,) the standard error of each loss."""
         return np.array([each.noise for each in self.evidence])
 
     def largest_errors(self, settings: str) -> Vector:
@@ -156,7 +158,7 @@ def _kernel(curve: LossCurve, grid: Vector, settings: str) -> Vector:
 
 
 def module_weights(evidence: Sequence[Evidence], modules: Sequence[ModuleSpec], shrinkage: float = SHRINKAGE) -> Vector:
-    """(modules,) how much the score depends on each module, with sum 1: non-negative least squares, shrunk to the sizes.
+    """(modules,) how much the score depends on each module, with sum 1: non-negative least squares, shrunk towards the sizes.
 
     A module's weight is its number of parameters times a sum of four factors: a common one, one of its kind, one of its layer,
     and its own. With infinite `shrinkage`, only the common factor remains.
@@ -194,7 +196,7 @@ class ScoreCurve:
     """Expected losses and their bands.
 
     relative, absolute      spread of the curve itself: as a share of the expected loss, and of the effective error
-    quantile                how many of the combined standard deviations nine of ten residuals span
+    quantile                number of combined standard deviations within which nine of ten residuals lie
     """
 
     curve: LossCurve
@@ -218,7 +220,7 @@ class ScoreCurve:
         return ScoreCurve(LossCurve.fit(evidence, modules), *best, float(scaled[rank - 1]))
 
     def estimate(self, errors: Vector, settings: str, uncertainty: float = 0.0) -> Estimate | None:
-        """The loss of a plan with these errors of its modules; None if it lies beyond the measurements.
+        """The loss of a plan with these errors of its modules; None if the plan lies beyond the measurements.
 
         uncertainty     relative standard deviation of the errors themselves, if they are estimates
         """

@@ -1,4 +1,7 @@
-"""Suggests changes that make a whole model small enough when the chosen groups and methods cannot. No torch."""
+"""Suggests changes that make a whole model small enough when the chosen groups and methods cannot.
+
+Does not import torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Targets as users state them: a ratio, a rank, megabytes, an error, or how much of a score may be lost. No torch.
+"""Targets as users state them: a ratio, a rank, megabytes, an error, or how much of a score may be lost.
 
 A target is short text in links, in the app and on the command line:
 
@@ -9,6 +9,8 @@ A target is short text in links, in the app and on the command line:
     error 0.3                      relative error over all chosen weights together
     lose 1 point of similarity     how far a score may fall: 1 point is 0.01 of an accuracy or a correlation
     lose 5 % of perplexity         the same as a share of the original's score
+
+Does not import torch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """What is known about a plan before and after it runs, side by side for several methods: the table of the Lab's strip.
 
-Values are exact (SVD's error, sizes), measured by a finished run of exactly this plan, or estimated. No torch.
+Values are exact (SVD's error, sizes), measured by a finished run of exactly this plan, or estimated.
+
+Does not import torch.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class CompressedGroup:
 
 
 class Fitted(NamedTuple):
-    """A fit that is there already, and how long it took."""
+    """An existing fit, and how long it took."""
 
     compressed: CompressedMatrix
     seconds: float

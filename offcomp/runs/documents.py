@@ -24,7 +24,7 @@ from offcomp.runs.result import Inputs, RunResult
 
 PLAN, INPUTS, WORKER, PROGRESS, RESULT = "plan.json", "inputs.json", "worker.json", "progress.json", "run.json"
 CORRECTIONS_FILE = "corrections.safetensors"
-"""Where a run stores corrected biases and gains, and where an export does."""
+"""Name of the file in which a run or an export stores corrected biases and gains."""
 HEARTBEAT = "heartbeat"
 """An empty file that the worker of a run touches at least every five seconds."""
 LATEST_SECONDS = 1e11

@@ -27,7 +27,7 @@ OF_A_SAMPLE = "identified by a sample of its weights, as in earlier versions, ra
 """Describes a model's identity in messages if `Run.of_a_sample` is true."""
 TABLE_COLUMNS = ("name", "method", "size", "compression_ratio", "relative_error", "num_parameters", "num_bytes", "seconds")
 SILENT_SECONDS = 120.0
-"""A worker shows signs of life every five seconds, unless it is stopped, its host is asleep, or it has ended."""
+"""Longer silence is reported: a worker shows signs of life every five seconds unless it has ended or is suspended."""
 ENDED = ("done", "failed", "cancelled", "interrupted")
 
 

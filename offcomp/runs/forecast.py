@@ -3,9 +3,9 @@
     remaining = remaining seconds of the current stage + pace * estimated seconds of the stages ahead
     pace      = (PRIOR_SECONDS + actual seconds) / (PRIOR_SECONDS + estimated seconds) of the finished stages
 
-A stage that reports its progress is extrapolated from it: fully once a quarter is done, and before that averaged with the
-estimate. The displayed time counts down with the clock. It is raised only if the prediction is clearly longer, and a note
-then says so. Does not import torch.
+If a stage reports its progress, its duration is extrapolated: from the progress alone once a quarter is done, and until then as
+an average with the estimate. The displayed time counts down with the clock. It is raised only if the prediction is clearly
+longer, and a note then says so. Does not import torch.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ UNLIMITED = 1 << 16
 """Context length assumed for a model without a limit."""
 NEXT_WORDS, MASKED_WORDS, CLASSES, EMBEDDINGS = "next-words", "masked-words", "classes", "embeddings"
 KINDS = {"causal-lm": NEXT_WORDS, "masked-lm": MASKED_WORDS, "head": CLASSES}
-"""Task family that needs a certain kind of model -> the kind of its answers."""
+"""Task family that only some models support -> the kind of answers that these models give."""
 Answers = list[dict[str, Any]]
 
 

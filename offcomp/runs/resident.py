@@ -1,8 +1,8 @@
-"""The resident: a background process that keeps a model loaded and carries out the runs that use it. No torch here.
+"""The resident: a background process that keeps a model loaded and carries out the runs that use it.
 
 Starting Python, importing torch and loading the model take longer than many runs. The resident does so once and carries out
 each run in a fork of itself, which starts within milliseconds with exactly the loaded weights; a fork that fails, is cancelled
-or is killed does not affect the weights of the next. See `resident_process` for the process itself.
+or is killed does not affect the weights in the next fork. See `resident_process` for the process itself.
 
 The resident belongs to the process that starts it. A pair of sockets connects the two, so no other process can reach it;
 every message is a JSON object, with file descriptors attached:
@@ -14,6 +14,8 @@ every message is a JSON object, with file descriptors attached:
 
 No message that was sent is lost: before a resident exits, it refuses new messages and reads those that were already sent.
 OFFCOMP_RESIDENT=0 turns residents off, and OFFCOMP_IDLE_SECONDS (default: 300) sets how long an idle one waits for a run.
+
+Does not import torch.
 """
 
 from __future__ import annotations

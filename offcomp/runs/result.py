@@ -1,6 +1,8 @@
-"""The result of a run, `run.json`: figures of each group, sizes of the model, scores, versions and timings. No torch.
+"""The result of a run, `run.json`: figures of each group, sizes of the model, scores, versions and timings.
 
 Fields that earlier versions did not record have a default.
+
+Does not import torch.
 """
 
 from __future__ import annotations
@@ -95,7 +97,7 @@ class CalibrationResult(Document):
     rows: RowCounts | None = None
     cut: Truncation | None = None
     output_error_fitted: Amount | None = None
-    """Output error on the text used for fitting, as `GroupResult.output_error`."""
+    """Like `GroupResult.output_error`, but on the text used for fitting."""
 
 
 class GroupResult(Document):
@@ -254,7 +256,7 @@ class RunResult(Document):
     notes: Items[str] = ()
     """Caveats about the sizes, one sentence each."""
     corrections: Items[LedgerEntry] = ()
-    """Corrected biases and gains, by parameter path. They replace parameters of the same size, so they do not add to it."""
+    """Corrected biases and gains, by parameter path. They replace parameters of the same size, so the model does not grow."""
 
     @model_validator(mode="after")
     def _has_model(self) -> Self:

@@ -1,14 +1,15 @@
-"""Sensitivities: how much the outputs of the whole model change when one group alone is compressed. Torch only to measure.
+"""Sensitivities: how much the outputs of the whole model change when one group alone is compressed.
 
     loss ≈ Σ_g s_g ‖W_g - Ŵ_g‖² / ‖W_g‖²            s_g = loss with group g alone compressed / its squared relative error
 
 The loss is an unlabelled fidelity on a few texts: the KL divergence of the predicted distributions, or 1 - the cosine
 similarity of sentence embeddings. Both have their minimum, 0, at the original weights, so they are quadratic in a small error,
 and the losses of several groups add up if their errors act independently. Each group is compressed by its own method at a few
-ratios. For larger errors s_g depends on the size, so it is interpolated between them. `benchmarks.sensitivity` measures how
-well all this holds. HAWQ (Dong et al. 2019, arXiv 1905.03696) expands a labelled loss in the same way, by its Hessian.
+ratios. For larger errors, s_g depends on the size, so s_g is interpolated between these ratios. `benchmarks.sensitivity` tests
+these approximations. HAWQ (Dong et al. 2019, arXiv 1905.03696) expands a labelled loss in the same way, by its Hessian.
 
-Sensitivities are cached in the home folder, one file per group, under a hash of everything they depend on (`_paths`).
+Sensitivities are cached in the home folder, one file per group, under a hash of everything they depend on (`_paths`). Torch is
+imported only to measure them.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ if TYPE_CHECKING:
     from offcomp.runs.calibration import Calibration
 
 VERSION = 1
-"""Increment this whenever the same group would get another sensitivity."""
+"""Increment this whenever the same group would get a different sensitivity."""
 TINY = float(np.finfo(float).tiny)
 RATIOS = (2.5, 6.0, 15.0)
 """Each group is compressed at these ratios; those that its method cannot reach are left out."""
 PREFERRED = ("head-fidelity", "causal-fidelity", "masked-fidelity", "embedding-fidelity")
 """The first of these families that suits the model is measured."""
 NUM_TEXTS, LONGEST_TEXT, POSITIONS = 32, 400, 512
-"""Texts that are read, characters of each, and token predictions that are compared in all."""
+"""Maximum numbers of texts, of characters per text, and of token predictions compared in total."""
 
 
 class Probe(Document):
@@ -69,7 +70,7 @@ class Probe(Document):
     relative_error: Annotated[Amount, Field(gt=0)]
     """‖W-Ŵ‖ / ‖W‖."""
     loss: Amount
-    """Change of the fidelity, over all texts."""
+    """Difference from perfect fidelity, over all texts."""
 
     @property
     def stored(self) -> Size:
@@ -83,7 +84,7 @@ class Probe(Document):
 
 
 class Sensitivity(Document):
-    """What was measured about one group."""
+    """The measured sensitivity of one group."""
 
     family: str
     """Family of fidelity tasks."""
@@ -120,7 +121,7 @@ class Sensitivity(Document):
 
 
 SECONDS_TO_LOAD, SECONDS_PER_PARAMETER = 5.0, 6e-8
-"""Of one pass over the texts."""
+"""Time to load the model, and time per parameter for one pass over the texts."""
 Sensitivities = Mapping[str, Sensitivity]
 """Group name -> its sensitivity."""
 
@@ -173,7 +174,7 @@ def missing(plan: Plan, info: ModelInfo, home: Path) -> list[str]:
 
 
 def estimated_seconds(plan: Plan, info: ModelInfo) -> float:
-    """Approximate time to measure all groups of a plan on two cores."""
+    """Approximate time in seconds to measure all groups of a plan on two cores."""
     fits = sum(predict_group(group.at_ratio(ratio), info).seconds for group in plan.groups for ratio in RATIOS)
     return SECONDS_TO_LOAD + fits + len(plan.groups) * len(RATIOS) * SECONDS_PER_PARAMETER * info.num_parameters
 
@@ -231,7 +232,7 @@ def compute(plan: Plan, home: Path) -> dict[str, Sensitivity]:
 def measure(loaded: LoadedModel, plan: Plan) -> Iterator[tuple[str, Sensitivity]]:
     """Measure the groups of a plan one after the other on its calibration text; yields the name and sensitivity of each.
 
-    The model is as before whenever this yields. Raises the same errors as `compute`, except StorageError.
+    The model has its original weights whenever this yields. Raises the same errors as `compute`, except StorageError.
     """
     from offcomp.runs.calibration import calibration_of
 

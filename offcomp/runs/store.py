@@ -146,7 +146,7 @@ class RunStore:
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Do not collect garbage within the block, which would traverse the same thousands of documents again and again."""
+    """Disable garbage collection in the block, since it would traverse the same thousands of documents again and again."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

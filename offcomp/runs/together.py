@@ -30,7 +30,7 @@ class FitsTogether:
     def take(self, group: Group, report: Report = ignore_progress) -> Fitted | None:
         """The fit of a group, or None if it is to be fitted alone. The first group of a set fits the whole set.
 
-        Each group counts an equal part of the duration. Raises InputError if this group cannot be stored.
+        The duration is attributed to the groups of the set in equal parts. Raises InputError if this group cannot be stored.
         """
         if group.name in self._due:
             self._fit(self._due.pop(group.name), report)

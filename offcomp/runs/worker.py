@@ -160,7 +160,7 @@ def _hints(
 def _correct(
     worker: Worker, calibration: Calibration, compressed: Sequence[SavedGroup]
 ) -> tuple[Corrections, tuple[LedgerEntry, ...]]:
-    """The corrections of the plan, which are saved, and their ledger."""
+    """Compute and save the plan's corrections. Returns them and their ledger."""
     from offcomp.runs.corrections import corrections_of, save_corrections
 
     with worker.stage(CORRECT):

@@ -65,7 +65,7 @@ POPOVERS = '[data-testid="stPopoverBody"] {{color-scheme: {}}}'
 
 @contextmanager
 def page(name: str, question: str = "") -> Iterator[None]:
-    """Draw the frame and the page inside it, below its question unless the page itself shows that.
+    """Draw the frame and the page inside it, below its question unless the page shows the question itself.
 
     An OffcompError raised by the page is shown as a message; the draft is kept.
     """

@@ -19,7 +19,7 @@ from offcomp.results.runs import short_names, style_key_of
 from offcomp.runs.store import Run
 
 FILLS = ("", "-open", "-open-dot")
-MORE_FILLS = (*FILLS, "-x-open", "-cross-open")  # these shapes have more fills
+MORE_FILLS = (*FILLS, "-x-open", "-cross-open")  # available only for FULL_SHAPES
 FULL_SHAPES = ("circle", "diamond", "square")
 SYMBOLS = MARKERS | {"reference": "cross", "quantization": "x"}  # line markers are hard to see among dots
 MARKER_SIZE = 11

@@ -37,7 +37,7 @@ class Palette:
 
 DEFAULT_MARKERS = ("pentagon", "star-square", "hexagon", "star-diamond", "octagon")
 DEFAULT_COLOURS = ("#6a5a8c", "#b3a6d6")
-"""Markers and colours (light and dark theme) of methods without a look of their own."""
+"""Colours (light and dark theme) of methods that do not define their own look; DEFAULT_MARKERS are their markers."""
 
 
 def _looks() -> dict[str, Look]:

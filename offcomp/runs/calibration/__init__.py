@@ -18,7 +18,7 @@ def calibration_of(
 ) -> Calibration | None:
     """The calibration of a model on the plan's text, or on these texts; None if the plan needs no text.
 
-    If the model does not stay loaded between passes, statistics take up only as much memory as half a group's matrix.
+    If the model does not stay loaded between passes, statistics may take up only half as much memory as the largest group.
     """
     if not plan.needs_text:
         return None

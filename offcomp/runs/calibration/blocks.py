@@ -135,7 +135,7 @@ class BlockInputs:
 class ModelPair:
     """The model of a calibration, whose weights are substituted, and a copy of the original if it is kept.
 
-    The captured inputs of their blocks take up `limit` bytes together.
+    Together, the captured inputs of their blocks take up at most `limit` bytes.
     """
 
     def __init__(self, model: PreTrainedModel, limit: int) -> None:

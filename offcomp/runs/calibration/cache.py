@@ -16,7 +16,7 @@ Gather = Callable[[list[ModuleSpec]], Callable[[ModuleSpec], Any]]
 
 
 class StatisticsCache:
-    """Statistics by module and name, in `values`. The model is in memory, within `model_loaded`, whenever some are gathered."""
+    """Statistics by module and name, in `values`. They are gathered within `model_loaded`, which keeps the model in memory."""
 
     def __init__(self, model_loaded: Callable[[], AbstractContextManager[None]]) -> None:
         self.values: dict[tuple[ModuleSpec, str], Any] = {}
@@ -27,7 +27,7 @@ class StatisticsCache:
         self.values.clear()
 
     def keep(self, is_valid: Callable[[ModuleSpec, str], bool]) -> None:
-        """Drop the statistics of which this is not true."""
+        """Drop all statistics except those for which `is_valid` returns True."""
         self.values = {key: value for key, value in self.values.items() if is_valid(*key)}
 
     def first(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int, gather: Gather) -> Any:

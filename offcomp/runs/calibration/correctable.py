@@ -16,11 +16,11 @@ from offcomp.models.weights import MATRIX_MODULES
 from offcomp.runs.calibration.forward import is_embedding, modules_of
 
 DEAD_GAIN = 1e-4
-"""Channels whose gain is at most this are left alone: their outputs are nearly constant, so a ratio of them means nothing."""
+"""Channels with at most this gain are left alone: their outputs are nearly constant, so ratios of spreads are meaningless."""
 PRIOR_TOKENS = 32
-"""Corrections shrink as if this many more tokens needed none, so that a short text does no harm."""
+"""Corrections shrink as if this many additional tokens needed none, so that a short text does no harm."""
 WIDEST_RATIO = 2.0
-"""Gains change at most by this factor."""
+"""Gains change by at most this factor."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Moments:
 
     @property
     def num_tokens(self) -> float:
-        """Number of equally weighted tokens whose mean is as exact: (Σ w)² / Σ w²."""
+        """Number of equally weighted tokens whose mean would be equally precise: (Σ w)² / Σ w²."""
         return self.weight**2 / self.squared_weight if self.squared_weight else 0.0
 
 
@@ -59,13 +59,13 @@ class Moments:
 class Target:
     """A module to be corrected.
 
-    path          of the module in the model
+    path          path of the module in the model
     rows          (channels,) bool: the channels to be corrected; of a fused weight, those of the compressed parts
     is_norm       whether the module is a normalisation
     rescaled      whether its gain is corrected as well
     num_uses      how often the module is used in a forward pass
-    weights       for each use, the weights of its tokens, which are those of the outputs of the original
-    original      the outputs of the original
+    weights       for each use, the weights of its tokens, as determined in the original model
+    original      moments of the outputs in the original model
     """
 
     path: str
@@ -90,7 +90,7 @@ class Target:
         return {f"{self.path}.{name}": vector.detach() for name, vector in vectors.items()}
 
     def correct(self, seen: Moments) -> None:
-        """Change the vectors, with which the outputs have the moments `seen`, so that the outputs match the original's."""
+        """Change the vectors so that the outputs, whose moments are now `seen`, match those of the original model."""
         trust = seen.num_tokens / (seen.num_tokens + PRIOR_TOKENS)
         shift = trust * (self.original.mean - seen.mean)
         if self.rescaled:
@@ -103,13 +103,13 @@ class Target:
             self.bias.data.add_(torch.where(self.rows, shift, 0.0))
 
     def _ratio(self, seen: Moments) -> Tensor:
-        """How many times wider the outputs of the original are spread (channels,): around their mean, or 0 without a bias."""
+        """Ratio (channels,) of the original standard deviation to that in `seen`; of root mean squares if there is no bias."""
         exact, found = (moments.spread(0.0 if self.bias is None else moments.mean) for moments in (self.original, seen))
         return torch.where((exact > 0) & (found > 0), exact / found, 1.0).sqrt()
 
 
 def targets_in(model: PreTrainedModel, specs: Iterable[ModuleSpec]) -> list[Target]:
-    """Normalisations, and the modules that have a bias and use one of these weights, embeddings apart."""
+    """The normalisations, and the modules other than embeddings that have a bias and use one of these weights."""
     paths = {id(module): path for path, module in model.named_modules()}
     found: dict[str, Target] = {}
     for spec in specs:

@@ -1,8 +1,8 @@
 """Correct the biases and normalisations of a compressed model in closed form, so that its outputs match those of the original.
 
-A text is run through the original, and then through the compressed model. There, each of the following modules is corrected as
-soon as it has been reached, so that every later correction takes the earlier ones into account. y = W x + b is an output of
-the original, and y' the output for the same token in the compressed model; mean and standard deviation are per channel.
+A text is run through the original and then through the compressed model. In the latter, each of the following modules is
+corrected as soon as it is reached, so that every later correction takes the earlier ones into account. y = W x + b is an output
+of the original, and y' the output for the same token in the compressed model; means and standard deviations are per channel.
 
     linear module, compressed weight    bias b + mean(y) - mean(y')
     normalisation                       gain r g and bias r b + mean(y) - r mean(y'), with r = std(y) / std(y')
@@ -13,8 +13,8 @@ The first is the bias correction of Nagel et al. 2019 (arXiv 1906.04721, section
 arXiv 2309.02784), which trains the gains and biases by gradient descent instead. Gains match the spread of y; a regression of y
 on y' would shrink them, since part of y' is noise.
 
-All tokens but padding count, special tokens as well, since a bias acts on every token. Corrections replace values of the same
-size, so they take up no space.
+All tokens except padding count, including special tokens, since a bias acts on every token. Corrections replace values of the
+same size, so they take up no space.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from offcomp.runs.calibration.passes import Calibration
 from offcomp.runs.calibration.substitutions import Reconstructed
 
 MOST_TOKENS = 8192
-"""Largest size of the text, with padding: all of it is run at once, and its activations have to fit in memory."""
+"""Maximum number of tokens, including padding: the whole text is run at once, and its activations have to fit in memory."""
 
 
 def corrected_vectors(
     calibration: Calibration, specs: Iterable[ModuleSpec], groups: Sequence[Reconstructed], what: str
 ) -> dict[str, Tensor]:
-    """The corrected parameters of a model, by full path, if the matrices of its compressed groups are replaced.
+    """The corrected parameters of a model, by full path, once the matrices of its compressed groups are replaced.
 
     specs   the members of these groups
     what    which parameters to correct, see `planning.plan.CORRECTIONS`
@@ -72,9 +72,9 @@ class Corrector:
 
     Args:
         specs: the modules whose matrices are replaced.
-        batches: the text; if it is longer than MOST_TOKENS with padding, texts of all lengths are left out evenly.
+        batches: the text; if it exceeds MOST_TOKENS with padding, texts are left out evenly across all lengths.
         what: which parameters to correct, see `planning.plan.CORRECTIONS`.
-        weighting: "output" weights each token by 1 / ‖output of the original‖², "equal" weights all alike.
+        weighting: "output" weights each token by 1 / ‖output of the original‖², "equal" weights all tokens alike.
     """
 
     def __init__(

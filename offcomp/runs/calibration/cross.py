@@ -22,8 +22,8 @@ from offcomp.runs.calibration.watching import Watch
 class CrossMoments:
     """Moments over the tokens that reach a weight matrix W (rows, cols), in float64.
 
-    x is the input in the original model and x' that of the same token in the model with substituted weights. The weights of the
-    tokens are those of the output W x of the original model.
+    x is the input in the original model and x' that of the same token in the model with substituted weights. Each token is
+    weighted as in the original model, equally or by its output W x.
 
     inputs      the second moment of x': the weighted mean of x' x'ᵀ
     cross       (cols, cols): weighted mean of x x'ᵀ
@@ -60,7 +60,7 @@ class Uses:
 
 
 class CrossSums:
-    """Sums of joint moments, weighting tokens equally or by 1 / ‖output‖² in the original model."""
+    """Sums of joint moments, weighting tokens equally or by 1 / ‖output of the original model‖²."""
 
     def __init__(self, weighting: str) -> None:
         self._by_output = weighting == "output"

@@ -89,7 +89,7 @@ class GroupHints:
             self.calibration.end_group()
 
     def _ready(self) -> None:
-        """Restore the original model, unless this group uses the compressed one: an earlier group may have left it so."""
+        """Restore the original model unless this group uses the compressed one; earlier groups may have been left in place."""
         if not self.has_substitutes:
             self.calibration.restore()
 

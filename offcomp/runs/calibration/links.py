@@ -54,8 +54,8 @@ class Link(NamedTuple):
 class Links:
     """The links between successive blocks of a list, found by watching passes through all of them.
 
-    Arguments of other types, such as no mask for a text without padding, may come from elsewhere. A link is therefore used only
-    if it is the same in one pass for each combination of types.
+    An argument of another type, such as None instead of a mask for a text without padding, may come from elsewhere. A link is
+    therefore used only if it was the same in one pass for each combination of types.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:

@@ -50,7 +50,8 @@ class Calibration:
         weighting: "output" weights each token by 1 / ‖output of the module‖², since the normalisation that follows
             equalises the tokens; "equal" is the plain mean used in the papers.
         rows: row counts of the source that the texts were read from, for the run's record.
-        cache_bytes: budget in bytes for cached statistics (at least half a group's matrix), and as much for inputs of a block.
+        cache_bytes: budget in bytes for cached statistics (at least half a group's matrix). The captured inputs of blocks
+            have a budget of the same size.
         ahead: the modules of all groups. Each pass over the text gathers statistics for as many modules as fit in the cache,
         and keeps these statistics across groups. If `ahead` is empty, statistics are dropped once a group no longer needs them.
 

@@ -71,7 +71,7 @@ class Substitutions:
                 self._offloaded.enter_context(offloaded(self.loaded))
 
     def missing(self, groups: Sequence[Reconstructed]) -> Sequence[Reconstructed] | None:
-        """The groups that are not in place yet; None if others are, which must be restored first."""
+        """The groups that are not in place yet; None if other groups are in place and must be restored first."""
         known = len(self.earlier)
         same = len(groups) >= known and all(one is other for one, other in zip(self.earlier, groups, strict=False))
         return groups[known:] if same else None

@@ -164,7 +164,7 @@ def _proposed(
 
 
 def not_measured(plan: Plan, choices: Choices) -> list[str]:
-    """Names of the groups whose sensitivity the budget needs and nobody has measured; none if sizes are allocated otherwise."""
+    """Names of the groups whose sensitivity is needed to divide the budget but has not been measured yet."""
     needed = choices.allocate and choices.weighting == SENSITIVITY and len(plan.groups) > 1
     return missing(plan, choices.info, home_folder()) if needed else []
 

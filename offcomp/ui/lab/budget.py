@@ -29,12 +29,12 @@ BUDGETS = {
     "loss": "a drop in the score",
 }
 BUDGET_HELP = "A plan that meets the budget is shown at once: sizes and errors are known or estimated before the run."
-ALLOCATE_HELP = "Instead of the same ratio for every group, give more to the groups whose compression costs most per byte."
+ALLOCATE_HELP = "Instead of the same ratio for every group, give more bytes to groups whose compression costs most per byte."
 WEIGHTING = {SCORE: "errors and measured scores", SENSITIVITY: "sensitivity of the model"}
 WEIGHTING_HELP = (
     "Errors: give more to the groups whose error falls fastest, weighted by how much the task depends on them where that has "
     "been measured; only for SVD, whose errors are known at every rank. Sensitivity: compress each group alone at a few "
-    "ratios, measure how far the model's outputs move on the calibration text, and keep their sum smallest; for every method."
+    "ratios, measure how much the outputs change on the calibration text, and minimise the sum of changes; for every method."
 )
 EQUAL_HELP = "Methods end up at slightly different sizes. This sets all of them to the largest size that they have in common."
 TARGETS: dict[str, tuple[str, Any, Any, Any]] = {
@@ -67,7 +67,7 @@ def _choose_target_value(target: Target, info: ModelInfo) -> None:
     title, low, high, step = TARGETS[target.kind]
     scale = PER_POINT if target.kind == "loss" else 1
     if target.kind == "loss":
-        title = title.format("% of its score" if target.relative else "points", target.task or "the first task")
+        title = title.format("%" if target.relative else "points", target.task or "the first task")
     if target.kind == "megabytes":
         title = title.format(f"{info.num_bytes / 1e6:.1f}")
     key = f"panel_target_{target.kind}"

@@ -25,10 +25,11 @@ from offcomp.ui.lab.choices import Choices
 
 LONG_SECONDS = 60
 WORTH_IT = 0.7
+"""A cheaper alternative that is still slow is offered only if it takes at most this fraction of the current time or memory."""
 KEPT = ("done", "queued", "running")
 """Runs of these statuses are not started again."""
 LOAD, LOADED_SECONDS = "load the model", 0.5
-"""A cheaper alternative that is still slow is offered only if it takes at most this fraction of the current time."""
+"""A stage of a run, and the number of seconds below which it shows that the model was already loaded."""
 HELP = (
     "Rough estimate for two CPU cores: loading the model, compressing it, and scoring it before and after, one run at a "
     "time. If an earlier run on this machine did the same work, its time is used. Peak memory includes the libraries and "

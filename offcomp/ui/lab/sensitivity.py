@@ -1,4 +1,4 @@
-"""The button that measures how much the model depends on each group, for a budget that is divided by it."""
+"""The button that measures how much the model depends on each group, if the budget is divided by these sensitivities."""
 
 from __future__ import annotations
 
