@@ -227,7 +227,7 @@ def rounded(weights: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("step", [1, 3])
 def test_feedback_equals_the_plain_recipe_that_solves_for_the_rest_each_time(step: int) -> None:
-    """After each step, the remaining inputs move to the least-squares optimum, which the reference computes directly."""
+    """After each step, the weights of the remaining inputs move to the least-squares optimum, here computed directly."""
     weights, inputs = gaussian(9, 5), correlated_inputs(200, 9)
     moment = (inputs.T @ inputs).double() / 200
     order, factor = damped_order_and_factor(moment.clone(), 0.1, step)
