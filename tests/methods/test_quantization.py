@@ -37,7 +37,7 @@ def error(matrix: Tensor, method: Quantization, bits: int) -> float:
 
 
 def plainly_rounded(matrix: Tensor, bits: int, block: int, symmetric: bool) -> np.ndarray:
-    """Reference implementation of rounding to nearest, one block of a row at a time."""
+    """Reference implementation of rounding to the nearest level, one block of a row at a time."""
     result = np.empty(matrix.shape)
     levels = 2**bits - 1
     for row, entries in enumerate(matrix.double().numpy()):

@@ -53,7 +53,7 @@ def svd_plan(folder: Path, **changes: object) -> Plan:
 
 
 def endless_plan(folder: Path, seed: int = 0) -> Plan:
-    """An autoencoder that would train for many minutes."""
+    """A plan with an autoencoder that would train for many minutes."""
     options = {"epochs": 1000, "batch_size": 1}
     group = Group(name="query", modules=("query.0",), method="autoencoder", options=options, ratio=1.5)
     return Plan(model=str(folder), groups=(Group(name="key", modules=KEYS, ratio=2.0), group), tasks=(), seed=seed)
