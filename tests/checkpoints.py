@@ -14,7 +14,7 @@ from torch import Tensor
 from offcomp.models.safetensors_files import read_header, weight_files
 
 Dtypes = Callable[[str, Tensor], torch.dtype]
-"""Returns the dtype in which to store the tensor with this key."""
+"""Type of functions that return the dtype in which to store the tensor with this key."""
 
 
 def mixed(key: str, tensor: Tensor) -> torch.dtype:

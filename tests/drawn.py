@@ -54,7 +54,7 @@ class Marks:
     these: Callable[[Any], bool] | None = None
 
     def claim(self, trace: Any) -> bool:
-        """Whether a trace is one of these: a heat map exactly if `parts` contains z, and selected by `these`."""
+        """Whether a trace belongs to these marks: `these` selects it, and it is a heat map exactly if `parts` contains z."""
         if (trace.type == "heatmap") != ("z" in self.parts):
             return False
         return self.these is None or self.these(trace)

@@ -27,7 +27,7 @@ from tests import tiny_models
 
 MASKED = ("bert", "roberta", "albert", "electra", "mpnet")
 CAUSAL = ("gpt2", "opt", "llama", "mistral", "qwen2")
-LONGEST = tiny_models.POSITIONS - 2  # the longest input of every tiny model, in tokens
+LONGEST = tiny_models.POSITIONS - 2  # the longest input that every tiny model can read, in tokens
 SYLLABLES = [first + second for first in "bdfgklm" for second in "aeio"][:27]
 PAD, UNKNOWN, START, END, MASK = range(5)
 SPECIALS = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
@@ -76,7 +76,7 @@ def opened(folder: Path, name: str, framed: bool | None = None) -> LoadedModel:
     specials = SPECIALS if name in MASKED else {"unk_token": "[UNK]"}
     tokenizer = syllable_tokenizer(framed, **specials)
     padding = loaded.model.config.pad_token_id
-    if padding:  # it is 1 for RoBERTa, which counts positions from it
+    if padding:  # RoBERTa's is 1, and its positions are numbered from there
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
     return replace(loaded, tokenizer=tokenizer)
 

@@ -40,7 +40,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"epochs": 2, "enforce_norm": False, "l1_weight": 0.5, "batch_size": 7},
         {"epochs": 2, "decoder": "linear", "latent_bits": 3, "refine_epochs": 2},
     ],
-    "residual": [  # with these shares, its own form beats its fallbacks on `random_matrix`
+    "residual": [  # with these shares, the method's own form beats its fallbacks on `random_matrix`
         {"sparse_share": 0.2, "hidden_share": 0.1, "steps": 20},
         {"sparse_share": 0.0, "hidden_share": 0.0},
         {"sparse_share": 0.2, "hidden_share": 0.0, "rounds": 2},
@@ -159,7 +159,7 @@ class Cancelled(Exception):
 
 
 class MethodContract:
-    """Tests that every method must pass. Those that take a dtype and a unit run with twice as many pairs of them."""
+    """Tests that every method must pass. Those with the parameters `dtype` and `unit` run with twice as many pairs."""
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         names = [name for name in ("method", "dtype", "unit") if name in metafunc.fixturenames]

@@ -80,7 +80,7 @@ def texts(app: AppTest) -> str:
 
 
 def open_part(app: AppTest, part: str) -> AppTest:
-    """Open one part of the plan, such as "tasks", whose widgets exist only while it is open; check that nothing raises."""
+    """Open one part of the plan, such as "tasks", whose widgets exist only while it is open; check that no error occurs."""
     app.session_state[f"panel_{part}"] = True
     app.run()
     assert not app.exception

@@ -98,7 +98,7 @@ def meaning_similarity(texts: Sequence[str]) -> Matrix:
 def compared_before(file: Path, digest: str) -> bool:
     """Whether the meanings of the texts in this file have already been compared: the file still has this SHA-256 digest.
 
-    The comparison takes a minute, so it is repeated only after a text has changed; then replace the old digest by the new one.
+    The comparison takes a minute, so it is repeated only after a text has changed; then update the digest in the test.
     """
     return hashlib.sha256(file.read_bytes()).hexdigest() == digest
 

@@ -87,7 +87,7 @@ def test_an_answer_that_cannot_be_written_ends_every_verb_quietly(
         cli.main([plan if part == "PLAN" else part for part in verb])
     if stream is not None:
         stream.close()  # the buffered text has been discarded, so this raises nothing
-    if not verb[0].startswith("--"):  # argparse itself exits for these
+    if not verb[0].startswith("--"):  # after --help and the like, argparse itself exits
         assert (end.value.code, capsys.readouterr().err) == (status, said)
 
 

@@ -244,7 +244,7 @@ def test_the_interval_of_the_difference_holds_the_truth_in_95_of_100_cases(n: in
 
 
 def test_the_smallest_difference_is_shown_in_80_of_100_cases() -> None:
-    """With 500 examples, a tenth of which flip, a test detects a difference of the size of the formula in 80 % of the draws."""
+    """With 500 examples, a tenth of which flip, 80 % of the tests detect a true difference as large as the formula states."""
     difference = uncertainty.smallest_accuracy_difference(50, 500)
     assert difference == pytest.approx((1.96 * sqrt(0.1) + 0.8416 * sqrt(0.1 - difference**2)) / sqrt(500), rel=1e-3)
     generator = np.random.default_rng(2)

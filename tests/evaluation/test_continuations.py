@@ -39,7 +39,7 @@ def damaged(loaded: LoadedModel) -> None:
 
 
 def compared(evaluator: CausalLM) -> list[Continuation]:
-    """Return the comparison of the model's continuations with those of the same model."""
+    """Return the comparison of the model's continuations with themselves."""
     reference = evaluator.reference()
     return list(evaluator.compare(reference, evaluator.predict(reference)).continuations)
 
@@ -93,7 +93,7 @@ def test_the_leading_tokens_that_agree_are_counted(tmp_path: Path) -> None:
 def test_no_prompt_is_longer_than_the_context_and_no_word_is_cut(tmp_path: Path, framed: bool) -> None:
     loaded = opened(tmp_path, "gpt2", framed)
     assert loaded.tokenizer is not None
-    evaluator = causal(loaded, context=2, stride=1)  # the context of the windows, not of the model
+    evaluator = causal(loaded, context=2, stride=1)  # the context limits the windows, not the openings
     found, before = evaluator.continuations, [START] if framed else []
     assert 1 < found.new_tokens < NEW_TOKENS
     for prompt in found.prompts:
@@ -109,7 +109,7 @@ def test_no_prompt_is_longer_than_the_context_and_no_word_is_cut(tmp_path: Path,
 
 def test_a_model_that_reads_more_has_openings_and_continuations_of_full_length(tmp_path: Path) -> None:
     loaded = opened(tmp_path, "llama")
-    loaded.model.config.max_position_embeddings = 64  # its positions are not learned, so it can read as far
+    loaded.model.config.max_position_embeddings = 64  # possible because its positions are not learned
     entries = compared(causal(loaded))
     assert {entry.tokens for entry in entries} == {NEW_TOKENS}
     lengths = [len(prompt) for prompt in causal(loaded).continuations.prompts]

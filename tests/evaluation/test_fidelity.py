@@ -29,7 +29,7 @@ MODELS = {
     "causal-fidelity": "gpt2",
     "head-fidelity": "bert_classifier",
 }
-"""A tiny model for each family that can do its tasks."""
+"""For each family, a tiny model that can do its tasks."""
 METRICS = {
     "embedding-fidelity": ("embedding cosine", "higher", 1.0),
     "masked-fidelity": ("masked KL", "lower", 0.0),

@@ -286,7 +286,7 @@ def test_shuffled_labels_give_chance(minilm: LoadedModel, third: Task, tmp_path:
 
 @contextmanager
 def ruined(loaded: LoadedModel) -> Iterator[None]:
-    """Replace every matrix in the model's layers by zeros within this context."""
+    """Replace every matrix in the model's layers with zeros within this context."""
     zeros = {spec: torch.zeros(spec.shape) for spec in loaded.info.modules if spec.layer is not None}
     with substituted(loaded.model, zeros):
         yield

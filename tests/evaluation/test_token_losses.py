@@ -158,7 +158,7 @@ def test_a_ruined_model_ends_at_the_size_of_its_vocabulary(tmp_path: Path, name:
 
 
 def worse(reference: Arrays) -> Arrays:
-    """Return answers whose losses are higher than the reference, by an amount that grows from token to token."""
+    """Return answers whose losses exceed those of the reference by an amount that grows from token to token."""
     return {**reference, "loss": reference["loss"] + np.arange(len(reference["loss"]))}
 
 

@@ -334,7 +334,7 @@ def stacked_matrices() -> Tensor:
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """That many threads, afterwards as many as before."""
+    """Compute on this number of threads during the test."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -342,7 +342,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def fitted_alone(method: Autoencoder, matrix: Tensor, budget: Budget, seed: int) -> CompressedMatrix:
-    """The fit of one matrix, on one thread: large batches would otherwise use all."""
+    """The fit of one matrix on one thread; otherwise, large batches would use all threads."""
     with one_thread_if(True):
         return method.fit(matrix, budget, seed=seed)
 

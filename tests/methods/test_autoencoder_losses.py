@@ -1,4 +1,4 @@
-"""The row losses and their explicit gradients equal those of automatic differentiation."""
+"""The row losses equal their formula, and their explicit gradients equal those of automatic differentiation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def reference(loss: RowLoss, output: Tensor, target: Tensor, coefficients: Tensor) -> Tensor:
-    """The loss according to the formula in the docstring of the module."""
+    """The loss according to the formula in the docstring of the module under test."""
     difference = output - target
     cosine = functional.cosine_similarity(output, target, dim=1, eps=1e-6)
     return (

@@ -37,7 +37,7 @@ def error(matrix: Tensor, method: Quantization, bits: int) -> float:
 
 
 def plainly_rounded(matrix: Tensor, bits: int, block: int, symmetric: bool) -> np.ndarray:
-    """Reference implementation of rounding to nearest, one block of a row at a time."""
+    """Reference implementation of rounding to the nearest level, one block of a row at a time."""
     result = np.empty(matrix.shape)
     levels = 2**bits - 1
     for row, entries in enumerate(matrix.double().numpy()):
@@ -146,7 +146,7 @@ def test_constant_and_zero_rows_are_exact(search: bool) -> None:
 
 
 def unpacked(packed: Tensor, bits: int, count: int) -> np.ndarray:
-    """Integers of some bits, read bit by bit."""
+    """The first `count` packed integers of this many bits, read bit by bit."""
     digits = np.unpackbits(packed.numpy(), bitorder="little")[: count * bits].reshape(count, bits)
     return (digits * 2 ** np.arange(bits)).sum(1).astype(float)
 
@@ -177,7 +177,7 @@ def test_a_rank_above_that_of_the_matrix_stores_the_largest_possible() -> None:
 
 
 def test_a_low_rank_part_pays_where_there_is_one_and_not_on_noise() -> None:
-    """At the bytes of one more bit per weight, which 11 components of 96 take."""
+    """A low-rank part of 11 components of 96 takes no more bytes than one additional bit per weight."""
     noise = randn(96, 96, seed=1)
     low_rank = randn(96, 6, seed=2) @ randn(6, 96, seed=3)
     sizes = [stored_size(method.tensor_shapes(96, 96, bits), "float16").num_bytes for method, bits in
@@ -218,7 +218,7 @@ def test_feedback_lowers_the_output_error_of_each_member(transposed: bool, block
         before, after = ((inputs @ (member - part).T).norm().item() for part in parts)
         assert after < 0.75 * before
     assert hints.followed and hints.kept
-    ((index, substituted),) = hints.substituted  # nobody comes after the last
+    ((index, substituted),) = hints.substituted  # no member follows the last one
     assert index == 1
     torch.testing.assert_close(substituted, fed.reconstruct().split(len(stacked) // 2)[1], atol=1e-4, rtol=1e-4)
 

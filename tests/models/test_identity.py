@@ -81,7 +81,7 @@ def edit(file: Path, **changes: Any) -> None:
 
 
 def overwrite(file: Path, old: str, new: str) -> None:
-    """Replace the first occurrence of a text by another of equal length, in place, and keep the modification time."""
+    """Replace the first occurrence of a text with another of equal length, in place, and keep the modification time."""
     assert len(old) == len(new)
     times, content = file.stat(), file.read_text()
     assert old in content
@@ -232,7 +232,7 @@ def test_a_copy_of_a_bundled_model_is_known_and_a_changed_one_is_not(tmp_path: P
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
-    """The names of the files read for hashing, starting from an empty home and no digests in memory."""
+    """The names of the files read for hashing, starting with an empty home and no digests in memory."""
     seen: list[str] = []
     real = identity.hashlib.file_digest
 

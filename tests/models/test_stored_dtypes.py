@@ -71,7 +71,7 @@ UNLISTED: dict[str, tuple[Callable[[], PreTrainedModel], tuple[str, ...]]] = {
     "convbert": (convbert, ("conv", "key_conv_attn_layer", "dense.weight")),
     "vit": (vit, ("patch_embeddings.projection.weight", "position_embeddings", "cls_token")),
 }
-"""Models with many parameters outside their listed matrices, and parts of the names of those tensors."""
+"""Models with many parameters outside their listed matrices, and parts of the names of the tensors with these parameters."""
 
 
 @pytest.mark.parametrize("dtypes", DTYPES)

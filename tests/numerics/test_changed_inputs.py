@@ -1,4 +1,4 @@
-"""The weight for changed inputs, against least squares on the inputs themselves."""
+"""The weight for changed inputs, computed from moments, equals the solution by least squares from the inputs themselves."""
 
 from __future__ import annotations
 

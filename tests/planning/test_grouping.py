@@ -47,7 +47,7 @@ def named(info: ModelInfo, *names: str) -> list[ModuleSpec]:
 
 
 def by_preset(info: ModelInfo, preset: str, block: int = 2) -> dict[str, tuple[str, ...]]:
-    """The modules of each group that a preset forms from those compressed by default."""
+    """The modules of each group that a preset forms from the modules that are compressed by default."""
     specs = [spec for spec in info.modules if spec.default]
     return {group.name: group.modules for group in make_groups(specs, preset, block=block)}
 

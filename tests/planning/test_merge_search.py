@@ -1,4 +1,4 @@
-"""Finding modules that gain from a joint matrix: errors equal those of direct SVDs, and merging stops when nothing gains."""
+"""Finding modules that gain from a joint matrix: errors equal those of direct SVDs, and merging stops when it gains nothing."""
 
 from __future__ import annotations
 

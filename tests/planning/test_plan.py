@@ -198,7 +198,7 @@ def test_a_wrong_field_of_a_plan_gives_one_sentence_with_its_name_and_value(fiel
 
 def test_what_a_seed_may_be_is_true_of_no_seed_that_is_refused() -> None:
     (fault,) = faults_of_reading(PLAN | {"seed": 2**31})
-    assert not fault.endswith("must be 0 or more.")  # 2147483648 is 0 or more
+    assert not fault.endswith("must be 0 or more.")  # as 2147483648 is
 
 
 @pytest.mark.parametrize("entry", [None, 3, "key", ["key"]])

@@ -205,7 +205,7 @@ def test_figures(palette: Palette, task: str) -> None:
     assert list(cells.data[0].z) == [-0.03, 0.02, -0.04]
     assert (cells.data[0].zmin, cells.data[0].zmax) == (-0.04, 0.04)
     assert list(cells.layout.xaxis.ticktext) == ["none", "1", "10"]
-    written = ["-3.0", "+2.0", "-4.0"] if task == "sentiment" else ["-30", "+20", "-40"]  # in points, in thousandths
+    written = ["-3.0", "+2.0", "-4.0"] if task == "sentiment" else ["-30", "+20", "-40"]  # percentage points; thousandths
     assert list(cells.data[1].text) == [f"<b>{written[0]}</b>", f"<b>{written[1]}</b>", written[2]]
 
 

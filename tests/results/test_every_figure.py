@@ -43,7 +43,7 @@ HELPERS = {"style.styled", "dots.dots", "dots.in_rows", "plots.plot_errors", "pl
 """Functions that help to draw figures, and functions that only combine a table with its figure."""
 UNHEARD_OF = "magic"
 Case = Callable[[str, Palette], Drawn]
-"""Draws a figure of runs with this style key, in the colours of this palette."""
+"""Type of functions that draw a figure of runs with this style key, in the colours of this palette."""
 
 
 def table_of(columns: Any, *rows: tuple[Any, ...]) -> pd.DataFrame:

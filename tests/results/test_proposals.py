@@ -167,7 +167,7 @@ def measured_by_hand(plan: Plan, home: Path, sensitivities: dict[str, float]) ->
 
 
 def test_any_method_is_allocated_by_sensitivity(tmp_path: Path) -> None:
-    """With E = 2^(-2R), four times the sensitivity is worth one bit more."""
+    """With E = 2^(-2R), four times the sensitivity is worth one more bit per weight."""
     settings = {"method": "autoencoder", "options": {"preset": "trellis"}, "unit": "bytes"}
     plan = plan_of(GPT, ("query", "value"), **settings)
     info, felt = info_of(GPT), {group.name: 0.1 if "query" in group.name else 0.4 for group in plan.groups}

@@ -63,7 +63,7 @@ def outline(runs: Sequence[Run]) -> tuple[Outline, str]:
     """Return the parsed report, and its text without the chart library."""
     report = html_report(runs, created=datetime(2026, 1, 2, tzinfo=UTC))
     short = report.replace(get_plotlyjs(), "")
-    assert len(report) - len(short) == len(get_plotlyjs())  # it is included once
+    assert len(report) - len(short) == len(get_plotlyjs())  # the library is included once
     parsed = Outline()
     parsed.feed(short)
     parsed.close()

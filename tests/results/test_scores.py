@@ -78,7 +78,7 @@ def test_what_the_examples_can_show_is_told_where_it_is_known() -> None:
     assert "200 examples, a true difference of 0.020 would be detected" in visible_difference([of(RANKS)])
     wider = made_value_score("spearman", 0.82, 0.5, spread=0.05)
     said = visible_difference([of(RANKS), of(wider)])
-    assert "200 examples, a true difference of 0.050 would be detected" in said  # the larger one of the two runs
+    assert "200 examples, a true difference of 0.050 would be detected" in said  # the larger of the differences of both runs
     fewer = RANKS | {"compressed": RANKS["compressed"] | {"n": 50}}
     assert "50 to 200 examples" in visible_difference([of(RANKS), of(fewer)])
     unknown = RANKS | {"paired": RANKS["paired"] | {"smallest_difference": None}}
@@ -211,7 +211,7 @@ def test_answers_name_the_metric_and_the_better_direction() -> None:
     assert "in Spearman correlation on similarity, Autoencoder has 0.810 ± 0.039 and SVD has 0.790 ± 0.039" in both
     assert "in masked perplexity on masked words in prose, Autoencoder has 13.0" in both  # lower is better
     assert "0.790 ± 0.039; the intervals overlap" in both
-    assert "next words" not in both  # one of the runs was not scored on them
+    assert "next words" not in both  # one of the runs was not scored on this task
 
 
 def test_runs_are_compared_only_where_single_examples_are_known() -> None:

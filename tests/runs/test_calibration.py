@@ -175,7 +175,7 @@ def test_texts_that_are_cut_are_counted(tiny: Tiny) -> None:
     loaded = tiny("bert")
     texts = [*(" ".join(["w3"] * length) for length in (1, 4, 5, 6, 7, 30)), *["w2"] * 30]
     calibration = Calibration(loaded, texts, max_tokens=5)
-    assert calibration.cut == Truncation(texts=3, of=36, tokens=5)  # held-out texts count; five tokens are not cut
+    assert calibration.cut == Truncation(texts=3, of=36, tokens=5)  # includes held-out texts, but not those of five tokens
     with GroupHints(calibration, [spec_of(loaded, "query.0")], "rows") as hints:
         assert hints.summary().cut == calibration.cut
     assert Calibration(loaded, texts, max_tokens=500).cut == Truncation(texts=1, of=36, tokens=tiny_models.POSITIONS - 2)

@@ -28,13 +28,13 @@ WITH_UNSHARED_LAYERS = ("bert", "deberta_v2", "distilbert", "gpt2", "llama", "op
 
 @pytest.fixture
 def undamped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Corrections that trust a short text."""
+    """Make corrections trust even a short text fully, and hardly limit their ratios."""
     monkeypatch.setattr(correctable, "PRIOR_TOKENS", 0)
     monkeypatch.setattr(correctable, "WIDEST_RATIO", 100.0)
 
 
 def text(model: PreTrainedModel, number: int = 12) -> TokenBatch:
-    """Texts of two lengths, all of whose tokens are counted except padding."""
+    """A batch of texts of two lengths, in which all tokens except padding are counted."""
     generator = torch.Generator().manual_seed(1)
     mask = torch.ones(number, 12, dtype=torch.long)
     mask[::2, 9:] = 0
@@ -62,7 +62,7 @@ def corrected(
 
 
 def moments(model: PreTrainedModel, batch: TokenBatch) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and mean square (channels,) of the outputs of every module over the counted tokens."""
+    """Mean and mean square (channels,) over the counted tokens of the output of every module, by its path."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
 
     def hook(path: str) -> Callable[..., None]:
@@ -127,7 +127,7 @@ def test_a_model_that_is_not_changed_needs_no_correction(name: str) -> None:
 def test_what_is_corrected_depends_on_the_plan() -> None:
     model = tiny_models.shared("gpt2")
     matrices = noisy(model, ("query.0", "ffn_in.1"))
-    norms = {f"transformer.{name}" for name in ("h.0.ln_2", "h.1.ln_1", "h.1.ln_2", "ln_f")}  # after the first change
+    norms = {f"transformer.{name}" for name in ("h.0.ln_2", "h.1.ln_1", "h.1.ln_2", "ln_f")}  # after the first changed weight
     linear = {"transformer.h.0.attn.c_attn.bias", "transformer.h.1.mlp.c_fc.bias"}
     biases = linear | {f"{norm}.bias" for norm in norms}
     assert corrected(model, matrices, "shift").keys() == {"transformer.ln_f.bias"}

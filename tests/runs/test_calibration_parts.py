@@ -21,7 +21,7 @@ from tests.tiny_models import Tiny
 
 
 def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Record each later pass that gathers moments. Returns a list with the number of modules of each."""
+    """Record each later pass that gathers moments. Returns a list with the number of modules of each pass."""
     gathered: list[int] = []
 
     def counted(model: Any, wanted: Any, *rest: Any, **named: Any) -> Any:

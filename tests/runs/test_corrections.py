@@ -1,4 +1,4 @@
-"""Corrections from the plan to every place that rebuilds the compressed model: worker, live answers, exports, their checks."""
+"""Corrections, from the plan to whatever rebuilds the compressed model: the worker, live answers, exports and their checks."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run(model: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> R
 
 
 def finished(plan: Plan, home: Path, name: str = "one") -> Run:
-    """A run that the worker carried out in this process."""
+    """Carry out the plan as the worker does, but in this process. Returns the finished run."""
     folder = home / "runs" / name
     write_json(folder / "plan.json", plan.to_dict())
     worker = Worker(folder)

@@ -194,7 +194,7 @@ def test_a_linked_folder_is_copied_and_links_that_lead_nowhere_are_named(tmp_pat
 
 
 def test_a_model_may_lie_in_a_folder_right_below_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Folders are made to look empty, since tests cannot create one there. The root and its folders have no grandparent."""
+    """The root and its folders have no grandparent. Tests cannot create folders there, so all folders appear to be empty."""
     monkeypatch.setattr(Path, "iterdir", lambda _folder: iter(()))
     assert list(files_of(Path("/"))) == list(files_of(Path("/model"))) == []
 

@@ -40,7 +40,7 @@ def compressed(loaded: LoadedModel, options: Mapping[str, Any], **settings: Any)
 
 
 def step_by_step(loaded: LoadedModel, options: Mapping[str, Any]) -> dict[ModuleSpec, Tensor]:
-    """As `compressed`, with a pass through a model that really contains the earlier matrices for each weight."""
+    """Reference for `compressed`: for each weight, a full pass through a model that really contains the earlier matrices."""
     specs = offcomp.select_modules(loaded.info)
     done: dict[ModuleSpec, Tensor] = {}
     plain = SVD(**options)

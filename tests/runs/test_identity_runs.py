@@ -268,7 +268,7 @@ def test_a_run_whose_inputs_change_while_it_works_fails_with_a_sentence(
 
 
 def replaced(file: Path) -> None:
-    """Replace a file of weights, which may be mapped into memory, by a different file."""
+    """Replace a file of weights, which may be mapped into memory, with a different file."""
     tensors = load_file(file)
     tensors[QUERY] = tensors[QUERY] + 1
     save_file(tensors, file.with_suffix(".new"), metadata={"format": "pt"})

@@ -130,7 +130,7 @@ def test_folders_that_offcomp_did_not_make_are_not_touched(store: Trial, name: s
 
 
 def test_a_file_that_is_being_written_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is written completely even if its temporary file is swept in between."""
+    """A locked temporary file is not removed; one that is removed before it is locked is made again."""
     real = os.fsync
     tries = []
 

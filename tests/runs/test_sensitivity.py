@@ -1,4 +1,4 @@
-"""Sensitivities: as second-order theory and a plain loop say, cached under all that they depend on, and of use to a budget."""
+"""Sensitivities agree with second-order theory and a plain loop, are cached by all of their inputs, and improve budgets."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def predictions(loaded: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_a_small_error_of_the_output_matrix_costs_what_its_fisher_information_says(tmp_path: Path, text: Path) -> None:
-    """KL ≈ ½ E[δz' (diag p - p p') δz] with δz = (Ŵ - W) h, where the last matrix alone has an error."""
+    """KL ≈ ½ E[δz' (diag p - p p') δz] with δz = (Ŵ - W) h if only the last matrix has an error."""
     loaded = load(saved(tmp_path, "llama"))
     (name,) = (spec.name for spec in loaded.info.modules if spec.path == "lm_head.weight")
     plan = plan_of(loaded.info.model, text, name, method="quantization", unit="bytes")
@@ -86,7 +86,7 @@ def test_losses_are_those_of_a_plain_loop_and_the_model_is_left_alone(tmp_path: 
     _, original = predictions(loaded)
     for group in plan.groups:
         assert len(found[group.name].probes) >= 2
-        for probe, ratio in zip(found[group.name].probes, RATIOS, strict=False):  # the square matrix cannot reach the last
+        for probe, ratio in zip(found[group.name].probes, RATIOS, strict=False):  # a square matrix cannot reach the last one
             done = compress_group(loaded.model, loaded.info, group.at_ratio(ratio))
             assert (probe.num_parameters, probe.num_bytes) == (done.figures.num_parameters, done.figures.num_bytes)
             with weights.substituted(loaded.model, done.reconstructions):
@@ -148,7 +148,7 @@ def test_every_method_has_a_curve_whose_sizes_can_be_stored(tmp_path: Path, text
     plan, unit = plan_of(loaded.info.model, text, "ffn_in.0", "ffn_out.1", **METHODS[name]), "bytes"
     found = dict(measure(loaded, plan))
     curves = [found[group.name].curve(group, loaded.info, unit) for group in plan.groups]
-    for probe in found["ffn_in.0"].probes:  # the curve goes through what was measured
+    for probe in found["ffn_in.0"].probes:  # the curve passes through the measured points
         index = curves[0].largest_within(probe.num_bytes)
         assert curves[0].sizes[index] == probe.num_bytes
         assert curves[0].errors[index] == pytest.approx(probe.relative_error**2 * curves[0].energy)

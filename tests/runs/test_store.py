@@ -53,7 +53,7 @@ def svd_plan(folder: Path, **changes: object) -> Plan:
 
 
 def endless_plan(folder: Path, seed: int = 0) -> Plan:
-    """An autoencoder that would train for many minutes."""
+    """A plan with an autoencoder that would train for many minutes."""
     options = {"epochs": 1000, "batch_size": 1}
     group = Group(name="query", modules=("query.0",), method="autoencoder", options=options, ratio=1.5)
     return Plan(model=str(folder), groups=(Group(name="key", modules=KEYS, ratio=2.0), group), tasks=(), seed=seed)
@@ -224,7 +224,7 @@ def test_a_full_disk_is_told_before_the_start(folder: Path, store: RunStore, mon
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
 def test_a_disk_that_fills_up_during_a_run_leaves_no_half_written_result(folder: Path, store: RunStore) -> None:
-    """The worker cannot write files larger than 2 kB, too little for the result, which simulates a full disk."""
+    """To simulate a full disk, the worker cannot write files larger than 2 kB, which is too little for the result."""
     run_folder = store.folder / "full"
     write_json(run_folder / "plan.json", svd_plan(folder, tasks=()).to_dict())
     info_of(folder, store)

@@ -35,7 +35,7 @@ def tiny(tmp_path: Path) -> LoadedModel:
 
 
 def assert_alike(found: CompressedGroup, alone: CompressedGroup) -> None:
-    """Equal figures except the seconds and the last digits of what was learned."""
+    """Check that the figures are equal, except for the seconds and the last digits of learned numbers."""
     assert found.figures.ledger == alone.figures.ledger
     assert found.figures.history == pytest.approx(alone.figures.history, rel=1e-4)
     assert found.figures.relative_error == pytest.approx(alone.figures.relative_error, rel=1e-3)

@@ -81,7 +81,7 @@ def ended(page: Page) -> None:
 
 def test_the_first_visit_is_complete_in_seconds_and_asks_only_this_machine(browser: Browser, tmp_path: Path) -> None:
     tries = []
-    for number in range(START_TRIES):  # a busy machine may be slow once
+    for number in range(START_TRIES):  # on a busy machine, one start may be slow
         with served(tmp_path / f"home{number}") as address:
             answered = time.monotonic()
             with visit(browser, address) as app:
@@ -89,7 +89,7 @@ def test_the_first_visit_is_complete_in_seconds_and_asks_only_this_machine(brows
                 expect(app.page.get_by_role("button", name="Try it")).to_be_visible()
                 expect(app.page.get_by_role("img", name="Which modules lose more?")).to_be_visible()
                 tries.append(time.monotonic() - answered)
-                app.page.wait_for_timeout(2000)  # for late requests
+                app.page.wait_for_timeout(2000)  # to catch late requests
         if tries[-1] <= START_SECONDS:
             return
     pytest.fail(f"complete after {tries} seconds")

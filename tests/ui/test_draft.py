@@ -81,7 +81,7 @@ def test_a_correction_is_part_of_the_draft_and_asks_for_text() -> None:
 def test_an_address_that_lags_behind_the_draft_undoes_nothing(
     seconds: float, ratio: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After fast clicks, the browser may still send a previous URL, which is ignored; later, the same URL is a link."""
+    """After fast clicks, the browser may still send a previous URL, which is ignored; later, the same URL counts as a link."""
     monkeypatch.setattr(draft, "ECHO_SECONDS", seconds)
     app = opened("compress")
     for chosen in (4.0, 8.0):

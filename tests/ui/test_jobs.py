@@ -28,7 +28,7 @@ MIXED = {"modules": "query.0,key.3", "together": "all"}
 
 @pytest.fixture
 def doing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """A function that makes every request run this code instead of the command line."""
+    """A function that makes every request run the given Python code instead of the command line."""
     return lambda code: monkeypatch.setattr(jobs, "COMMAND", (sys.executable, "-c", code))
 
 

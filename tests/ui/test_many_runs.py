@@ -40,7 +40,7 @@ sys.addaudithook(_note)
 
 @contextmanager
 def opened_files() -> Iterator[list[str]]:
-    """Yields the list of the files that this process opens in this context."""
+    """Yield the list of the files that this process opens within this context."""
     global _opened  # noqa: PLW0603  # an audit hook cannot be removed
     _opened = found = []
     try:

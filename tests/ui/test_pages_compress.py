@@ -316,7 +316,7 @@ def test_runs_is_never_an_empty_page(app: AppTest) -> None:
 
 
 def planted_run(home: Path, name: str, status: str, error: str = "") -> None:
-    """Create a run folder with this status: as a worker leaves it, or, if the run is in progress, with its lock held."""
+    """Create the folder of a run with this status, as a worker leaves it or, if the run is in progress, with its lock held."""
     folder = home / "runs" / name
     if status in ("done", "failed", "cancelled"):
         document = json.loads((ROOT / "assets" / "runs" / "minilm-l6-svd.json").read_text())

@@ -73,7 +73,7 @@ def test_the_option_labels_settles_the_names(tmp_path: Path) -> None:
 
 
 def test_only_rows_that_are_tested_on_and_filled_count(tmp_path: Path) -> None:
-    """Neither a last line "total" without a text nor a class that only the training split has counts as a class."""
+    """A last line "total" without a text is not a class, and a class that only the training split has is not counted."""
     rows = [(text, ("negative", "positive")[i % 2], "test") for i, text in enumerate(TEXTS)]
     rows += [("", "total", "test"), ("A text of another kind.", "neutral", "train")]
     pd.DataFrame(rows, columns=["text", "label", "split"]).to_csv(tmp_path / "mine.csv", index=False)

@@ -116,7 +116,7 @@ def test_a_column_split_decides(tmp_path: Path) -> None:
 
 
 def hub(monkeypatch: pytest.MonkeyPatch, splits: dict[str, dict[str, list[Any]]], **kinds: Any) -> None:
-    """Replace the hub by one with a single data set."""
+    """Replace the hub with one that has a single data set."""
 
     def load(path: str, config: str | None) -> datasets.DatasetDict:
         assert (path, config) == ("owner/name", "config")

@@ -32,7 +32,7 @@ WORDS = ("the", "soup", "was", "cold", "and", "a", "waiter", "smiled", "again", 
 
 
 def reviews(n: int = 400) -> list[list[str]]:
-    """Rows of a text and one of two classes. All texts are different, and none needs quoting in any format."""
+    """Rows, each with a text and one of two classes. All texts are different, and none needs quoting in any format."""
     return [[f"This is review {i} of a place that we saw", LABELS[i % 2]] for i in range(n)]
 
 

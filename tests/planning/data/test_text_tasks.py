@@ -36,7 +36,7 @@ class Documented:
     labels: frozenset[str]
     least_sentences: int
     least_test_sentences: int
-    lengths: tuple[int, int]  # words
+    lengths: tuple[int, int]  # in words
 
 
 FILES = {
@@ -110,7 +110,7 @@ def test_sentences_have_a_reasonable_length(data: pd.DataFrame, documented: Docu
     assert length.between(*documented.lengths).all(), data["text"][~length.between(*documented.lengths)].tolist()
     assert length.std() >= 3  # templated text has nearly one length
     average = length.groupby(data["label"]).mean()
-    assert average.max() - average.min() < 1  # length must not tell the label
+    assert average.max() - average.min() < 1  # the length must not reveal the label
 
 
 def test_the_text_is_plain_ascii_and_tidy(data: pd.DataFrame) -> None:
