@@ -36,6 +36,7 @@ CLOSED_FORMS = [
     parameter.values[0]
     for parameter in variants()
     if parameter.values[0][0] in ("kronecker", "tucker", "pruning", "quantization")
+    and not make_method(*parameter.values[0]).calibrated
 ]
 
 
