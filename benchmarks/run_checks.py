@@ -69,7 +69,7 @@ def link(seed: int) -> str:
 
 
 def submit_by_click(page: Page, address: str, seed: int, patience: float) -> None:
-    """Submit the plans of `plans` with the button on Compress.
+    """Submit the plans returned by `plans` with the button on Compress.
 
     Raises AssertionError, with the messages on the page, if the button does not say within `patience` milliseconds that the
     plans are running or have been run.

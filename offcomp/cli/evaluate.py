@@ -99,7 +99,7 @@ def without_task(info: ModelInfo) -> str:
     """The error message for a model that supports none of the bundled tasks."""
     families = fitting_families(info.architecture, info.reads_text)
     if not families:
-        return f"{info.model} is a {info.architecture}, which does not read text, so it supports no family of tasks"
+        return f"{info.model} ({info.architecture}) does not read text, so it supports no family of tasks"
     fitting = ", ".join(families)
     return (
         f"{info.model} supports no bundled task; choose one with --task, or use your own with --data and --family ({fitting})"

@@ -130,7 +130,10 @@ def _sentences(kind: type[JsonModel], values: Mapping[str, Any], error: Validati
 
 
 def _path(fault: Mapping[str, Any]) -> list[int | str]:
-    """The fields and indices that lead to a fault. Only the last can be an unknown field, which may be named like a tag."""
+    """The fields and indices that lead to a fault, without the tags that pydantic adds for unions.
+
+    The last one is kept in any case, since it may be an unknown field with the name of a tag.
+    """
     *steps, last = fault["loc"]
     steps = [step for step in steps if step not in (NAMED, DESCRIBED)]
     return steps if last == NAMED and fault["type"] != "extra_forbidden" else [*steps, last]
