@@ -243,7 +243,7 @@ def test_what_has_been_run_is_said_with_its_time(app: AppTest, home: Path) -> No
 
 def test_a_long_run_comes_with_a_shorter_way_that_changes_the_draft(app: AppTest) -> None:
     app.session_state["methods"] = ["autoencoder"]
-    app.session_state["draft_modules"] = tuple(f"ffn_in.{layer}" for layer in range(6))
+    app.session_state["draft_modules"] = tuple(f"{kind}.{layer}" for kind in ("ffn_in", "query") for layer in range(6))
     step(app, "compress")
     assert seconds(cost(app)) > 60
     (button,) = [button for button in app.button if button.key == "cheaper"]

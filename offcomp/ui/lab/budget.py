@@ -118,7 +118,14 @@ def choose_budget(info: ModelInfo) -> None:
 
 
 def _radio(label: str, options: Sequence[str], key: str, description: str, shown: Callable[[str], str] = str) -> str:
-    help_text = plain(description) or None
     return str(
-        st.radio(plain(label), options, key=key, horizontal=True, persist_state="session", help=help_text, format_func=shown)
+        st.radio(
+            plain(label),
+            options,
+            key=key,
+            horizontal=True,
+            persist_state="session",
+            help=plain(description) or None,
+            format_func=lambda option: plain(shown(option)),
+        )
     )
