@@ -33,7 +33,7 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.quality import difference
+from benchmarks.quality import cell, difference
 from benchmarks.sts import MAX_TOKENS, read_texts
 from offcomp.evaluation import OpenTask, open_task
 from offcomp.methods import make_method
@@ -242,11 +242,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(score: Mapping[str, Any]) -> str:
-    if score["interval"] is None:
-        return f"{score['value']:.3f}"
-    low, high = score["interval"]
-    text = f"{score['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
-    return f"**{text}**" if low > 0 or high < 0 else text
+    return f"{score['value']:.3f}" if score["interval"] is None else cell(score)
 
 
 def main() -> None:

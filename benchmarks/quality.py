@@ -231,7 +231,7 @@ def markdown(document: Mapping[str, Any], mode: str) -> str:
                 str(len(rows)),
                 f"{sum(distances) / len(distances):.3f}" if distances else "",
             ]
-            + [_cell(score) for score in ([_mean_of_tasks(scores)] if scores else []) + scores]
+            + [cell(score) for score in ([_mean_of_tasks(scores)] if scores else []) + scores]
         )
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -254,7 +254,8 @@ def _mean_of_tasks(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"difference": middle, "interval": [middle - half, middle + half]}
 
 
-def _cell(score: Mapping[str, Any]) -> str:
+def cell(score: Mapping[str, Any]) -> str:
+    """`difference (interval)`, bold if the interval excludes 0."""
     if score["interval"] is None:
         return f"{score['difference']:+.3f}"
     low, high = score["interval"]

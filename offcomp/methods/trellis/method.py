@@ -62,7 +62,7 @@ class TrellisAutoencoder(Method):
     rotation: str = field(
         default="auto",
         metadata={
-            "help": "Rotate the rows into the eigenbasis of WᵀW first. auto does so if it saves more than the basis costs.",
+            "help": "Rotate rows into the eigenbasis of WᵀW. auto does so if it saves at least twice the size of the basis.",
             "choices": ("auto", "on", "off"),
         },
     )
