@@ -25,6 +25,7 @@ from offcomp.planning.plan import Group
 from offcomp.runs import resident
 from offcomp.runs import start as run_start
 from offcomp.runs.store import Run
+from offcomp.runs.worker_environment import worker_environment
 from tests import tiny_models
 from tests.runs.test_starts import failing
 from tests.runs.test_store import endless_plan, is_training, svd_plan, wait_until
@@ -111,7 +112,7 @@ def test_the_next_run_starts_in_a_fork_and_loads_nothing(store: Trial) -> None:
 
 
 THREADS = """
-import os, sys, time
+import os, signal, sys
 from pathlib import Path
 from offcomp.runs.resident_loader import Loader
 loader = Loader(Path(sys.argv[1]), sys.argv[2])
@@ -120,6 +121,7 @@ loader.join()
 assert loader.loaded is not None
 def fork(threads):
     import torch
+    signal.alarm(100)  # ends a fork that hangs
     torch.set_num_threads(threads)
     matrix = torch.ones(1200, 1200)
     for _ in range(20):
@@ -139,7 +141,7 @@ for threads in (2, 1, 2):
 
 def test_a_fork_computes_with_as_many_threads_as_usual(store: Trial, folder: Path) -> None:
     command = [sys.executable, "-c", THREADS, str(store.home), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=worker_environment())
     assert done.stdout.split() == ["2", "1", "2"], done.stderr
 
 
