@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,16 @@ class Loader(threading.Thread):
             self._load()
         except Exception:  # noqa: BLE001  # for example, the files are damaged or memory is short
             self.loaded = None
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the thread has exited completely.
+
+        MKL holds locks while a thread exits. A process forked at that moment would wait for them forever.
+        """
+        super().join(timeout)
+        thread = Path(f"/proc/self/task/{self.native_id}")
+        while not self.is_alive() and thread.exists():
+            time.sleep(0.001)
 
     def _load(self) -> None:
         import torch

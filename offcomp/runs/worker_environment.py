@@ -8,10 +8,7 @@ PARENT_VARIABLE, LOCK_VARIABLE = "OFFCOMP_PARENT", "OFFCOMP_LOCK"
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
 """Settings that prevent threads from spin-waiting, which slows a worker down a hundredfold while another process is busy."""
 RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MKL_DISABLE_FAST_MM": "1"}
-"""Settings that return freed blocks of 1 MB or more to the system instead of caching blocks of up to 32 MB (also in MKL).
-
-Without MKL's cache, the threads of a fork also cannot deadlock in it, as happened in about 1 of 20 first forks.
-"""
+"""Settings that return freed blocks of 1 MB or more to the system instead of caching blocks of up to 32 MB (also in MKL)."""
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 

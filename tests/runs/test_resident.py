@@ -25,7 +25,6 @@ from offcomp.planning.plan import Group
 from offcomp.runs import resident
 from offcomp.runs import start as run_start
 from offcomp.runs.store import Run
-from offcomp.runs.worker_environment import worker_environment
 from tests import tiny_models
 from tests.runs.test_starts import failing
 from tests.runs.test_store import endless_plan, is_training, svd_plan, wait_until
@@ -119,6 +118,7 @@ loader = Loader(Path(sys.argv[1]), sys.argv[2])
 loader.start()
 loader.join()
 assert loader.loaded is not None
+assert not Path(f"/proc/self/task/{loader.native_id}").exists()
 def fork(threads):
     import torch
     signal.alarm(100)  # ends a fork that hangs
@@ -141,7 +141,7 @@ for threads in (2, 1, 2):
 
 def test_a_fork_computes_with_as_many_threads_as_usual(store: Trial, folder: Path) -> None:
     command = [sys.executable, "-c", THREADS, str(store.home), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=worker_environment())
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["2", "1", "2"], done.stderr
 
 
