@@ -58,7 +58,7 @@ def path_of(text: str) -> Path:
 
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE)
-"""Error numbers that signal a lack of file descriptors, not a problem with the file."""
+"""Error numbers which mean that file descriptors have run out, not that something is wrong with the file."""
 REMEDIES = {
     **dict.fromkeys(SHORTAGES, "close other programs, or raise the limit on open files (ulimit -n)"),
     **dict.fromkeys((errno.EAGAIN, errno.ENOMEM), "close other programs, or raise the limit on processes (ulimit -u)"),
@@ -169,7 +169,7 @@ def read_json(path: Path) -> Any:
 
 
 def check_shortage(folder: Path, error: OSError) -> None:
-    """Raise StorageError if the error is a lack of file descriptors, which does not mean that the file is missing."""
+    """Raise StorageError if the process has run out of file descriptors, which does not mean that the file is missing."""
     if error.errno in SHORTAGES:
         raise storage_error(folder, error, "read") from None
 

@@ -224,8 +224,8 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--weighting",
         choices=WEIGHTINGS,
-        help="with --allocate: judge what a group costs by scores of earlier runs (default), or by the model's sensitivity to "
-        "the group, which is measured first if it is not known",
+        help="with --allocate: estimate the cost of compressing a group from the scores of earlier runs (default), or from the "
+        "model's sensitivity to the group, which is measured first if it is not known",
     )
     flags.add_argument(
         "--multiple", type=int, default=1, metavar="N", help="round ranks to a multiple of N, such as 8, 16 or 32"

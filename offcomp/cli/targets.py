@@ -54,7 +54,10 @@ def requested_target(arguments: argparse.Namespace) -> Target | None:
 
 
 def proposal_for(plan: Plan, target: Target, info: ModelInfo, *, allocate: bool, weighting: str = SCORE) -> Proposal:
-    """The proposal for a target, based on own and bundled runs. Computes missing singular values and sensitivities first."""
+    """The proposal for a target, based on the user's runs and the bundled ones.
+
+    Missing singular values and sensitivities are computed first.
+    """
     home = home_folder()
     if (allocate or target.kind in NEED_ERRORS) and missing(plan, info, home):
         compute(plan, home)

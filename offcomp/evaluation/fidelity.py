@@ -1,6 +1,6 @@
 """Fidelity: how close the outputs of the compressed model are to the original's on the same texts. No labels are needed.
 
-embeddings      cosine similarity of both embeddings of each text
+embeddings      cosine similarity between the two models' embeddings of each text
 classes         KL(original ‖ compressed) of the class probabilities of each text, in nats, as given by the model's own head
 
 The original's own value is 1 or 0 by definition, so the only uncertainty is that of the compressed model's mean over texts.

@@ -48,7 +48,7 @@ def stored_parameters(
 
 
 def parameter_dtypes(network: PreTrainedModel, tensors: Mapping[str, StoredTensor], default_dtype: str) -> dict[str, str]:
-    """The dtype in which each parameter is stored, by path; see `stored_parameters`, also for the ModelError raised."""
+    """The dtype in which each parameter is stored, by path. Raises ModelError as `stored_parameters` does."""
     sources = tensors_of(network, tensors)
     dtypes: dict[str, str] = {}
     for paths, _ in parameters_by_tie(network):

@@ -3,7 +3,8 @@
 Up to a side of about 1000, torch on one thread takes about as long as SciPy on two, and SciPy takes several times as long once
 another process needs a core, because its threads spin while they wait for each other. For larger matrices, with threads that
 wait passively as in a worker (`OMP_WAIT_POLICY=passive`), SciPy takes 0.25 to 0.95 of torch's time, and less memory if only the
-leading eigenvectors are needed (`benchmarks/eigenvectors.py`). Torch decomposes matrices on other devices.
+leading eigenvectors are needed (`benchmarks/eigenvectors.py`). Matrices on any device but the CPU
+are decomposed by torch.
 """
 
 from __future__ import annotations

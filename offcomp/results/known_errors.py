@@ -194,7 +194,7 @@ def _sizes(plan: Plan) -> dict[frozenset[str], float]:
 
 
 def estimated(plan: Plan, ratio: float, measured: Sequence[Measured], curve: pd.DataFrame) -> Estimated | None:
-    """Estimate the error of a resolved plan at the `ratio` it achieves in its unit; None if no measurement is close enough.
+    """Estimate the error of a resolved plan at the `ratio` that it achieves; None if no measurement is close enough.
 
     `curve` contains SVD's exact error on the same groups in the columns `ratio` (in the plan's unit) and `relative_error`.
     """

@@ -3,9 +3,9 @@
     loss ≈ f(ε),   ε² = Σ_m a_m e_m² / Σ_m a_m
 
 e_m is the relative error of module m (0 if it is not compressed), and a_m says how much the task depends on it: a non-negative
-weight, learnt from the measurements and otherwise proportional to the number of parameters. f(ε) / ε² is a local straight line
-in log ε, fitted to measurements at similar errors and drawn towards a constant; f is made monotonic by isotonic regression, and
-f(0) is 0. Measurements with other methods or options get a twentieth of the weight.
+weight, learnt from the measurements and otherwise proportional to the number of parameters. f(ε) / ε² is fitted by local linear
+regression on log ε, with its slope shrunk towards zero; f is made monotonic by isotonic regression, and f(0) is 0. Measurements
+with other methods or options get a twentieth of the weight.
 
 The band combines the sampling noise of the measured differences with the errors of the curve itself; both are scaled so that
 nine of ten cross-validated residuals lie within the band. Measurements of almost the same plan are left out together.
@@ -33,11 +33,11 @@ FOLDS = 10
 SMOOTHING = 0.3
 """Standard deviation, in natural logarithms of the error, of the Gaussian kernel that averages measurements."""
 RIDGE = 0.02
-"""How strongly the slopes of the local lines are drawn towards zero, in squared natural logarithms of the error."""
+"""How strongly the local slopes are shrunk towards zero, in squared natural logarithms of the error."""
 OTHER_SETTINGS = 0.05
 """Weight of a measurement with a different method or different options."""
 SHRINKAGE = 0.2
-"""How strongly the modules' weights are drawn towards their numbers of parameters."""
+"""How strongly the modules' weights are shrunk towards their numbers of parameters."""
 SPREAD = 0.3
 """Assumed relative spread of losses at the same error, which keeps large losses from dominating the fit."""
 BEYOND = 1.05

@@ -236,7 +236,7 @@ def _on_text(
 def add_output_errors(
     calibration: Calibration, groups: Sequence[SavedGroup], figures: Sequence[GroupResult]
 ) -> list[GroupResult]:
-    """The figures with the output errors of all groups, from one pass over the text. All reconstructions must fit in memory."""
+    """Copies of `figures` with the output errors added, from one pass over the text. All reconstructions must fit in memory."""
     reconstructions = {spec: matrix for group in groups for spec, matrix in group.reconstructions.items()}
     held_out = calibration.output_errors(reconstructions, held_out=True)
     calibrated = any(group_figures.calibration for group_figures in figures)

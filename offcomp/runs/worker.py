@@ -227,7 +227,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _shortage(worker: Worker, error: BaseException) -> str:
-    """Describe a lack of memory."""
+    """Say that the machine ran out of memory, when, and what to do about it."""
     during = f" during the stage {worker.current_stage!r}" if worker.current_stage else ""
     detail = first_line(error)[:LONGEST_DETAIL]
     return (

@@ -35,7 +35,8 @@ matrix whose outputs for x' are closest to those of W for x, with the penalty λ
 
 For λ = 0, mean ‖W x - A B x'‖² is ‖(W* - A B) H^½‖² plus a constant, so the truncated SVD of W* under H minimises it. AA-SVD
 (Sinha and Fleuret, arXiv 2604.02119) has the same objective, and SAES-SVD (Hu et al., arXiv 2602.03051) a weighted one. The
-tokens are weighted by the outputs of the original model. If the model is too large to stay in memory, W is not replaced.
+weights of the tokens come from the outputs of the original model. If the model is too large to stay in memory, W is not
+replaced.
 
 Without `toward_original`, nothing ties the compressed model to the original: each matrix reproduces its outputs for inputs that
 drift away from the original ones. This helps language models less and makes sentence embeddings worse (`benchmarks.follow`).

@@ -22,8 +22,8 @@ from offcomp.runs.calibration.watching import Watch
 class CrossMoments:
     """Moments over the tokens that reach a weight matrix W (rows, cols), in float64.
 
-    x is the input in the original model and x' that of the same token in the model with substituted weights. Each token is
-    weighted as in the original model, equally or by its output W x.
+    x is the input in the original model and x' that of the same token in the model with substituted weights. The
+    weights of the tokens are those of the original model: all equal, or 1 / ‖W x‖².
 
     inputs      the second moment of x': the weighted mean of x' x'ᵀ
     cross       (cols, cols): weighted mean of x x'ᵀ

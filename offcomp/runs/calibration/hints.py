@@ -177,13 +177,13 @@ class MemberStatistics:
     def column_moment(self) -> Tensor | None:
         """Second moment of the inputs (cols, cols), in float64; None for an embedding.
 
-        If the original model is kept, tokens are weighted by its outputs, as in `cross_moment`.
+        If the original model is kept, the weights of the tokens come from its outputs, as in `cross_moment`.
         """
         return None if self._is_embedding else self._hints.moments(self._spec).second
 
     @property
     def cross_moment(self) -> Tensor | None:
-        """Mean of x x'ᵀ (cols, cols), in float64: x is an input in the original model, x' the same with all substitutions made.
+        """Mean of x x'ᵀ (cols, cols), in float64: x is an input in the original model, x' that input after all substitutions.
 
         None for an embedding, or if the original model is not kept, as when the model is offloaded between passes.
         """

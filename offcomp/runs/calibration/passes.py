@@ -256,7 +256,8 @@ class Calibration:
     def _in_advance(self, first: ModuleSpec) -> Sequence[ModuleSpec]:
         """Modules whose input statistics are gathered in advance.
 
-        All of `ahead` in the original model; in a changed model, where more changes will follow, those with the same input.
+        As long as no weight has been changed, these are all modules in `ahead`. After that, they are only those with the same
+        input as `first`, because later changes would invalidate the statistics of the others.
         """
         if not self._is_changed or not self._ahead:
             return self._ahead

@@ -110,7 +110,7 @@ def choose_budget(info: ModelInfo) -> None:
     )
     st.toggle("Spend it where it matters most", key="allocate", persist_state="session", help=ALLOCATE_HELP)
     if st.session_state["allocate"]:
-        _radio("What a group costs is judged by", WEIGHTINGS, "weighting", WEIGHTING_HELP, WEIGHTING.__getitem__)
+        _radio("Estimate the cost of a group from", WEIGHTINGS, "weighting", WEIGHTING_HELP, WEIGHTING.__getitem__)
     st.toggle("Same bytes for all methods", key="equal_bytes", persist_state="session", help=EQUAL_HELP)
     _radio("The ratio counts", UNITS, "unit", UNIT_HELP)
     _radio("Store numbers as", DTYPE_CHOICES, "dtype", DTYPE_HELP)
