@@ -48,7 +48,7 @@ METHODS: dict[str, tuple[str, Mapping[str, Any]]] = {
 BITS = (2.0, 2.5, 3.0, 4.0)
 SCALE_BITS = 0.5
 """The most that scales and zero points take up, in bits per weight."""
-MOST_TEXTS = 600
+MAX_TEXTS = 600
 """Number of test texts."""
 
 
@@ -115,7 +115,7 @@ def rows(model: str, data: Path, num_texts: int) -> Iterator[dict[str, Any]]:
         table = pd.read_parquet(data / task.data / "test.parquet")
         if "text" in table:
             table = table[table["text"].str.strip().str.len() > 0]
-        table.head(MOST_TEXTS).to_parquet(Path(scratch) / "test.parquet")
+        table.head(MAX_TEXTS).to_parquet(Path(scratch) / "test.parquet")
         opened = open_task(task.replace(data=scratch), loaded, seed=0)
         opened.prepare()
         texts = read_texts([data / "corpus_wiki" / "train.parquet"], num_texts)

@@ -30,7 +30,7 @@ MATRICES = {
 }
 BITS = (1.0, 1.3, 1.6, 2.0)
 STATE_BITS = (3, 6)
-MOST_ROWS = 4096
+MAX_ROWS = 4096
 """Taller matrices are represented by evenly spaced rows."""
 
 
@@ -41,7 +41,7 @@ def matrices() -> Iterator[tuple[str, Tensor]]:
         specs = {spec.name: spec for spec in loaded.info.modules}
         for name in names:
             matrix = stored_view(loaded.model, specs[name]).float()
-            yield name, matrix[:: max(1, len(matrix) // MOST_ROWS)].clone()
+            yield name, matrix[:: max(1, len(matrix) // MAX_ROWS)].clone()
     yield "Gaussian noise", torch.randn(1536, 384, generator=torch.Generator().manual_seed(0))
 
 

@@ -61,11 +61,11 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-MOST_NAMES = 5
-LONGEST_NAME = 80  # characters
+MAX_NAMES = 5
+MAX_NAME_LENGTH = 80  # characters
 
 
 def shortly(names: Sequence[str], *, between: str = ", ") -> str:
     """Join names for a message, listing only the first few: "a, b, c, d, e and 40 more"."""
-    rest = len(names) - MOST_NAMES
-    return between.join(name[:LONGEST_NAME] for name in names[:MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(names) - MAX_NAMES
+    return between.join(name[:MAX_NAME_LENGTH] for name in names[:MAX_NAMES]) + (f" and {rest} more" if rest > 0 else "")

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 SMALLEST_PROBABILITY = 1e-12  # floor for probabilities in a divergence, which would be infinite at 0
 SAME_SPREAD = 5e-3  # predictions count as constant if their range is at most this fraction of the original's
-MOST_CHANGES = 50
-LONGEST_EXCERPT = 500  # characters; longer texts are shortened in the list of changes
-MOST_NATS = 300.0  # cap on a mean loss: a model this bad is useless, and the square of exp(300) does not overflow
+MAX_CHANGES = 50
+MAX_EXCERPT_LENGTH = 500  # characters; longer texts are shortened in the list of changes
+MAX_NATS = 300.0  # cap on a mean loss: a model this bad is useless, and the square of exp(300) does not overflow
 
 
 def accuracy(correct: Flags) -> ScoreValue:
@@ -134,7 +134,7 @@ def compare_losses(
     sums = np.stack([np.bincount(rows, losses, len(texts))[present] for losses in (original, compressed)])  # (2, rows)
 
     def perplexities(counts: Counts) -> Counts:
-        return np.exp(np.minimum((sums @ counts.T) / (counts @ tokens[present]), MOST_NATS))
+        return np.exp(np.minimum((sums @ counts.T) / (counts @ tokens[present]), MAX_NATS))
 
     means = sums / tokens[present]
     compared = scored(perplexities, len(present), len(rows))
@@ -236,13 +236,13 @@ def _divergence(original: Vector, compressed: Vector) -> float:
 
 
 def _largest(changes: Vector) -> list[int]:
-    """Indices of the largest non-zero changes, limited to MOST_CHANGES."""
-    order = np.argsort(-np.abs(changes), kind="stable")[:MOST_CHANGES]
+    """Indices of the largest non-zero changes, limited to MAX_CHANGES."""
+    order = np.argsort(-np.abs(changes), kind="stable")[:MAX_CHANGES]
     return [int(i) for i in order if changes[i] != 0]
 
 
 def _change(text: str, truth: float | None, original: float, compressed: float) -> Change:
-    excerpt = text if len(text) <= LONGEST_EXCERPT else text[: LONGEST_EXCERPT - 1] + "…"
+    excerpt = text if len(text) <= MAX_EXCERPT_LENGTH else text[: MAX_EXCERPT_LENGTH - 1] + "…"
     return Change(text=excerpt, truth=truth, original=float(original), compressed=float(compressed))
 
 

@@ -11,7 +11,7 @@ from offcomp.numerics.progress import ignore_progress
 from offcomp.planning.data.tasks import Task, fitting_families, unfit
 from offcomp.planning.data.text_tables import reason
 
-LONGEST_TRIAL = 200  # characters
+MAX_TRIAL_LENGTH = 200  # characters
 
 
 def check_fits(loaded: LoadedModel, task: Task) -> None:
@@ -26,7 +26,7 @@ def check_runs(loaded: LoadedModel, data: TaskData) -> None:
     task = data.task
     columns = text_columns(data.splits["test"].select([0]))
     read = columns if task.kind.needs else columns[:1]  # each text is embedded separately
-    ready = batches(loaded, *([text[:LONGEST_TRIAL]] for (text,) in read))
+    ready = batches(loaded, *([text[:MAX_TRIAL_LENGTH]] for (text,) in read))
     if not ready.inputs[0]["input_ids"].numel():
         return  # an empty text would test nothing
     try:

@@ -42,8 +42,8 @@ OTHER_SUFFIXES = (
 )
 """Suffixes of files that no tokenizer reads. Other files are hashed, since tokenizers read too many kinds of file to list."""
 SMALL = 1 << 20
-MOST_CACHED = 1000
-MOST_IN_MEMORY = 256
+MAX_CACHED = 1000
+MAX_IN_MEMORY = 256
 SECOND = 10**9  # nanoseconds
 RESOLUTION = SECOND // 10
 RESOLUTION_WITHOUT_FRACTIONS = 2 * SECOND
@@ -175,13 +175,13 @@ def _read_digest(path: Path, stamp: _Stamp) -> str | None:
 
 
 def _cache_digest(path: Path, stamp: _Stamp, digest: str) -> None:
-    """Cache a digest in its own file, which avoids locking, and keep only the MOST_CACHED most recent files."""
-    if len(_memory) >= MOST_IN_MEMORY:
+    """Cache a digest in its own file, which avoids locking, and keep only the MAX_CACHED most recent files."""
+    if len(_memory) >= MAX_IN_MEMORY:
         _memory.clear()
     _memory[path, stamp] = digest
     cache_file = _cache_file(path)
     with suppress(StorageError, OSError):
         write_json(cache_file, _cache_key(path, stamp) | {"sha256": digest})
         by_age = sorted(cache_file.parent.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
-        for oldest in by_age[:-MOST_CACHED]:
+        for oldest in by_age[:-MAX_CACHED]:
             oldest.unlink(missing_ok=True)

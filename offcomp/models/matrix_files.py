@@ -36,16 +36,16 @@ from offcomp.models.safetensors_files import NUMPY_FLOATS, WEIGHTS, as_float32, 
 
 MODEL_TYPE = "offcomp_matrices"
 SUFFIXES = (".safetensors", ".npz", ".npy")
-MOST_BYTES = 100_000_000
+MAX_BYTES = 100_000_000
 """Maximum total size of a file's unpacked matrices, which the app reads in its main process; twice the upload limit."""
-MOST_MATRICES = 1000
-MOST_ARRAYS = 10_000
-MOST_HEADER_BYTES = 1_000_000
-MOST_NPY_HEADER_BYTES = 12_000  # numpy itself accepts at most 10,000
+MAX_MATRICES = 1000
+MAX_ARRAYS = 10_000
+MAX_HEADER_BYTES = 1_000_000
+MAX_NPY_HEADER_BYTES = 12_000  # numpy itself accepts at most 10,000
 ZIP_ENTRY = b"PK\x01\x02"
 PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-LONGEST_SIDE = 10**6
-LONGEST_NAME = 100
+MAX_SIDE = 10**6
+MAX_NAME_LENGTH = 100
 DIGEST_DIGITS = 12
 HEADER_ALIGNMENT = 8
 NAMED_REASONS = 3
@@ -109,16 +109,16 @@ class Entry(NamedTuple):
 
 def _check_size(name: str, entries: Collection[Entry]) -> None:
     """Raise InputError if there are too many matrices or if their total size is too large."""
-    if len(entries) > MOST_MATRICES:
-        raise InputError(f"{name!r} contains {len(entries):,} matrices; at most {MOST_MATRICES:,} are supported")
+    if len(entries) > MAX_MATRICES:
+        raise InputError(f"{name!r} contains {len(entries):,} matrices; at most {MAX_MATRICES:,} are supported")
     size = sum(prod(entry.shape) * np.dtype(NUMPY_FLOATS[entry.dtype]).itemsize for entry in entries)
-    if size > MOST_BYTES:
-        raise InputError(f"{name!r} unpacks to {size / 1e6:.0f} MB of matrices; at most {MOST_BYTES / 1e6:.0f} MB is supported")
+    if size > MAX_BYTES:
+        raise InputError(f"{name!r} unpacks to {size / 1e6:.0f} MB of matrices; at most {MAX_BYTES / 1e6:.0f} MB is supported")
 
 
 def _safetensors(name: str, content: bytes) -> Iterator[Entry]:
     length = int.from_bytes(content[:8], "little")
-    header = content[8 : 8 + length] if length <= MOST_HEADER_BYTES else b""
+    header = content[8 : 8 + length] if length <= MAX_HEADER_BYTES else b""
     if len(header) != length:
         raise InputError(f"{name!r} is not a complete safetensors file (its header is truncated or too long); copy it again")
     tensors = header_entries(Path(name), header)
@@ -130,13 +130,13 @@ def _safetensors(name: str, content: bytes) -> Iterator[Entry]:
 
 def _npz(name: str, content: bytes) -> Iterator[Entry]:
     try:
-        if content.count(ZIP_ENTRY) > MOST_ARRAYS:
-            raise InputError(f"{name!r} contains more than {MOST_ARRAYS:,} arrays; remove everything that is not a matrix")
+        if content.count(ZIP_ENTRY) > MAX_ARRAYS:
+            raise InputError(f"{name!r} contains more than {MAX_ARRAYS:,} arrays; remove everything that is not a matrix")
         archive = zipfile.ZipFile(io.BytesIO(content))  # in memory; stays open until the last entry has been read
         for member in archive.infolist():
             if member.compress_type not in PACKED:
                 raise zipfile.BadZipFile(f"{member.filename} is compressed with a method that numpy does not use")
-            head = _unpacked(name, archive, member, MOST_NPY_HEADER_BYTES)
+            head = _unpacked(name, archive, member, MAX_NPY_HEADER_BYTES)
             read = partial(_unpacked, name, archive, member, member.file_size)
             yield _npy_entry(name, member.filename.removesuffix(".npy"), head, member.file_size, read)
     except DAMAGED_ZIP as error:
@@ -153,7 +153,7 @@ def _unpacked(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo, size
 
 
 def _npy(name: str, content: bytes) -> Iterator[Entry]:
-    yield _npy_entry(name, Path(name).stem, content[:MOST_NPY_HEADER_BYTES], len(content), lambda: content)
+    yield _npy_entry(name, Path(name).stem, content[:MAX_NPY_HEADER_BYTES], len(content), lambda: content)
 
 
 _READERS: dict[str, Callable[[str, bytes], Iterator[Entry]]] = {".safetensors": _safetensors, ".npz": _npz, ".npy": _npy}
@@ -178,7 +178,7 @@ def _npy_entry(file: str, key: str, head: bytes, size: int, read: Callable[[], b
         stored = np.frombuffer(read(), dtype, offset=start).reshape(shape, order="F" if by_columns else "C")
         return np.ascontiguousarray(stored, dtype.newbyteorder("<")).tobytes()
 
-    name = f"F{8 * dtype.itemsize}" if dtype.kind == "f" else str(dtype)[:LONGEST_NAME]
+    name = f"F{8 * dtype.itemsize}" if dtype.kind == "f" else str(dtype)[:MAX_NAME_LENGTH]
     return Entry(key, name, shape, values)
 
 
@@ -189,8 +189,8 @@ def _unusable(entry: Entry) -> str:
         return f"has {len(shape)} dimension{'' if len(shape) == 1 else 's'}, not 2"
     if min(shape) < 2:
         return f"is {shape[0]} x {shape[1]}, too small to compress"
-    if max(shape) > LONGEST_SIDE:
-        return f"is {shape[0]} x {shape[1]}; each dimension may be at most {LONGEST_SIDE:,}"
+    if max(shape) > MAX_SIDE:
+        return f"is {shape[0]} x {shape[1]}; each dimension may be at most {MAX_SIDE:,}"
     return "" if entry.dtype in NUMPY_FLOATS else f"is stored as {entry.dtype}, not as floating-point numbers"
 
 
@@ -209,7 +209,7 @@ def _read(entry: Entry) -> Matrix | str:
 
 def _unique_name(key: str, taken: Collection[str]) -> str:
     """A unique name that is safe in plans and URLs: special characters are replaced, and a trailing `.weight` is removed."""
-    plain = re.sub(r"[^A-Za-z0-9._+-]", "-", key.removesuffix(".weight")).strip(".-")[:LONGEST_NAME] or "matrix"
+    plain = re.sub(r"[^A-Za-z0-9._+-]", "-", key.removesuffix(".weight")).strip(".-")[:MAX_NAME_LENGTH] or "matrix"
     name, number = plain, 2
     while name in taken:
         name, number = f"{plain}-{number}", number + 1
@@ -250,7 +250,7 @@ def _config(name: str, file: MatrixFile) -> dict[str, Any]:
     depth = {"num_hidden_layers": 1 + max(layers)} if layers else {}
     return {
         "model_type": MODEL_TYPE,
-        "file": name[:LONGEST_NAME],
+        "file": name[:MAX_NAME_LENGTH],
         "left_out": [f"{title} {reason}" for title, reason in file.skipped.items()],
         "names_of": model_type,
         "matrices": [{"name": title, "rows": matrix.rows, "cols": matrix.cols} for title, matrix in file.matrices.items()],

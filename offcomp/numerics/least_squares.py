@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 TOLERANCE = 1e-10
-MOST_SWEEPS = 20_000
+MAX_SWEEPS = 20_000
 
 
 def non_negative_least_squares(matrix: Vector, target: Vector) -> Vector:
@@ -23,7 +23,7 @@ def non_negative_least_squares(matrix: Vector, target: Vector) -> Vector:
     gram, product = matrix.T @ matrix, matrix.T @ target
     x = np.zeros(len(product))
     gradient = -product
-    for _ in range(MOST_SWEEPS):
+    for _ in range(MAX_SWEEPS):
         largest = 0.0
         for index in range(len(x)):
             value = max(0.0, x[index] - gradient[index] / gram[index, index])

@@ -35,7 +35,7 @@ from offcomp.planning.plan import Group, Plan
 from offcomp.planning.sizes import predict_group
 
 WEIGHTINGS = ("relative", "frobenius")
-LONGEST_RATIO = 18  # exclusive: 17 significant digits uniquely identify any float
+MAX_RATIO_LENGTH = 18  # exclusive: 17 significant digits uniquely identify any float
 Choice = NDArray[np.int64]
 """One index into `ErrorCurve.sizes` for each curve."""
 
@@ -226,7 +226,7 @@ def _with_size(group: Group, size: int, info: ModelInfo, unit: str) -> Group:
     """A copy of the group with the shortest decimal ratio for which the predicted stored size is `size`."""
     whole = predict_group(group.at_ratio(1.0, unit), info)
     exact = Size(whole.original_parameters, whole.original_bytes).in_unit(unit) / size
-    for digits in range(3, LONGEST_RATIO):
+    for digits in range(3, MAX_RATIO_LENGTH):
         step = Decimal(1).scaleb(Decimal(exact).adjusted() + 1 - digits)
         ratio = max(1.0, float(Decimal(exact).quantize(step, ROUND_DOWN)))
         candidate = group.at_ratio(ratio, unit)

@@ -26,11 +26,11 @@ from pydantic import (
 )
 
 from offcomp.plain_text import LONGEST, is_plain, text_fault
-from offcomp.planning.json_checks import LARGEST, MOST_COUNTED, Malformed, anything
+from offcomp.planning.json_checks import LARGEST, MAX_COUNTED, Malformed, anything
 
 K = TypeVar("K")
 T = TypeVar("T")
-LONGEST_NAME = 1_000
+MAX_NAME_LENGTH = 1_000
 SHOWN_OF_A_NAME = 40
 STANDARD_WORDS = {
     "string_type": "a string",
@@ -70,8 +70,8 @@ def _single_line(text: str) -> str:
 
 
 def _visible_name(name: str) -> str:
-    if not name.strip() or len(name) > LONGEST_NAME or not is_plain(name):
-        words = f"one line of at most {LONGEST_NAME} visible characters"
+    if not name.strip() or len(name) > MAX_NAME_LENGTH or not is_plain(name):
+        words = f"one line of at most {MAX_NAME_LENGTH} visible characters"
         raise Malformed(f" contains the name {reprlib.repr(name)}; a name must be {words}")
     return name
 
@@ -94,8 +94,8 @@ Anything = Annotated[Any, AfterValidator(_checked)]
 Figure = Annotated[float, Strict(), Field(ge=-LARGEST, le=LARGEST), MustBe("a number")]
 Amount = Annotated[float, Strict(), Field(ge=0, le=LARGEST), MustBe("a number, 0 or greater")]
 Fraction = Annotated[float, Strict(), Field(ge=0, le=1), MustBe("a number, 0 to 1")]
-Count = Annotated[int, Strict(), Field(ge=0, le=MOST_COUNTED), MustBe("a whole number, 0 or greater")]
-Positive = Annotated[int, Strict(), Field(ge=1, le=MOST_COUNTED), MustBe("a whole number, 1 or greater")]
+Count = Annotated[int, Strict(), Field(ge=0, le=MAX_COUNTED), MustBe("a whole number, 0 or greater")]
+Positive = Annotated[int, Strict(), Field(ge=1, le=MAX_COUNTED), MustBe("a whole number, 1 or greater")]
 Flag = Annotated[bool, Strict(), MustBe("true or false")]
 Line = Annotated[str, AfterValidator(_single_line)]
 """A single line of visible characters, such as a title."""

@@ -20,7 +20,7 @@ from offcomp.methods.base import Method, dense_shapes
 from offcomp.numerics.accounting import Size, stored_size
 from offcomp.planning.spectrum import MatrixSpectrum
 
-MOST_SIZES = 500
+MAX_SIZES = 500
 """An interpolated curve has at most this many points."""
 BEYOND = 2.0
 """An interpolated curve extends beyond the measured sizes by up to this factor."""
@@ -128,9 +128,9 @@ def interpolated_curve(
 
 @lru_cache(maxsize=256)
 def _some_sizes(method: Method, shape: tuple[int, int], unit: str, dtype: str) -> NDArray[np.int64]:
-    """Stored sizes of a method on a matrix of this shape, at most `MOST_SIZES` of them, evenly spaced."""
+    """Stored sizes of a method on a matrix of this shape, at most `MAX_SIZES` of them, evenly spaced."""
     possible = method.sizes(*shape)
-    indices = np.unique(np.linspace(0, len(possible) - 1, min(MOST_SIZES, len(possible))).round().astype(int))
+    indices = np.unique(np.linspace(0, len(possible) - 1, min(MAX_SIZES, len(possible))).round().astype(int))
     sizes = [stored_size(method.tensor_shapes(*shape, possible[i]), dtype).in_unit(unit) for i in indices.tolist()]
     return np.array(sizes, dtype=np.int64)
 

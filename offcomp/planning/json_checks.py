@@ -17,10 +17,10 @@ from offcomp.plain_text import is_plain
 
 LARGEST = 1e140
 """Largest number accepted: larger than any perplexity, and its square still fits in a float."""
-MOST_COUNTED = 2**53
+MAX_COUNTED = 2**53
 DEEPEST = 20
-LONGEST_NAME = 1_000
-MOST_BYTES = 50_000_000
+MAX_NAME_LENGTH = 1_000
+MAX_BYTES = 50_000_000
 """Maximum file size, far larger than any file written by a run."""
 
 T = TypeVar("T")
@@ -45,8 +45,8 @@ def read_checked(file: Path, parse: Callable[[Any], T]) -> T:
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):  # reading a pipe could block, and reading a device might never end
         raise Malformed(" is a folder, a pipe or a device, not a regular file", file.name)
-    if status.st_size > MOST_BYTES:
-        raise Malformed(f" is {status.st_size / 1e6:,.0f} MB; the limit is {MOST_BYTES / 1e6:.0f} MB", file.name)
+    if status.st_size > MAX_BYTES:
+        raise Malformed(f" is {status.st_size / 1e6:,.0f} MB; the limit is {MAX_BYTES / 1e6:.0f} MB", file.name)
     with file.open("rb", buffering=0) as opened:
         content = opened.read()
     try:
@@ -88,7 +88,7 @@ def satisfies(accepts: Callable[[Any], bool], words: str) -> Check:
     return check
 
 
-def count(least: int = 0, most: int = MOST_COUNTED) -> Check:
+def count(least: int = 0, most: int = MAX_COUNTED) -> Check:
     """Accept whole numbers in a range."""
     return satisfies(lambda value: type(value) is int and least <= value <= most, f"a whole number, {least} or greater")
 
@@ -119,8 +119,8 @@ def by_name(check: Check) -> Check:
 
     def check_named(value: Any) -> None:
         for name in value if isinstance(value, dict) else ():
-            if not name.strip() or len(name) > LONGEST_NAME or not is_plain(name):
-                words = f"one line of at most {LONGEST_NAME} visible characters"
+            if not name.strip() or len(name) > MAX_NAME_LENGTH or not is_plain(name):
+                words = f"one line of at most {MAX_NAME_LENGTH} visible characters"
                 raise Malformed(f" contains the name {reprlib.repr(name)}; a name must be {words}")
         check_values(value)
 

@@ -29,10 +29,10 @@ from offcomp.files import write_bytes
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 
 SCHEMA = 1
-MOST_CELLS = 128
-MOST_ROWS = 2000
-MOST_ENTRIES = 2_000_000
-"""Maximum number of entries in `View.kept`, which limits large matrices to fewer than MOST_ROWS sampled rows."""
+MAX_CELLS = 128
+MAX_ROWS = 2000
+MAX_ENTRIES = 2_000_000
+"""Maximum number of entries in `View.kept`, which limits large matrices to fewer than MAX_ROWS sampled rows."""
 
 ORDERS = {"stored": "as stored", "norm": "by norm"}
 SHARED = ("values", "sampled", "norms", "kept")
@@ -87,14 +87,14 @@ class View:
 
 
 def block_starts(length: int) -> NDArray[np.int64]:
-    """Start index of each block along a side, followed by the side's length; at most MOST_CELLS blocks of similar length."""
-    blocks = min(length, MOST_CELLS)
+    """Start index of each block along a side, followed by the side's length; at most MAX_CELLS blocks of similar length."""
+    blocks = min(length, MAX_CELLS)
     return np.arange(blocks + 1) * length // blocks
 
 
 def weights_in_a_cell(length: int) -> str:
     """Number of weights per cell along a side, as text."""
-    size = length / min(length, MOST_CELLS)
+    size = length / min(length, MAX_CELLS)
     return f"{size:.0f}" if size.is_integer() else f"about {size:.1f}" if size < 10 else f"about {size:.0f}"
 
 

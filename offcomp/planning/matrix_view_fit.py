@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.planning.grams import LARGEST_SIDE
-from offcomp.planning.matrix_view import MOST_ENTRIES, MOST_ROWS, ORDERS, View, block_starts, read_view, save_view, view_path
+from offcomp.planning.matrix_view import MAX_ENTRIES, MAX_ROWS, ORDERS, View, block_starts, read_view, save_view, view_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,7 @@ def view_arrays(matrix: Tensor) -> dict[str, NDArray[np.generic]]:
     inner = _Side(product.diagonal().clamp_min(0).sqrt())
     outer = _Side(tall.double().norm(dim=1) if tall.shape[0] * side <= PIECE_ENTRIES else tall.norm(dim=1).double())
     basis = leading_eigenvectors(product, side)  # (side, side)
-    sampled = np.unique(np.linspace(0, rows - 1, min(rows, MOST_ROWS, max(1, MOST_ENTRIES // side))).round().astype(np.int32))
+    sampled = np.unique(np.linspace(0, rows - 1, min(rows, MAX_ROWS, max(1, MAX_ENTRIES // side))).round().astype(np.int32))
     sums = _Sums.over(tall, basis, outer, sampled=None if transposed else sampled)
     arrays: dict[str, NDArray[np.generic]] = {
         "values": sums.squares.sqrt().numpy().astype(np.float32),

@@ -13,7 +13,7 @@ NOTICEABLE = 1.05
 """Byte and parameter ratios that differ by less than this factor are treated as equal."""
 MUCH_SMALLER = 1.1
 """A note is shown if the actual ratio exceeds the requested ratio by more than this factor."""
-MOST_NAMED = 3
+MAX_NAMED = 3
 
 
 class SizedGroup(Protocol):
@@ -69,8 +69,8 @@ def _sentence(groups: Sequence[SizedGroup], words: Callable[[Sequence[SizedGroup
     """A note prefixed with the names of the groups to which it applies; empty if it applies to none."""
     if not groups:
         return ""
-    names = ", ".join(group.name for group in groups[:MOST_NAMED])
-    more = f" and {len(groups) - MOST_NAMED} more" if len(groups) > MOST_NAMED else ""
+    names = ", ".join(group.name for group in groups[:MAX_NAMED])
+    more = f" and {len(groups) - MAX_NAMED} more" if len(groups) > MAX_NAMED else ""
     return f"{names}{more}: {words(groups)}."
 
 

@@ -17,7 +17,7 @@ from offcomp.planning.grouping import group_shape
 from offcomp.planning.plan import Group, members
 from offcomp.planning.sizes import group_budget
 
-MOST_NUMBERS = 1 << 24
+MAX_NUMBERS = 1 << 24
 """Maximum number of weights compressed together, 64 MB in float32: larger groups keep all cores busy on their own."""
 
 
@@ -47,4 +47,4 @@ def _key(group: Group, info: ModelInfo) -> tuple[Any, int]:
         size = choose_size(method, rows, cols, budget)
     except BudgetTooSmall:
         return None, 1  # reported when the group itself is compressed
-    return ((method, rows, cols, budget) if size else None), MOST_NUMBERS // (rows * cols)
+    return ((method, rows, cols, budget) if size else None), MAX_NUMBERS // (rows * cols)

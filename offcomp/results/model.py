@@ -40,7 +40,7 @@ GROUPS = {
 RECOGNISED, LISTED, UNKNOWN = "recognised", "known, not compressed by default", "not recognised"
 STATUS = {"pooler": LISTED, "head": LISTED, "other": UNKNOWN}
 NAMES_IN_ANSWER = 3
-MOST_ROWS, MOST_OUTSIDE = 40, 8  # shown in the map
+MAX_ROWS, MAX_OUTSIDE = 40, 8  # shown in the map
 GAP = 0.5  # in rows, between the matrices outside the layers and those inside
 LOADING_SECONDS, OPERATIONS_A_SECOND = 8.0, 3e10
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -108,11 +108,11 @@ def outside_of_layers(table: pd.DataFrame) -> pd.DataFrame:
 def shown_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Returns (matrices outside the layers, rows of the layers) for the map, limited to the largest if not all of them fit."""
     rows, outside = rows_of(table), outside_of_layers(table)
-    if len(rows) > MOST_ROWS:
+    if len(rows) > MAX_ROWS:
         sizes = table.groupby("row")["parameters"].sum()
-        largest = sizes[rows].nlargest(MOST_ROWS)
+        largest = sizes[rows].nlargest(MAX_ROWS)
         rows = [row for row in rows if row in largest]
-    return outside.head(MOST_OUTSIDE if rows else MOST_ROWS), rows
+    return outside.head(MAX_OUTSIDE if rows else MAX_ROWS), rows
 
 
 def placed_table(table: pd.DataFrame) -> pd.DataFrame:

@@ -41,7 +41,7 @@ ERROR = Metric(
 ALONE, TOGETHER = "each alone", "stacked"
 UNIT_TITLES = {"bytes": "MB", "parameters": "M parameters"}
 """Display name of a million bytes or parameters, by size unit."""
-FEWEST_TO_JUDGE = 10
+MIN_TO_JUDGE = 10
 """Minimum number of pairs of runs for a verdict on whether error and score agree."""
 EIGHT_BITS, FEW_BITS = 8, 4
 FRONT_COLUMNS = (
@@ -254,7 +254,7 @@ def agreement_answer(table: pd.DataFrame) -> str:
     verdict = "the two mostly agree" if share >= 0.75 else "the two disagree" if share <= 0.25 else "the error is a poor guide"
     return (
         f"In {agreeing:,} of {pairs:,} pairs of runs, the one with the smaller relative error also has the better "
-        f"{metric.word}{f': {verdict}' if pairs >= FEWEST_TO_JUDGE else ''}."
+        f"{metric.word}{f': {verdict}' if pairs >= MIN_TO_JUDGE else ''}."
     )
 
 

@@ -45,7 +45,7 @@ from offcomp.runs.result import Environment
 from offcomp.runs.store import OF_A_SAMPLE, Run
 
 DRAWN_COLUMNS = ["style_key", "symbol"]  # only affect how a row is drawn
-MOST_ABREAST = 4
+MAX_ABREAST = 4
 FLIP_COLUMNS = ["text", "label", "predicted", "before", "after", "difference", "name", "change", "task"]
 CHANGE_COLUMNS = ["text", "truth", "before", "after", "difference", "name", "task"]
 CONTINUATION_COLUMNS = ["opening", "original", "compressed", "same_tokens", "tokens", "name", "task"]
@@ -89,7 +89,7 @@ def figures_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Stored sizes, errors and scores of runs, as text: one row per figure, one column per run; transposed for many runs."""
     rows = run_table(runs).to_dict("records")
     table = pd.DataFrame([_figures(run, row) for run, row in zip(runs, rows, strict=True)]).fillna("")
-    if len(runs) > MOST_ABREAST:
+    if len(runs) > MAX_ABREAST:
         return table
     return table.set_index("Run").T.rename_axis("Figure", axis="index").rename_axis(None, axis="columns").reset_index()
 

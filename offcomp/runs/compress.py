@@ -38,7 +38,7 @@ from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.calibration.hints import share_of_outputs
 from offcomp.runs.result import Errors, GroupResult, LedgerEntry
 
-LONGEST_PACKAGE = 80
+MAX_PACKAGE_LENGTH = 80
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def load_group(path: Path) -> tuple[dict[str, Any], CompressedMatrix]:
     with safe_open(path, framework="pt") as file:
         manifest = json.loads(file.metadata()["offcomp"])
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # not a dict
-    form, package = manifest["form"], str(manifest.get("package", ""))[:LONGEST_PACKAGE]
+    form, package = manifest["form"], str(manifest.get("package", ""))[:MAX_PACKAGE_LENGTH]
     decode = find_decoder(form)
     if decode is None and package:
         raise StorageError(

@@ -22,7 +22,7 @@ from offcomp.runs.start import LOG, has_worker
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_CACHED = 4096
+MAX_CACHED = 4096
 OF_A_SAMPLE = "identified by a sample of its weights, as in earlier versions, rather than by all of them"
 """Describes a model's identity in messages if `Run.of_a_sample` is true."""
 TABLE_COLUMNS = ("name", "method", "size", "compression_ratio", "relative_error", "num_parameters", "num_bytes", "seconds")
@@ -124,7 +124,7 @@ class BadFolder:
         return f"{self.name} cannot be read because {self.reason}; run its plan again, or remove {self.folder}"
 
 
-@lru_cache(maxsize=MOST_CACHED)
+@lru_cache(maxsize=MAX_CACHED)
 def _ended_run(folder: Path, _stamp: tuple[int, int]) -> Run | BadFolder:
     """Read a run that has ended and no longer changes. Cached for each version of its run.json (see `files.changed`).
 

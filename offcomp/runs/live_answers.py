@@ -47,7 +47,7 @@ from offcomp.runs.compress import SavedGroup
 from offcomp.runs.corrections import stored_corrections
 from offcomp.runs.store import RunStore
 
-MOST_TEXTS, LONGEST = 8, 500
+MAX_TEXTS, LONGEST = 8, 500
 NEW_TOKENS, BEST = 24, 5
 UNLIMITED = 1 << 16
 """Context length assumed for a model without a limit."""
@@ -102,8 +102,8 @@ def _framed(kind: str, loaded: LoadedModel, run: str | None, answers: Answers) -
 
 def _checked_texts(question: Mapping[str, Any]) -> list[str]:
     texts = question.get("texts")
-    if question.get("kind") != "texts" or not isinstance(texts, list) or not 1 <= len(texts) <= MOST_TEXTS:
-        raise InputError(f"a question must have the kind 'texts' and 1 to {MOST_TEXTS} texts")
+    if question.get("kind") != "texts" or not isinstance(texts, list) or not 1 <= len(texts) <= MAX_TEXTS:
+        raise InputError(f"a question must have the kind 'texts' and 1 to {MAX_TEXTS} texts")
     for text in texts:
         if not isinstance(text, str) or not text.strip() or len(text) > LONGEST:
             raise InputError(f"{str(text)[:40]!r} is not a text of 1 to {LONGEST} characters; shorten it, or type a sentence")

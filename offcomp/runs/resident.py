@@ -41,7 +41,7 @@ from offcomp.runs.worker_environment import worker_environment
 
 RESIDENT_VARIABLE, IDLE_VARIABLE = "OFFCOMP_RESIDENT", "OFFCOMP_IDLE_SECONDS"
 IDLE_SECONDS = 300.0
-LONGEST_IDLE_SECONDS = 86_400.0
+MAX_IDLE_SECONDS = 86_400.0
 STOP_SECONDS = 10.0
 ASK_SECONDS = 60.0
 LARGEST_ANSWER = 1_000_000  # bytes
@@ -87,10 +87,10 @@ def idle_seconds() -> float:
         seconds = float(value)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds <= LONGEST_IDLE_SECONDS:
+    if not 0 <= seconds <= MAX_IDLE_SECONDS:
         raise InputError(
             f"{IDLE_VARIABLE} is {value[:40]!r}; set it to the number of seconds for which an idle worker keeps running "
-            f"(0 to {LONGEST_IDLE_SECONDS:.0f}), or unset it"
+            f"(0 to {MAX_IDLE_SECONDS:.0f}), or unset it"
         )
     return seconds
 

@@ -40,7 +40,7 @@ from offcomp.runs.worker_process import Worker
 
 log = logging.getLogger("offcomp")
 
-LARGEST_MESSAGE, MOST_FILES = 1 << 16, 4
+LARGEST_MESSAGE, MAX_FILES = 1 << 16, 4
 RECEIVING = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 LOADING_SECONDS, BUSY_SECONDS, REST_SECONDS = 0.05, 0.1, 1.0
 """Polling interval of the event loop while loading, while there are jobs, and while there are none."""
@@ -83,7 +83,7 @@ class Resident:
     def _receive(self) -> None:
         """Read one message. The end of the connection means that the client has exited or no longer needs this resident."""
         try:
-            content, files, flags, _ = socket.recv_fds(self._messages, LARGEST_MESSAGE, MOST_FILES, RECEIVING)
+            content, files, flags, _ = socket.recv_fds(self._messages, LARGEST_MESSAGE, MAX_FILES, RECEIVING)
         except BlockingIOError:
             return
         if not content:

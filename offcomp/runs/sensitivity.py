@@ -56,7 +56,7 @@ RATIOS = (2.5, 6.0, 15.0)
 """Each group is compressed at these ratios; those that its method cannot reach are left out."""
 PREFERRED = ("head-fidelity", "causal-fidelity", "masked-fidelity", "embedding-fidelity")
 """The first of these families that suits the model is measured."""
-NUM_TEXTS, LONGEST_TEXT, POSITIONS = 32, 400, 512
+NUM_TEXTS, MAX_TEXT_LENGTH, POSITIONS = 32, 400, 512
 """Maximum numbers of texts, of characters per text, and of token predictions compared in total."""
 
 
@@ -183,7 +183,7 @@ def _paths(plan: Plan, info: ModelInfo, home: Path) -> dict[str, Path]:
     """Where the sensitivity of each group is cached. The name is a hash of everything that determines it, except the size."""
     folder, text = home / "sensitivities" / info.fingerprint, text_digest(plan.calibration)
     shared = {
-        "version": [VERSION, RATIOS, NUM_TEXTS, LONGEST_TEXT, POSITIONS],
+        "version": [VERSION, RATIOS, NUM_TEXTS, MAX_TEXT_LENGTH, POSITIONS],
         "model": info.reads,
         "text": [plan.calibration.model_dump(mode="json") | {"text": ""}, text],
         "seed": plan.seed,
@@ -265,7 +265,7 @@ def fidelity_task(loaded: LoadedModel, plan: Plan) -> OpenTask:
     family = next(family for family in PREFERRED if family in fitting)
     chosen = np.linspace(0, len(texts) - 1, min(NUM_TEXTS, len(texts))).round().astype(int)
     options = {"positions": POSITIONS} if "positions" in FAMILIES[family].options else {}
-    return open_texts(family, loaded, [texts[index][:LONGEST_TEXT] for index in chosen], options)
+    return open_texts(family, loaded, [texts[index][:MAX_TEXT_LENGTH] for index in chosen], options)
 
 
 def _probes(

@@ -44,7 +44,7 @@ log = logging.getLogger("offcomp")
 
 LOAD = "load the model"
 NOTICEABLE_ERROR = 1e-3
-LONGEST_DETAIL = 200
+MAX_DETAIL_LENGTH = 200
 NICE = 10
 """Niceness of workers, so that the app takes priority over them."""
 
@@ -229,7 +229,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _shortage(worker: Worker, error: BaseException) -> str:
     """Say that the machine ran out of memory, when, and what to do about it."""
     during = f" during the stage {worker.current_stage!r}" if worker.current_stage else ""
-    detail = first_line(error)[:LONGEST_DETAIL]
+    detail = first_line(error)[:MAX_DETAIL_LENGTH]
     return (
         f"The machine ran out of memory{during} ({detail}); choose fewer modules or a smaller batch, or close other programs."
     )

@@ -12,7 +12,7 @@ from offcomp.results.report import comparison_document, comparison_table, html_r
 from offcomp.results.sentences import provenance
 from offcomp.runs.store import Run
 from offcomp.ui.charts import csv_button, download_button
-from offcomp.ui.compare.results import MOST_CARDS, MOST_IN_DETAIL
+from offcomp.ui.compare.results import MAX_CARDS, MAX_IN_DETAIL
 from offcomp.ui.escape import plain
 
 EXPORTS_PIXELS = 140
@@ -30,15 +30,15 @@ def show_downloads(runs: Sequence[Run]) -> None:
             csv_button(f"{name.capitalize()}, CSV", f"offcomp-{name}.csv", f"compare_csv_{name}", table)
         document = partial(_as_json, runs)
         download_button("All, JSON", "offcomp-comparison.json", "application/json", "compare_json", document)
-    limit = f" (the first {MOST_IN_DETAIL} of these {len(runs)} runs)" if len(runs) > MOST_IN_DETAIL else ""
+    limit = f" (the first {MAX_IN_DETAIL} of these {len(runs)} runs)" if len(runs) > MAX_IN_DETAIL else ""
     st.caption(
         plain(
             "The report is a self-contained file that works offline. Each table row includes the run, plan, seed "
             f"and versions. {FORMULAS} First run: {provenance(runs)}. On the command line{limit}:"
         )
     )
-    st.code(f"offcomp compare {' '.join(run.id for run in runs[:MOST_IN_DETAIL])} --html offcomp-report.html", language="bash")
-    _show_exports([run for run in runs[:MOST_IN_DETAIL] if run.has_weights])
+    st.code(f"offcomp compare {' '.join(run.id for run in runs[:MAX_IN_DETAIL])} --html offcomp-report.html", language="bash")
+    _show_exports([run for run in runs[:MAX_IN_DETAIL] if run.has_weights])
 
 
 def _show_exports(runs: Sequence[Run]) -> None:
@@ -49,7 +49,7 @@ def _show_exports(runs: Sequence[Run]) -> None:
             "`--dense` also saves the whole model for use with transformers; `offcomp verify` checks the folder."
         )
         lines = "\n".join(f"offcomp export {run.id} offcomp-{run.id}" for run in runs)
-        st.code(lines, language="bash", height=EXPORTS_PIXELS if len(runs) > MOST_CARDS else "content")
+        st.code(lines, language="bash", height=EXPORTS_PIXELS if len(runs) > MAX_CARDS else "content")
 
 
 def _as_json(runs: Sequence[Run]) -> str:

@@ -42,8 +42,8 @@ PROBLEMS = "draft_problems"
 
 OPTIONS = "options"
 """URL parameter: a JSON object of non-default options, keyed by style key."""
-LONGEST_REASON = 300
-MOST_NAMED = 8
+MAX_REASON_LENGTH = 300
+MAX_NAMED = 8
 """Maximum number of alternatives listed when a link asks for an unavailable value."""
 
 
@@ -121,8 +121,8 @@ def view(name: str, key: str, choices: Sequence[Any], write: Callable[[Any], str
     if state.get(key) not in choices:
         by_text = {write(choice): choice for choice in choices}
         if key not in state and linked is not None and linked not in by_text:
-            more = f" and {len(by_text) - MOST_NAMED} more" if len(by_text) > MOST_NAMED else ""
-            _complain(f"{name}={quoted(linked)}", f"the choices are {', '.join([*by_text][:MOST_NAMED])}{more}")
+            more = f" and {len(by_text) - MAX_NAMED} more" if len(by_text) > MAX_NAMED else ""
+            _complain(f"{name}={quoted(linked)}", f"the choices are {', '.join([*by_text][:MAX_NAMED])}{more}")
         state[key] = by_text[linked] if linked in by_text else choices[0]
     note(name, write(state[key]), write(choices[0]))
 
@@ -143,7 +143,7 @@ def show_problems() -> None:
 
 def _complain(requested: str, fault: str) -> None:
     problems: list[str] = st.session_state.setdefault(PROBLEMS, [])
-    value, reason = without_unseen(requested)[:100], without_unseen(fault)[:LONGEST_REASON].rstrip(".")
+    value, reason = without_unseen(requested)[:100], without_unseen(fault)[:MAX_REASON_LENGTH].rstrip(".")
     problems.append(f"The link asks for {value}. This part of the link is ignored: {reason}.")
 
 

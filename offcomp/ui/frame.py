@@ -37,7 +37,7 @@ PAGES = tuple(page for pages in DOORS.values() for page in pages)
 ICON = assets_folder() / "images" / "icon.svg"
 POLL_SECONDS = 1.0
 SIDEBAR_PIXELS = 220
-MOST_FAULTS, LONGEST_FAULT = 20, 1000
+MAX_FAULTS, MAX_FAULT_LENGTH = 20, 1000
 _FROZEN_PAGES: set[str] = set()
 """Pages that this process has already shown."""
 STYLE = """
@@ -127,7 +127,7 @@ def reporting_errors() -> Iterator[None]:
         yield
     except OffcompError as error:
         faults = error.faults if isinstance(error, PlanError) else (str(error),)
-        st.error("  \n".join(plain(fault[:LONGEST_FAULT]) for fault in faults[:MOST_FAULTS]), icon=":material/error:")
+        st.error("  \n".join(plain(fault[:MAX_FAULT_LENGTH]) for fault in faults[:MAX_FAULTS]), icon=":material/error:")
 
 
 @contextmanager

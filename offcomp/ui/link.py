@@ -29,8 +29,8 @@ RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 
 OWN = "own"
 """The grouping made up of custom groups from the Groups page."""
 NONE = "none"
-MOST_LAYERS = 1000
-MOST_NAMES = 10_000
+MAX_LAYERS = 1000
+MAX_NAMES = 10_000
 LONGEST = 20_000
 """Maximum number of characters in one link parameter."""
 NUMBER = "(0|[1-9][0-9]{0,8})"  # a layer number has no leading zeros; 01 is part of a name
@@ -171,11 +171,11 @@ def full(text: str) -> tuple[str, ...]:
             names.append(unquote(part))
             continue
         first, last = int(match[2]), int(match[3])
-        if not first <= last < first + MOST_LAYERS:
+        if not first <= last < first + MAX_LAYERS:
             raise ValueError(f"{part} is not a valid layer range")
         names += [f"{unquote(match[1])}.{layer}" for layer in range(first, last + 1)]
-        if len(names) > MOST_NAMES:
-            raise ValueError(f"it names more than {MOST_NAMES:,} modules")
+        if len(names) > MAX_NAMES:
+            raise ValueError(f"it names more than {MAX_NAMES:,} modules")
     if fault := text_fault(names):
         raise ValueError(f"it {fault}")
     return tuple(dict.fromkeys(names))

@@ -29,7 +29,7 @@ from offcomp.ui.model_roots import ROOTS
 
 MEGABYTES = 50
 """Maximum upload size in MB, the same as in .streamlit/config.toml. Larger files must be specified by path."""
-LONGEST_NAME = 100
+MAX_NAME_LENGTH = 100
 DIGEST_DIGITS = 12
 MATRICES, EXAMPLES, TABLE, TEXT = "upload_matrices", "upload_examples", "upload_table", "upload_text"
 CALIBRATION = "calibration"
@@ -178,7 +178,9 @@ def keep_table(name: str, content: bytes, home: Path) -> Path:
 def _kept(name: str, content: bytes, home: Path) -> Path:
     """Store an uploaded file in this home folder; the same file always gets the same path. Raises StorageError."""
     stem, suffix = re.sub(r"[^A-Za-z0-9._+-]+", "-", Path(name).stem).strip(".-"), Path(name).suffix.lower()
-    path = home / "uploads" / hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS] / f"{stem[:LONGEST_NAME] or 'table'}{suffix}"
+    path = (
+        home / "uploads" / hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS] / f"{stem[:MAX_NAME_LENGTH] or 'table'}{suffix}"
+    )
     if not path.is_file():
         write_bytes(path, content)
     return path

@@ -22,7 +22,7 @@ from tests.docs.examples import DOCS, ROOT, blocks_of, run_page
 NOTEBOOK = nbformat.read(DOCS / "tutorial.ipynb", as_version=4)
 PAGE = DOCS / "tutorial.md"
 PLANS = list(product(("svd", "quantization"), (4, 8)))
-MOST_LINES = 10
+MAX_LINES = 10
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -73,7 +73,7 @@ def planned(method: str, ratio: int, home: Path) -> Path:
 
 def test_the_notebook_is_short_and_stored_without_outputs() -> None:
     lines = [line for cell in code_cells() for line in cell.source.splitlines() if line.strip()]
-    assert len(lines) <= MOST_LINES
+    assert len(lines) <= MAX_LINES
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code_cells())
 
 

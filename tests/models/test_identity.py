@@ -309,8 +309,8 @@ def test_a_home_that_cannot_be_written_costs_only_time(tmp_path: Path, hashed: l
 
 
 def test_the_memory_is_bounded(tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "MOST_CACHED", 3)
-    monkeypatch.setattr(identity, "MOST_IN_MEMORY", 3)
+    monkeypatch.setattr(identity, "MAX_CACHED", 3)
+    monkeypatch.setattr(identity, "MAX_IN_MEMORY", 3)
     for number in range(8):
         (tmp_path / f"{number}").write_bytes(bytes([number]) * 1000)
         file_digest(tmp_path / f"{number}")

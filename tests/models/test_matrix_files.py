@@ -186,7 +186,7 @@ def test_what_cannot_be_read_is_said_in_a_sentence(said: str, tmp_path: Path) ->
 
 def test_limits_hold_before_anything_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     zeros = npz({"w": np.zeros((500, 500))})
-    monkeypatch.setattr(matrix_files, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(matrix_files, "MAX_BYTES", 100_000)
     assert len(zeros) < 100_000
     with pytest.raises(InputError, match="unpacks to 2 MB of matrices; at most 0 MB is supported"):
         read_matrices("w.npz", zeros)

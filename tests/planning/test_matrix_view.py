@@ -12,8 +12,8 @@ import torch
 from offcomp.errors import InputError
 from offcomp.models.listing import model_info
 from offcomp.planning.matrix_view import (
-    MOST_CELLS,
-    MOST_ROWS,
+    MAX_CELLS,
+    MAX_ROWS,
     ORDERS,
     View,
     block_starts,
@@ -100,10 +100,10 @@ def test_cosines_of_rows_are_those_of_a_direct_svd(tmp_path: Path) -> None:
 
 def test_many_rows_are_sampled_evenly_and_the_file_stays_small(tmp_path: Path) -> None:
     view = written(made((30_522, 48)), tmp_path / "view.npz")
-    assert len(view.sampled) == MOST_ROWS
+    assert len(view.sampled) == MAX_ROWS
     assert (view.sampled[0], view.sampled[-1]) == (0, 30_521)
     assert set(np.diff(view.sampled)) <= {15, 16}
-    assert view.original.shape == (MOST_CELLS, 48)
+    assert view.original.shape == (MAX_CELLS, 48)
     assert (tmp_path / "view.npz").stat().st_size < 1e6
     assert (weights_in_a_cell(30_522), weights_in_a_cell(384), weights_in_a_cell(48)) == ("about 238", "3", "1")
 

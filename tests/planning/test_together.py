@@ -61,9 +61,9 @@ def test_other_methods_and_dense_groups_are_compressed_alone(settings: dict[str,
 
 def test_a_set_is_full_at_the_largest_number_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = groups_of(("query",), "module")
-    monkeypatch.setattr(together, "MOST_NUMBERS", 4 * 384 * 384)
+    monkeypatch.setattr(together, "MAX_NUMBERS", 4 * 384 * 384)
     assert [len(found) for found in names_of_sets(groups)] == [4, 2]
-    monkeypatch.setattr(together, "MOST_NUMBERS", 384 * 384 - 1)
+    monkeypatch.setattr(together, "MAX_NUMBERS", 384 * 384 - 1)
     assert [len(found) for found in names_of_sets(groups)] == [1] * 6
 
 

@@ -33,7 +33,7 @@ from tests.pages import opened, texts
 
 MODEL = "minilm-l6"
 BUNDLED = FOLDER / f"{MODEL}-sweep.json"
-MOST_BYTES = 3_000_000
+MAX_BYTES = 3_000_000
 TEXTS = ("text", "texts", "flips", "changes", "continuations", "sentence", "sentence1", "sentence2", "settings")
 
 
@@ -324,7 +324,7 @@ def test_the_bundled_file() -> None:
     assert unreadable_files() == []
     assert document["fingerprint"] == info.fingerprint
     assert keys_of(document).isdisjoint(TEXTS)
-    assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= MOST_BYTES
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= MAX_BYTES
     rows = [*document["sweep"], *document["sensitivity"]]
     labelled = {name for name in usual_tasks(info.architecture) if not find_task(name).kind.fidelity}
     for measured in rows:

@@ -540,7 +540,7 @@ def energy(_style_key: str, palette: Palette) -> Drawn:
         ("stored_fraction", "parameters stored", "dot"),
     ):
         marks[name] = Marks(
-            table[table[column] <= inspect_charts.MOST_STORED],
+            table[table[column] <= inspect_charts.MAX_STORED],
             {"x": "rank", "y": f"100 * {column}", "hover": f"rank {{rank}}: {{{column}_percent:.1f}} %<extra>{name}</extra>"},
             lambda trace, dash=dash: trace.line.dash == dash,
         )

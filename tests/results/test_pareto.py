@@ -11,7 +11,7 @@ import pytest
 
 from offcomp.results.atlas import read_measurements
 from offcomp.results.bundled import bundled_runs
-from offcomp.results.charts.pareto import FILLS, MOST_BARS, PALE, agreement_figure, front_figure
+from offcomp.results.charts.pareto import FILLS, MAX_BARS, PALE, agreement_figure, front_figure
 from offcomp.results.charts.theme import LIGHT, PALETTES, Palette
 from offcomp.results.pareto import (
     ERROR,
@@ -221,7 +221,7 @@ def test_one_run_hundreds_of_runs_and_long_names_can_be_drawn() -> None:
     figure = front_figure(table, LIGHT, NO_REFERENCES)
     assert len(figure.data) < 15
     barred = sum(len(trace.x) for trace in figure.data if trace.error_y.array is not None)
-    assert barred == table["on_front"].iloc[1:].sum() < MOST_BARS
+    assert barred == table["on_front"].iloc[1:].sum() < MAX_BARS
     long = run("a", 10, 3, model="n" * 100)
     other = run("b", 30, 3, model="n" * 100, modules=["m" * 100 + ".0"])
     texts = [t.text[0] for t in front_figure(front([long, other], "sentiment", "bytes"), LIGHT, NO_REFERENCES).data if t.text]

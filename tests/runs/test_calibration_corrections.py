@@ -213,7 +213,7 @@ def bits(loaded: LoadedModel) -> dict[str, Tensor]:
 
 
 def test_a_long_text_is_thinned_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corrections, "MOST_TOKENS", 60)
+    monkeypatch.setattr(corrections, "MAX_TOKENS", 60)
     batches = [
         TokenBatch({"attention_mask": torch.ones(4, width)}, torch.zeros(4, width, dtype=torch.bool)) for width in (3, 6, 10)
     ]

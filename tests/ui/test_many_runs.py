@@ -19,7 +19,7 @@ from offcomp.results import bundled
 from offcomp.results import runs as results
 from offcomp.results.runs import default_selection
 from offcomp.runs.store import Run, RunStore
-from offcomp.ui.compare.selection import MOST_COMPARED
+from offcomp.ui.compare.selection import MAX_COMPARED
 from offcomp.ui.runs.page import RUNS_A_PAGE
 from tests.made_runs import made_group, made_run, made_score, put_in_home
 from tests.pages import opened, step, texts
@@ -124,9 +124,9 @@ def test_compare_starts_with_a_few_and_says_which() -> None:
 def test_compare_takes_no_more_than_can_be_told_apart_and_says_so(link: str) -> None:
     app = opened("compare", runs=link)
     which = "newest" if link == "all" else "first"
-    assert app.multiselect(key="compare_runs").value == newest(MOST_COMPARED)
-    assert f"Comparing the {which} {MOST_COMPARED} of {RUNS} runs; choose others above." in app.warning[0].value
-    assert f"{MOST_COMPARED} of {MOST_COMPARED} runs shown." in texts(app)
+    assert app.multiselect(key="compare_runs").value == newest(MAX_COMPARED)
+    assert f"Comparing the {which} {MAX_COMPARED} of {RUNS} runs; choose others above." in app.warning[0].value
+    assert f"{MAX_COMPARED} of {MAX_COMPARED} runs shown." in texts(app)
     assert app.query_params["runs"] == "all"
     traces = [len(json.loads(chart.proto.spec)["data"]) for chart in app.get("plotly_chart")]
     assert traces
@@ -138,13 +138,13 @@ def test_compare_takes_no_more_than_can_be_told_apart_and_says_so(link: str) -> 
 def test_the_newest_can_be_taken_at_once() -> None:
     app = opened("compare")
     app.button(key="compare_all").click().run()
-    assert app.multiselect(key="compare_runs").value == newest(MOST_COMPARED)
+    assert app.multiselect(key="compare_runs").value == newest(MAX_COMPARED)
     assert "can be chosen above" not in texts(app)
 
 
 def test_runs_leads_to_a_comparison_of_the_newest() -> None:
     app = opened("runs")
-    assert f"Compare the newest {MOST_COMPARED}" in [link.proto.label for link in app.get("page_link")]
+    assert f"Compare the newest {MAX_COMPARED}" in [link.proto.label for link in app.get("page_link")]
 
 
 @pytest.mark.parametrize("page", ["runs", "compare", "examples", "compress"])

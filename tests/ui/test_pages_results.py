@@ -227,7 +227,7 @@ def test_where_the_command_takes_fewer_runs_than_are_chosen_it_is_said(
 ) -> None:
     app = opened("compare", runs=",".join(own))
     assert "On the command line:" in texts(app)
-    monkeypatch.setattr("offcomp.ui.downloads.MOST_IN_DETAIL", 1)
+    monkeypatch.setattr("offcomp.ui.downloads.MAX_IN_DETAIL", 1)
     app.run()
     assert "On the command line (the first 1 of these 2 runs):" in texts(app)
 

@@ -31,7 +31,7 @@ from offcomp.methods.base import Look, Method
 from offcomp.numerics.accounting import Codes, Shapes
 
 HEIGHT_BITS = 32
-LONGEST_SIDE = 1 << 20
+MAX_SIDE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Kronecker(Method):
         default=0,
         metadata={
             "help": "Number of rows of the left factor, rounded down to a divisor of the matrix height. 0 is automatic.",
-            "range": (0, LONGEST_SIDE),
+            "range": (0, MAX_SIDE),
         },
     )
     left_cols: int = field(
         default=0,
         metadata={
             "help": "Number of columns of the left factor, rounded down to a divisor of the matrix width. 0 is automatic.",
-            "range": (0, LONGEST_SIDE),
+            "range": (0, MAX_SIDE),
         },
     )
 

@@ -26,7 +26,7 @@ CONTEXT_OFFSET = 11
 EXPONENTS_PER_OCTAVE = 6
 """Resolution of row and column exponents; a context covers two consecutive values of their sum."""
 EXPONENT_RANGE = 120
-MOST_EXPONENTS = 1 << 24
+MAX_EXPONENTS = 1 << 24
 LENGTHS_PER_BIT = 16
 NEVER = 255
 
@@ -184,7 +184,7 @@ def encode_integers(values: Integers) -> list[NDArray[Any]]:
 def decode_integers(head: NDArray[np.int32], lengths: NDArray[np.uint8], code: NDArray[np.uint32]) -> Integers:
     """The inverse of `encode_integers`. Raises ValueError for an implausible number of integers."""
     smallest, number = (int(value) for value in head)
-    if not 0 <= number <= MOST_EXPONENTS:
+    if not 0 <= number <= MAX_EXPONENTS:
         raise ValueError(f"{number} exponents")
     if len(lengths) <= 1:
         return np.full(number, smallest, np.int64)

@@ -40,7 +40,7 @@ from offcomp.numerics.positions import decode_positions, encode_positions
 STEPS_PER_OCTAVE = 16
 NUM_VALUES = 12
 """Number of magnitudes whose value is stored for each quantizer; larger magnitudes decode to the grid."""
-MOST_ENTRIES_PER_BYTE = 64
+MAX_ENTRIES_PER_BYTE = 64
 """The number of entries per byte at the lowest rate of the method, an eighth of a bit per entry."""
 SECTIONS = ("i4", "f4", *("i4", "u1", "u4") * 3, "f2", "u1", "u4", "f4", "u1", "u1", "u1")
 """Types of the sections: layout, steps, three lists of exponents, values, tables, codes, three for outliers, and the basis."""
@@ -202,7 +202,7 @@ def check_plausible(shapes: Sequence[Sequence[int]], num_bytes: int, num_rows: i
     entries = sum(height * width for height, width in zip(heights, widths, strict=True))
     if min(heights + widths) < 1 or sum(heights) != num_rows or sum(widths) != num_columns:
         raise ValueError("the shapes of the blocks do not match their exponents")
-    if entries > MOST_ENTRIES_PER_BYTE * num_bytes:
+    if entries > MAX_ENTRIES_PER_BYTE * num_bytes:
         raise ValueError(f"{entries} entries in {num_bytes} bytes")
 
 

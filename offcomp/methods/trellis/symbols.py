@@ -24,13 +24,13 @@ from offcomp.methods.trellis.machine import Machine, Prices, machine, quantizers
 
 PRICE_PER_BIT = 0.6
 """Squared steps that one bit is worth."""
-LONGEST_CODE = 40.0
+MAX_CODE_LENGTH = 40.0
 """Price in bits of an integer that has never occurred."""
 LAPLACIAN_SHARE = 0.2
 EVIDENCE = 8.0
 """Number of pseudo-observations on the grid that are added when the value of an integer is estimated."""
 ROUNDS = 4
-MOST_MAGNITUDES = 1 << 14
+MAX_MAGNITUDES = 1 << 14
 ENTRIES_AT_ONCE = 1 << 19
 """Number of entries whose integers are chosen at a time."""
 
@@ -64,11 +64,11 @@ class SymbolModel:
 
     def prices(self, largest: float) -> Prices:
         """Prices and values of all magnitudes that targets up to `largest` (in steps) may need."""
-        number = min(2 * int(largest / 4) + 4, MOST_MAGNITUDES)
+        number = min(2 * int(largest / 4) + 4, MAX_MAGNITUDES)
         counts = expected_shares(number)
         known = self.counts[:, :number]
         counts[:, : known.shape[1]] += known
-        bits = np.minimum(-np.log2(counts / counts.sum(1, keepdims=True)), LONGEST_CODE) + (np.arange(number) > 0)
+        bits = np.minimum(-np.log2(counts / counts.sum(1, keepdims=True)), MAX_CODE_LENGTH) + (np.arange(number) > 0)
         priced = torch.from_numpy(bits.astype(np.float32)).reshape(NUM_CONTEXTS, 2, number)
         return Prices(self.machine, priced, torch.from_numpy(value_table(self.values, number)), PRICE_PER_BIT)
 

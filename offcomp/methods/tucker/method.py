@@ -35,7 +35,7 @@ from typing import ClassVar
 from offcomp.methods.base import Look, Method
 from offcomp.numerics.accounting import Shapes
 
-MOST_SLABS = 4096
+MAX_SLABS = 4096
 USUAL_HEIGHT = 16
 """Default number of rows per slab (`benchmarks/tucker_slabs.py`)."""
 
@@ -56,12 +56,12 @@ class Tucker(Method):
         default=0,
         metadata={
             "help": "Number of equal slabs, rounded down to a divisor of the number of rows. 0 gives slabs of about 16 rows.",
-            "range": (0, MOST_SLABS),
+            "range": (0, MAX_SLABS),
         },
     )
     slab_rank: int = field(
         default=0,
-        metadata={"help": "Rank across slabs. 0 keeps the full rank.", "range": (0, MOST_SLABS)},
+        metadata={"help": "Rank across slabs. 0 keeps the full rank.", "range": (0, MAX_SLABS)},
     )
     iterations: int = field(
         default=5, metadata={"help": "Number of rounds of orthogonal iteration after the higher-order SVD.", "range": (0, 100)}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BUNDLED = "bundled"
 BUNDLED_FILE = assets_folder() / "tasks" / "sentiment.csv"
 WEIGHTINGS = ("output", "equal")
-LONGEST_TEXT = 20_000  # characters; no model reads more
+MAX_TEXT_LENGTH = 20_000  # characters; no model reads more
 
 
 class CalibrationText(JsonModel):
@@ -77,12 +77,12 @@ class CalibrationText(JsonModel):
             raise InputError(f"calibration text {self.text!r} contains no text; specify a file with at least one line of text")
         drawn = np.random.default_rng(seed).permutation(len(texts))[: self.num_texts]
         used = [texts[index] for index in sorted(drawn.tolist())]
-        if cut := sum(len(text) > LONGEST_TEXT for text in used):
-            notes = (*notes, f"{cut:,} {'text' if cut == 1 else 'texts'} truncated to {LONGEST_TEXT:,} characters")
+        if cut := sum(len(text) > MAX_TEXT_LENGTH for text in used):
+            notes = (*notes, f"{cut:,} {'text' if cut == 1 else 'texts'} truncated to {MAX_TEXT_LENGTH:,} characters")
         left_out = left_out | {EMPTY: len(available) - len(texts), NOT_DRAWN: len(texts) - len(drawn)}
         left_out = {why: count for why, count in left_out.items() if count}
         rows = RowCounts(read=num_read, used=len(drawn), left_out=left_out, notes=notes)
-        return CalibrationTexts([text[:LONGEST_TEXT] for text in used], rows)
+        return CalibrationTexts([text[:MAX_TEXT_LENGTH] for text in used], rows)
 
     def _all(self) -> tuple[list[str], int, dict[str, int], tuple[str, ...]]:
         """The text of every row ("" if missing), the number of rows read, the number left out by reason, and any notes."""

@@ -19,9 +19,9 @@ from offcomp.planning.data.table_limits import check_cells, check_columns, line_
 DELIMITERS = (",", ";", "\t", "|")
 MARK = '"'
 SAMPLE = 2**16  # characters used to detect the delimiter
-MOST_RAGGED = 0.1  # fraction of the rows
-MOST_CLASSES = 50  # a column with more distinct values than this is not treated as categorical
-MOST_SHAPES = 5  # maximum number of distinct patterns in a column of identifiers, ignoring digits
+MAX_RAGGED = 0.1  # fraction of the rows
+MAX_CLASSES = 50  # a column with more distinct values than this is not treated as categorical
+MAX_SHAPES = 5  # maximum number of distinct patterns in a column of identifiers, ignoring digits
 LINE_END = re.compile(r"\r\n|\n|\r")
 NUMBER = re.compile(r"\s*[-+]?[\d.,]+(?:[eE][-+]?\d+)?\s*")
 CLOSED_WRONGLY = (
@@ -153,7 +153,7 @@ def _rows(text: str, delimiter: str, *, quoting: bool) -> Rows:
 def _check_even(rows: Rows, records: Sequence[Record]) -> None:
     """Raise InputError if too many rows have more or fewer cells than the header."""
     width = len(rows.heading)
-    if len(rows.ragged) <= MOST_RAGGED * rows.num_read:
+    if len(rows.ragged) <= MAX_RAGGED * rows.num_read:
         return
     odd = next(record for record in records if not record.is_blank and len(_trimmed(record.cells, width)) != width)
     raise InputError(
@@ -229,12 +229,12 @@ def _value_test(values: Sequence[str]) -> Callable[[str], bool] | None:
     distinct = {value.strip() for value in values}
     if len(values) < 2 or not distinct - {""}:
         return None
-    if len(distinct) <= min(MOST_CLASSES, len(values) // 2):
+    if len(distinct) <= min(MAX_CLASSES, len(values) // 2):
         return lambda value: value.strip() in distinct
     if all(NUMBER.fullmatch(value) for value in distinct if value):
         return lambda value: NUMBER.fullmatch(value) is not None
     shapes = {_digit_pattern(value) for value in distinct}
-    return (lambda value: _digit_pattern(value) in shapes) if len(shapes) <= min(MOST_SHAPES, len(values) // 2) else None
+    return (lambda value: _digit_pattern(value) in shapes) if len(shapes) <= min(MAX_SHAPES, len(values) // 2) else None
 
 
 def _digit_pattern(value: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import floor, inf, log10
 
-MOST_DECIMALS = 4
+MAX_DECIMALS = 4
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Metric:
 def _digits(value: float, digits: int) -> str:
     """Format a non-negative number with `digits` significant digits and without an exponent."""
     behind = digits - 1 - floor(log10(value)) if value > 0 else digits - 1
-    return f"{value:,.{max(0, min(behind, MOST_DECIMALS))}f}"
+    return f"{value:,.{max(0, min(behind, MAX_DECIMALS))}f}"
 
 
 _perplexity = partial(

@@ -27,9 +27,9 @@ from offcomp.planning.document import (
 )
 from offcomp.planning.json_checks import Malformed
 
-MOST_EXAMPLES = 10_000_000
-Examples = Annotated[Count, Field(ge=1, le=MOST_EXAMPLES), MustBe("a whole number, 1 or greater")]
-FlipCount = Annotated[Count, Field(le=MOST_EXAMPLES), MustBe("a whole number, 0 or greater")]
+MAX_EXAMPLES = 10_000_000
+Examples = Annotated[Count, Field(ge=1, le=MAX_EXAMPLES), MustBe("a whole number, 1 or greater")]
+FlipCount = Annotated[Count, Field(le=MAX_EXAMPLES), MustBe("a whole number, 0 or greater")]
 
 
 def _known_metric(name: str) -> str:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from offcomp.errors import InputError
 
-MOST_COLUMNS = 2_000
-MOST_CELLS = 6_000_000
+MAX_COLUMNS = 2_000
+MAX_CELLS = 6_000_000
 """Maximum number of cells; each takes about sixty bytes of memory."""
 
 
 def check_columns(count: int) -> None:
     """Raise InputError if a table has too many columns."""
-    if count > MOST_COLUMNS:
-        raise InputError(f"it has {count:,} columns, but the limit is {MOST_COLUMNS:,}; remove those that no task uses")
+    if count > MAX_COLUMNS:
+        raise InputError(f"it has {count:,} columns, but the limit is {MAX_COLUMNS:,}; remove those that no task uses")
 
 
 def check_cells(count: int) -> None:
     """Raise InputError if a table has too many cells."""
-    if count > MOST_CELLS:
-        raise InputError(f"it has more than {MOST_CELLS:,} cells; use fewer rows or columns")
+    if count > MAX_CELLS:
+        raise InputError(f"it has more than {MAX_CELLS:,} cells; use fewer rows or columns")
 
 
 def line_ends(text: str) -> int:

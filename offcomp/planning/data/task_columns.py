@@ -44,7 +44,7 @@ ROWS_A_CLASS = 8
 NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")  # scripts without spaces
 PLAIN_WORD = re.compile(r"\W*[^\W\d_]+(?:['’.-][^\W\d_]+)*\W*")
 DECIMAL_COMMA = re.compile(r"^(-?\d+),(\d+)$")
-MOST_RATINGS = 100  # with more rows than this, whole numbers that never repeat are codes
+MAX_RATINGS = 100  # with more rows than this, whole numbers that never repeat are codes
 WHOLE = re.compile(r"^(-?\d+)\.0+$")
 
 
@@ -151,7 +151,7 @@ def _words(text: str) -> int:
 def _are_row_numbers(numbers: Sequence[float]) -> bool:
     """Whether distinct whole numbers are sorted, consecutive, or too numerous to be ratings."""
     steps = [after > before for before, after in pairwise(numbers)]
-    return len(set(steps)) < 2 or max(numbers) - min(numbers) < len(numbers) or len(numbers) > MOST_RATINGS
+    return len(set(steps)) < 2 or max(numbers) - min(numbers) < len(numbers) or len(numbers) > MAX_RATINGS
 
 
 def chosen_columns(task: Task, contents: Mapping[str, Content], table: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from offcomp.planning.data.text_tables import TABLE_SUFFIXES as SUFFIXES
 from offcomp.planning.document import Flag, MustBe
 from offcomp.planning.json_fields import Texts, whole
 
-LONGEST_STEM = 90
+MAX_STEM_LENGTH = 90
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 OPTION_TYPES: Mapping[type, TypeAdapter[Any]] = {
     type(None): TypeAdapter(Annotated[Texts | None, MustBe("a list of class names")], config=_STRICT),
@@ -41,7 +41,7 @@ def own_task(
     """
     if not data.startswith((BUNDLED, HUB)):
         data = str(path_of(data).absolute())
-    stem = re.sub(r"[^A-Za-z0-9._+-]", "-", Path(data).stem).strip("._+-")[:LONGEST_STEM] or "data"
+    stem = re.sub(r"[^A-Za-z0-9._+-]", "-", Path(data).stem).strip("._+-")[:MAX_STEM_LENGTH] or "data"
     name = f"own-{stem}" if any(task.name == stem for task in TASKS) else stem
     return Task(
         name=name, family=family, data=data, title=stem, columns=dict(columns), options=dict(options or {}), source=source

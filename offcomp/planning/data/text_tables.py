@@ -35,7 +35,7 @@ log = logging.getLogger("offcomp")
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXT_SUFFIXES = (".txt", *TABLE_SUFFIXES)
 LARGEST_FILE = 2**30  # bytes
-LONGEST_REASON = 300  # characters
+MAX_REASON_LENGTH = 300  # characters
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # begins with the UTF-16 mark, so it is tested first
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -166,7 +166,7 @@ def as_numbers(values: pd.Series) -> pd.Series:
 
 def reason(error: Exception) -> str:
     """The first line of an error message, truncated if it is long."""
-    return first_line(error)[:LONGEST_REASON].rstrip(".")
+    return first_line(error)[:MAX_REASON_LENGTH].rstrip(".")
 
 
 def _tsv(text: str) -> TextTable:

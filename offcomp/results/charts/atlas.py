@@ -19,7 +19,7 @@ from offcomp.results.scores import METRICS, Metric, change_text, sentence_start
 TITLES_OF_SIZES = {"chosen": "linear weights", "matrices": "linear and embedding weights", "whole": "whole model"}
 GROUPING_STYLES = {ALONE: ("solid", ""), STACKED: ("dash", "-open")}
 TICKS = (1, 1.05, 1.1, 1.15, 1.2, 1.25, 1.5, 1.75, 2, 3, 4, 6, 8, 12, 16)
-MOST_TICKS = 10
+MAX_TICKS = 10
 MARKER_SIZE = 9
 LEGEND_ENTRY_PIXELS = 96  # two fit in a row on a phone
 CELL_PIXELS = 46
@@ -121,7 +121,7 @@ def _log_ratios(figure: go.Figure, table: pd.DataFrame) -> None:
     """Make the ratio axis logarithmic, include the original in its range, and label its ticks as ratios."""
     lowest, highest = min(1.0, table["byte_ratio"].min()), table["byte_ratio"].max()
     margin = 0.05 * log10(highest / lowest)
-    step = log10(highest / lowest) / MOST_TICKS
+    step = log10(highest / lowest) / MAX_TICKS
     ticks: list[float] = []
     for tick in TICKS:
         if lowest <= tick <= highest and (not ticks or log10(tick / ticks[-1]) >= step):

@@ -30,7 +30,7 @@ DENSE_FROM_ROWS = 8
 FRAME_PIXELS = 130
 LEGEND_ROW_PIXELS = 22
 LEGEND_PIXELS = 330  # width of a legend on a phone
-LONGEST_ROW_NAME = 26
+MAX_ROW_NAME_LENGTH = 26
 CROWDED = 0.75  # fraction of the axis beyond which labels go to the left of their markers
 
 
@@ -142,7 +142,7 @@ def in_rows(
     )
 
 
-def shortened(name: str, longest: int = LONGEST_ROW_NAME) -> str:
+def shortened(name: str, longest: int = MAX_ROW_NAME_LENGTH) -> str:
     """Shorten a long name in the middle, since its start and end may both be needed to identify it."""
     half = (longest - 1) // 2
     return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"

@@ -14,9 +14,9 @@ from offcomp.results.charts.style import FONT_SIZE, axis_title, colour_scale, ga
 from offcomp.results.charts.theme import Palette
 from offcomp.results.groups import MARGIN, kinds_words, module_words, spread_of, stem_and_layer, stem_title, tree_table
 
-MOST_NUMBERS = 12
+MAX_NUMBERS = 12
 """Maximum number of modules for which the cells show numbers."""
-MOST_LARGE_NUMBERS = 8  # more would need a smaller font to fit on a phone
+MAX_LARGE_NUMBERS = 8  # more would need a smaller font to fit on a phone
 CELL_PIXELS, LEAF_PIXELS = 44, 26
 HEAT_PIXELS = (330, 560)
 TREE_PIXELS = (300, 900)
@@ -32,7 +32,7 @@ def pair_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     cells = pd.concat([pairs, pairs.rename(columns={"first": "second", "second": "first"})])
     cells = cells.assign(x=cells["second"].map(indices), y=cells["first"].map(indices))
     limit = float(cells["gain"].abs().max()) or 1.0
-    few = len(names) <= MOST_NUMBERS
+    few = len(names) <= MAX_NUMBERS
     bar: dict[str, Any] = {
         "orientation": "h",
         "thickness": 8,
@@ -47,7 +47,7 @@ def pair_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     figure = go.Figure(gain_map(cells, limit, palette, gap=gap, colorbar=bar, showscale=not few, hoverongaps=False))
     if few:
         known = cells.dropna(subset="gain")
-        size = FONT_SIZE - 2 if len(names) <= MOST_LARGE_NUMBERS else FONT_SIZE - 4
+        size = FONT_SIZE - 2 if len(names) <= MAX_LARGE_NUMBERS else FONT_SIZE - 4
         figure.add_trace(text_trace(known["x"], known["y"], list(map(_signed, known["gain"])), palette, size))
     _module_axes(figure, names, palette)
     kind = _axis_words(names)
@@ -101,12 +101,12 @@ def _kind_spans(names: Sequence[str]) -> list[tuple[str, int, int]]:
 
 def _layer_ticks(names: Sequence[str]) -> list[str]:
     """Tick labels: the layer of each module, as space permits. If there are several kinds, each is named below its layers."""
-    step = 1 if len(names) <= 2 * MOST_NUMBERS else 4
+    step = 1 if len(names) <= 2 * MAX_NUMBERS else 4
     layers = [stem_and_layer(name)[1] for name in names]
     spans = _kind_spans(names)
     if len(spans) == 1:
         return [str(layer) if index % step == 0 else "" for index, layer in enumerate(layers)]
-    few = len(names) <= MOST_NUMBERS
+    few = len(names) <= MAX_NUMBERS
     texts = ["" if layer is None or not few else str(layer) for layer in layers]
     for title, start, length in spans:
         texts[start + (length - 1) // 2] += f"<br>{title}" if few else title
@@ -117,12 +117,12 @@ def _module_axes(figure: go.Figure, names: Sequence[str], palette: Palette) -> N
     across = _layer_ticks(names)
     spans = _kind_spans(names)
     several = len(spans) > 1
-    down = [literal_text(module_words([name])) for name in names] if several and len(names) <= MOST_NUMBERS else across
+    down = [literal_text(module_words([name])) for name in names] if several and len(names) <= MAX_NUMBERS else across
     ends = (-0.5, len(names) - 0.5)
     for update, texts, limits in ((figure.update_xaxes, across, ends), (figure.update_yaxes, down, ends[::-1])):
         shown = {index: text for index, text in enumerate(texts) if text}
         update(tickvals=list(shown), ticktext=list(shown.values()), range=limits, showgrid=False, zeroline=False, ticks="")
-    figure.update_xaxes(tickangle=-90 if several and len(names) > MOST_NUMBERS else 0)
+    figure.update_xaxes(tickangle=-90 if several and len(names) > MAX_NUMBERS else 0)
     line = {"color": palette.text, "width": 1}
     for _, start, _ in spans[1:]:
         figure.add_vline(x=start - 0.5, line=line)
@@ -178,7 +178,7 @@ def _merge_marks(
     return go.Scatter(
         x=x,
         y=y,
-        mode="markers+text" if len(merges) < MOST_NUMBERS else "markers",
+        mode="markers+text" if len(merges) < MAX_NUMBERS else "markers",
         marker={
             "size": 11,
             "color": gains,
@@ -200,7 +200,7 @@ def _tree_axes(figure: go.Figure, leaves: pd.DataFrame, x: Sequence[float], pale
     names = list(leaves["module"])
     kind = _axis_words(names)
     labels = [str(stem_and_layer(name)[1]) if kind else literal_text(module_words([name])) for name in names]
-    size = FONT_SIZE if len(names) <= 2 * MOST_NUMBERS else FONT_SIZE - 4
+    size = FONT_SIZE if len(names) <= 2 * MAX_NUMBERS else FONT_SIZE - 4
     gain_title = "gain from merging, in<br>thousandths of relative error<br>(left of the line: it helps)"
     figure.update_xaxes(
         title=axis_title(gain_title, FONT_SIZE - 1),

@@ -19,10 +19,10 @@ SPECTRUM_PIXELS = 310
 ROWS_PIXELS = 380
 MAP_PIXELS = 388
 MAP_SHARE = 0.86  # fraction of the chart's width and height used by the map; the bars take up the rest
-MOST_DECADES = 4
-MOST_STORED = 1.05  # fraction of the original parameters beyond which lines are not drawn
+MAX_DECADES = 4
+MAX_STORED = 1.05  # fraction of the original parameters beyond which lines are not drawn
 PERCENTILE = 99.5
-MOST_DOTS = 400
+MAX_DOTS = 400
 """Maximum number of rows drawn: the browser redraws every dot whenever the slider moves."""
 SMALL_FONT = FONT_SIZE - 2
 MAP_MARGINS = {"l": 50, "r": 4, "t": 34, "b": 76}
@@ -33,7 +33,7 @@ def spectrum_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figu
     values, noise = table["singular_value"].to_numpy(), table["random_value"].to_numpy()
     top = float(max(values[0], noise[0], np.finfo(np.float32).tiny))
     positive = values[values > 0]
-    bottom = max(float(positive[-1]) if len(positive) else top / 10, top / 10**MOST_DECADES) * 0.8
+    bottom = max(float(positive[-1]) if len(positive) else top / 10, top / 10**MAX_DECADES) * 0.8
     colour, ranks = palette.series["svd"], table["rank"].to_numpy()
     unseen = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "x": ranks[:rank]}
     data = [
@@ -71,11 +71,11 @@ def energy_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figure
     )
     data = []
     for column, name, line_colour, dash in lines:
-        shown = table[table[column] <= MOST_STORED]
+        shown = table[table[column] <= MAX_STORED]
         hover = {"hovertemplate": f"rank %{{x}}: %{{y:.1f}} %<extra>{name}</extra>", "name": name}
         data.append(_line([0, *shown["rank"]], [0, *100 * shown[column]], line_colour, dash) | hover)
     for column, symbol, mark_colour in (("energy_kept", MARKERS["svd"], colour), ("stored_fraction", "square", palette.text)):
-        if chosen[column] <= MOST_STORED:
+        if chosen[column] <= MAX_STORED:
             marker = {"symbol": symbol, "size": 10, "color": mark_colour, "line": {"width": 2, "color": palette.surface}}
             point = {"x": [rank], "y": [100 * chosen[column]], "mode": "markers"}
             data.append(point | {"marker": marker, "hoverinfo": "skip", "showlegend": False})
@@ -234,7 +234,7 @@ def cell_words(shape: tuple[int, int]) -> str:
 def rows_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     """Plot the cosine between each row and its reconstruction against row length (log scale), with decile medians."""
     colour, medians = palette.series["svd"], median_table(table)
-    drawn = table.iloc[np.unique(np.linspace(0, len(table) - 1, min(len(table), MOST_DOTS)).round().astype(int))]
+    drawn = table.iloc[np.unique(np.linspace(0, len(table) - 1, min(len(table), MAX_DOTS)).round().astype(int))]
     dots = {
         "x": drawn["norm"],
         "y": drawn["cosine"],

@@ -20,9 +20,9 @@ PARAMETERS, COMPRESSIBLE = "parameters", "compressible"
 TITLES = {PARAMETERS: "How large is each matrix?", COMPRESSIBLE: "Which matrices does SVD compress well?"}
 SCALES = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1.0, ""))
 DECADES = 2.3  # orders of magnitude of size that the colours distinguish
-LONGEST_LABEL = 24
-LONGEST_LINE = 14
-MOST_TICKS = 26
+MAX_LABEL_LENGTH = 24
+MAX_LINE_LENGTH = 14
+MAX_TICKS = 26
 ROW_PIXELS = 33
 DENSE_ROW_PIXELS, DENSE_FROM_ROWS = 24, 14
 CELL_PIXELS, DENSE_CELL_PIXELS = 33, 24  # minimum width that fits a number
@@ -184,12 +184,12 @@ def _frames(cells: pd.DataFrame, columns: int, line: dict[str, Any]) -> go.Scatt
 def _axes(labels: pd.DataFrame, columns: int) -> dict[str, dict[str, Any]]:
     """Axes with rows from top to bottom, layers from left to right, and no grid."""
     dense = len(labels) >= DENSE_FROM_ROWS
-    names = [shortened(name, LONGEST_LABEL) for name in row_labels(labels)]
+    names = [shortened(name, MAX_LABEL_LENGTH) for name in row_labels(labels)]
     bottom = float(labels["y"].max()) + 0.5 if len(labels) else 0.5
     layered = bool(labels["x"].notna().any())
     layer_axis = {
         "title": axis_title("layer" if layered else ""),
-        "tickvals": list(range(0, columns, 1 if columns <= MOST_TICKS else 4)) if layered else [],
+        "tickvals": list(range(0, columns, 1 if columns <= MAX_TICKS else 4)) if layered else [],
         "range": [-0.5, columns - 0.5],
         "tickangle": 0,
     }
@@ -206,7 +206,7 @@ def _axes(labels: pd.DataFrame, columns: int) -> dict[str, dict[str, Any]]:
 def _wrapped(name: str) -> str:
     """Split a long name over two lines, since phones are narrow."""
     first, _, last = name.rpartition(" ")
-    return f"{first}<br>{last}" if first and len(name) > LONGEST_LINE else name
+    return f"{first}<br>{last}" if first and len(name) > MAX_LINE_LENGTH else name
 
 
 def row_labels(labels: pd.DataFrame) -> list[str]:

@@ -24,9 +24,9 @@ LEGEND_ENTRY_PIXELS = 104
 LEGEND_ABREAST = 3  # legend entries per row on a phone
 MARKER_SIZE, STAR_SIZE, KEY_SIZE = 12, 17, 10
 PALE = 0.38
-MOST_BARS = 40
+MAX_BARS = 40
 """If there are more runs than this, only those on the front have error bars, to avoid overlap."""
-MOST_LABELS = 6
+MAX_LABELS = 6
 RUN = 1
 """Index of the run id in the custom data of a marker."""
 FREE_WIDTH, FREE_HEIGHT = 0.4, 0.07
@@ -51,7 +51,7 @@ def front_figure(table: pd.DataFrame, palette: Palette, references: pd.DataFrame
     _step_line(figure, shown, palette)
     labelled = _labels_fit(shown)
     for (_, _, on_front), part in runs.groupby(["style_key", "grouping", "on_front"], sort=False):
-        bars = len(runs) <= MOST_BARS or bool(on_front)
+        bars = len(runs) <= MAX_BARS or bool(on_front)
         figure.add_trace(_marks(part, palette, metric, pale=not on_front, bars=bars))
     _ring(figure, runs[runs["run"] == picked], palette)
     if not labelled:
@@ -146,7 +146,7 @@ def _star(figure: go.Figure, original: pd.DataFrame, palette: Palette, metric: M
 def _labels_fit(shown: pd.DataFrame) -> bool:
     """Whether every marker can be labelled: there must be only a few, and no label may cover another marker."""
     points = list(zip(shown["size"], shown["value"], strict=True))
-    if len(points) > MOST_LABELS:
+    if len(points) > MAX_LABELS:
         return False
     width = (shown["size"].max() - shown["size"].min()) or 1.0
     height = max(shown["high"].max() - shown["low"].min(), 1e-9)

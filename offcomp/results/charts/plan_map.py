@@ -10,12 +10,12 @@ from offcomp.models.families import KIND_TITLES
 from offcomp.results.charts.theme import Palette
 
 CELL, GAP = 10, 2
-MOST_COLUMNS = 48
+MAX_COLUMNS = 48
 TITLE = "Map of the chosen weights: {} of {} matrices, one row per kind, one column per layer."
 
 
 def plan_map_svg(info: ModelInfo, chosen: Collection[str], palette: Palette) -> str:
-    """The map as SVG. Kinds without layers occupy one cell. Layers beyond the first MOST_COLUMNS are left out."""
+    """The map as SVG. Kinds without layers occupy one cell. Layers beyond the first MAX_COLUMNS are left out."""
     rows: dict[tuple[str, str], list[ModuleSpec]] = {}
     for spec in info.modules:
         if spec.default:
@@ -30,9 +30,9 @@ def plan_map_svg(info: ModelInfo, chosen: Collection[str], palette: Palette) -> 
         )
         for row, specs in enumerate(rows.values())
         for column, spec in enumerate(specs)
-        if (spec.layer or 0) < MOST_COLUMNS
+        if (spec.layer or 0) < MAX_COLUMNS
     ]
-    columns = min(MOST_COLUMNS, max([(spec.layer or 0) + 1 for specs in rows.values() for spec in specs], default=1))
+    columns = min(MAX_COLUMNS, max([(spec.layer or 0) + 1 for specs in rows.values() for spec in specs], default=1))
     width, height = columns * step, max(1, len(rows)) * step
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-{GAP} -{GAP} {width + GAP} {height + GAP}">{"".join(cells)}</svg>'

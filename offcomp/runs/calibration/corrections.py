@@ -37,7 +37,7 @@ from offcomp.runs.calibration.moments import token_weights
 from offcomp.runs.calibration.passes import Calibration
 from offcomp.runs.calibration.substitutions import Reconstructed
 
-MOST_TOKENS = 8192
+MAX_TOKENS = 8192
 """Maximum number of tokens, including padding: the whole text is run at once, and its activations have to fit in memory."""
 
 
@@ -72,7 +72,7 @@ class Corrector:
 
     Args:
         specs: the modules whose matrices are replaced.
-        batches: the text; if it exceeds MOST_TOKENS with padding, texts are left out evenly across all lengths.
+        batches: the text; if it exceeds MAX_TOKENS with padding, texts are left out evenly across all lengths.
         what: which parameters to correct, see `planning.plan.CORRECTIONS`.
         weighting: "output" weights each token by 1 / ‖output of the original‖², "equal" weights all tokens alike.
     """
@@ -192,10 +192,10 @@ class Corrector:
 
 
 def joined(batches: Sequence[TokenBatch]) -> TokenBatch:
-    """One batch with the texts of all batches, counting all tokens; some texts are left out if they exceed MOST_TOKENS."""
+    """One batch with the texts of all batches, counting all tokens; some texts are left out if they exceed MAX_TOKENS."""
     width = max(batch.counted.shape[1] for batch in batches)
     num_texts = sum(len(batch.counted) for batch in batches)
-    most = max(2, MOST_TOKENS // width)
+    most = max(2, MAX_TOKENS // width)
     chosen = torch.linspace(0, num_texts - 1, min(most, num_texts)).round().long().to(batches[0].counted.device)
 
     def join(tensors: Sequence[Tensor]) -> Tensor:

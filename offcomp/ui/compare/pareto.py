@@ -9,7 +9,7 @@ import streamlit as st
 
 from offcomp.results import pareto
 from offcomp.results.atlas import read_measurements
-from offcomp.results.charts.pareto import MOST_BARS, RUN, agreement_figure, front_figure
+from offcomp.results.charts.pareto import MAX_BARS, RUN, agreement_figure, front_figure
 from offcomp.results.originals import model_titles
 from offcomp.results.pareto import ERROR, front_table, measures_of, metric_named, sharing_an_axis
 from offcomp.results.runs import short_names
@@ -23,7 +23,7 @@ from offcomp.ui.frame import palette
 from offcomp.ui.switch import choose_one
 
 FRONT, MEASURE, MODEL = "compare_front", "compare_measure", "compare_model"
-FEWEST_TO_AGREE = 3
+MIN_TO_AGREE = 3
 
 
 def show_front(runs: Sequence[Run]) -> None:
@@ -105,7 +105,7 @@ def _reading(table: pd.DataFrame, references: pd.DataFrame) -> str:
         parts.append(
             "Pale: dominated by another run, which is at least as small and as good; if bars overlap, this may be chance."
         )
-    if len(runs) > MOST_BARS and metric_named(table["metric"].iloc[0]) is not ERROR:
+    if len(runs) > MAX_BARS and metric_named(table["metric"].iloc[0]) is not ERROR:
         parts.append("With this many runs, only those on the Pareto front show a 95 % interval.")
     if len(references):
         parts.append("Dashed lines: bundled measurements with every linear weight rounded; the legend shows the sizes.")
@@ -117,7 +117,7 @@ def agreement_measure(runs: Sequence[Run]) -> str | None:
     scored = [measure for measure in measures_of(runs) if measure != ERROR.name]
     chosen = st.session_state.get(MEASURE)
     ordered = sorted(scored, key=lambda measure: measure != chosen)
-    enough = (measure for measure in ordered if len(_of_the_same(runs, measure)) >= FEWEST_TO_AGREE)
+    enough = (measure for measure in ordered if len(_of_the_same(runs, measure)) >= MIN_TO_AGREE)
     return next(enough, None)
 
 

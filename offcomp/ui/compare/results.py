@@ -27,11 +27,11 @@ from offcomp.ui.escape import plain, plain_table
 from offcomp.ui.frame import palette
 from offcomp.ui.switch import choose_one
 
-MOST_CARDS = 4
-MOST_CONCERNS = 4
-MOST_NAMED = 20
-MOST_NOTED = 4
-MOST_IN_DETAIL = 40
+MAX_CARDS = 4
+MAX_CONCERNS = 4
+MAX_NAMED = 20
+MAX_NOTED = 4
+MAX_IN_DETAIL = 40
 """With more runs, one mark or column per run would be illegible and slow."""
 METRIC_PIXELS = {"Accuracy": 136, "Score": 136, "Cosine distance": 136, "Agreement": 124, "Stored bytes": 124}
 WIDE_METRIC_PIXELS = 158
@@ -56,10 +56,10 @@ def show_answer(runs: Sequence[Run]) -> None:
     """Answer the page's question in one sentence and warn about anything that makes the comparison unfair."""
     st.markdown(plain(answer(runs)))
     warnings = warnings_of(runs)
-    for sentence in warnings[:MOST_CONCERNS]:
+    for sentence in warnings[:MAX_CONCERNS]:
         st.warning(plain(sentence), icon=":material/warning:")
-    if len(warnings) > MOST_CONCERNS:
-        st.caption(f"{len(warnings) - MOST_CONCERNS:,} more warnings are not shown.")
+    if len(warnings) > MAX_CONCERNS:
+        st.caption(f"{len(warnings) - MAX_CONCERNS:,} more warnings are not shown.")
     _show_size_notes(runs)
 
 
@@ -67,22 +67,22 @@ def _show_size_notes(runs: Sequence[Run]) -> None:
     """Show caveats about the sizes, one line per run, for the first few runs that have any."""
     names = short_names(runs)
     noted = [(names[run.id], notes) for run in runs if (notes := size_notes(result_of(run).groups))]
-    for name, notes in noted[:MOST_NOTED]:
+    for name, notes in noted[:MAX_NOTED]:
         st.caption(plain(f"{name}: {' '.join(notes)}"))
-    if len(noted) > MOST_NOTED:
-        st.caption(f"For notes on the sizes of {len(noted) - MOST_NOTED} more runs, see the report or run 'offcomp show'.")
+    if len(noted) > MAX_NOTED:
+        st.caption(f"For notes on the sizes of {len(noted) - MAX_NOTED} more runs, see the report or run 'offcomp show'.")
 
 
 def few_enough(runs: Sequence[Run]) -> bool:
     """Return whether there are few enough runs for the detailed charts; if not, show a caption that says so."""
-    if len(runs) > MOST_IN_DETAIL:
-        st.caption(f"To see detailed charts and the table of differences, choose at most {MOST_IN_DETAIL} runs.")
-    return len(runs) <= MOST_IN_DETAIL
+    if len(runs) > MAX_IN_DETAIL:
+        st.caption(f"To see detailed charts and the table of differences, choose at most {MAX_IN_DETAIL} runs.")
+    return len(runs) <= MAX_IN_DETAIL
 
 
 def show_figures(runs: Sequence[Run], *, brief: bool = False, columns: int = 2) -> None:
     """Show each run's key figures: one card per run, or a single table for many runs."""
-    if len(runs) > MOST_CARDS:
+    if len(runs) > MAX_CARDS:
         table = run_table(runs).drop(columns=["run", "model"])
         show_table(table, "compare_figures", formats=number_formats(table))
         return
@@ -226,7 +226,7 @@ def show_differences(runs: Sequence[Run]) -> None:
 def show_origins(runs: Sequence[Run]) -> None:
     """List each run's origin, plan, seed, versions and machine in a collapsed expander."""
     with st.expander("Where these numbers come from"):
-        for run in runs[:MOST_NAMED]:
+        for run in runs[:MAX_NAMED]:
             st.caption(f"**{plain(label(run))}**. {plain(origin_text(run))}")
-        if len(runs) > MOST_NAMED:
-            st.caption(f"{MOST_NAMED} of {len(runs)} runs are shown; the downloads below include all of them.")
+        if len(runs) > MAX_NAMED:
+            st.caption(f"{MAX_NAMED} of {len(runs)} runs are shown; the downloads below include all of them.")

@@ -18,12 +18,12 @@ PROBLEMS = "compare_problems"
 WRITTEN = "compare_written"
 DEFAULT = "compare_usual"
 """Session state key of the flag that marks a default choice."""
-MOST_COMPARED = 100
+MAX_COMPARED = 100
 """With more runs, marks would overlap and the long list of names would slow the page down."""
 COLLAPSED_FROM = 9
 """When more runs than this are chosen, the list is collapsed to keep the page's answer in view."""
 SIBLINGS_SHOWN = 3
-MOST_PROBLEMS = 5
+MAX_PROBLEMS = 5
 
 
 def choose_runs() -> list[Run]:
@@ -40,7 +40,7 @@ def choose_runs() -> list[Run]:
     st.session_state[SELECTION] = [name for name in st.session_state[SELECTION] if name in pool]
     if not own:
         _invite()
-    newest = [run.id for run in own[:MOST_COMPARED]]
+    newest = [run.id for run in own[:MAX_COMPARED]]
     chosen = _choose_from(pool, newest)
     runs = [pool[name] for name in chosen]
     if own and st.session_state[DEFAULT] and len(chosen) < len(pool):
@@ -83,15 +83,15 @@ def _apply_link(everything: Sequence[Run], own: Sequence[Run], bundled: Sequence
     names = [run.id for run in own] if linked == draft.EVERY_RUN else _linked_ids()
     available = [name for name in names if name in finished]
     missing = [name for name in names if name not in finished]
-    state[PROBLEMS] = [_problem(name, everything) for name in missing[:MOST_PROBLEMS]]
-    if len(missing) > MOST_PROBLEMS:
-        more = len(missing) - MOST_PROBLEMS
+    state[PROBLEMS] = [_problem(name, everything) for name in missing[:MAX_PROBLEMS]]
+    if len(missing) > MAX_PROBLEMS:
+        more = len(missing) - MAX_PROBLEMS
         state[PROBLEMS].append(f"{more:,} more {'run' if more == 1 else 'runs'} in the link cannot be shown.")
-    if len(available) > MOST_COMPARED:
+    if len(available) > MAX_COMPARED:
         which = "newest" if linked == draft.EVERY_RUN else "first"
-        state[PROBLEMS].append(f"Comparing the {which} {MOST_COMPARED} of {len(available):,} runs; choose others above.")
+        state[PROBLEMS].append(f"Comparing the {which} {MAX_COMPARED} of {len(available):,} runs; choose others above.")
     state[DEFAULT] = not available
-    state[SELECTION] = available[:MOST_COMPARED] or default_selection(own, bundled)
+    state[SELECTION] = available[:MAX_COMPARED] or default_selection(own, bundled)
 
 
 def _default_text(chosen: Sequence[Run]) -> str:
@@ -111,7 +111,7 @@ def _choose_from(pool: Mapping[str, Run], newest: Sequence[str]) -> list[str]:
             key=SELECTION,
             format_func=lambda name: label(pool[name]) + (", bundled" if origin(pool[name]) == "bundled" else ""),
             placeholder="Choose one or more finished runs",
-            max_selections=MOST_COMPARED,
+            max_selections=MAX_COMPARED,
             on_change=_chosen_by_hand,
             persist_state="session",
         )

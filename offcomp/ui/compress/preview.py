@@ -23,7 +23,7 @@ from offcomp.ui.lab.answers import Lab
 from offcomp.ui.lab.choices import Choices
 
 COMPUTING = "Computing and caching the singular values of these groups. The exact error will appear in a few seconds."
-MOST_SOURCES = 20
+MAX_SOURCES = 20
 
 
 def show_what_if(lab: Lab) -> None:
@@ -61,7 +61,7 @@ def _show_errors(lab: Lab) -> None:
 def _sources(choices: Choices, points: pd.DataFrame, measured: Sequence[Measured]) -> None:
     """Show the source of each mark in the chart, and offer the full list as a CSV file."""
     with st.expander("Where each mark comes from"):
-        shown = points.tail(MOST_SOURCES)
+        shown = points.tail(MAX_SOURCES)
         for row in shown.to_dict("records"):
             st.caption(
                 f"**{plain(row['method'])}**, {row['ratio']:.2f}x smaller, {row['relative_error']:.3f}. {plain(row['about'])}"

@@ -25,7 +25,7 @@ from offcomp.ui.frame import palette, reporting_errors
 from offcomp.ui.jobs import end_survey, request_survey, wait_for
 from offcomp.ui.lab.answers import Lab
 
-MOST_MODULES = 64
+MAX_MODULES = 64
 LISTED = 5
 KINDS, RATIO, STACKING = "groups_kinds", "groups_ratio", "groups_stacking"
 DEFAULT_KIND, DEFAULT_RATIO = "attention_output", 2.0
@@ -107,9 +107,9 @@ def show(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float, stack: st
     if len(specs) < 2:
         _explain_too_few(info, specs)
         return
-    if len(specs) > MOST_MODULES:
+    if len(specs) > MAX_MODULES:
         count = len(specs) * (len(specs) - 1) // 2
-        raise InputError(f"{len(specs)} modules make {count:,} pairs; choose kinds with at most {MOST_MODULES} modules in all")
+        raise InputError(f"{len(specs)} modules make {count:,} pairs; choose kinds with at most {MAX_MODULES} modules in all")
     stored = find_survey(info, specs, ratio, home_folder())
     if stored is None:
         _wait(info, specs, ratio)

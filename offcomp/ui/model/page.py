@@ -26,7 +26,7 @@ from offcomp.ui.switch import choose_one
 COLOURS = {PARAMETERS: "Parameters", COMPRESSIBLE: "Compressible"}
 COLOUR_HELP = "Colour the cells by parameter count, or by the relative error of SVD on each matrix alone at the draft's ratio."
 MAP, MODULE, REQUESTED = "model_map", "model_module", "model_spectra"
-MOST_LAYERS_IN_COLUMN = 12  # a deeper model needs the full width for its map
+MAX_LAYERS_IN_COLUMN = 12  # a deeper model needs the full width for its map
 TEXT_PIXELS = 175
 NAMES = {"cols": "Columns", "in_plan": "In your plan", "relative_error": "Relative error of SVD"}
 HIDDEN = ["row", "known_error"]
@@ -55,7 +55,7 @@ def show_model(lab: Lab) -> None:
 def _explore(info: ModelInfo, colour: str, ratio: float) -> None:
     """Show the map and the selected module, in a fragment to keep clicks responsive."""
     answer = st.empty()
-    deep = max((spec.layer or 0 for spec in info.modules), default=0) >= MOST_LAYERS_IN_COLUMN
+    deep = max((spec.layer or 0 for spec in info.modules), default=0) >= MAX_LAYERS_IN_COLUMN
     left, right = (st.container(), st.container()) if deep else st.columns([7, 4], gap="large")
     with left:
         errors = svd_errors(info, home_folder(), ratio, *_storage()) if ratio else {}
@@ -85,7 +85,7 @@ def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -
         alt += "the Module selector and the table below have the same data."
         draw_clickable(figure, MAP, alt, partial(_pick_clicked, info))
     layers = table["layer"].nunique()
-    hint = f" Scroll sideways to see all {layers} layers." if layers > MOST_LAYERS_IN_COLUMN else ""
+    hint = f" Scroll sideways to see all {layers} layers." if layers > MAX_LAYERS_IN_COLUMN else ""
     st.caption(
         f"Solid outline: in your plan. Dotted: selected. Click a cell to select it, or use the *Module* selector.{plain(hint)}"
     )

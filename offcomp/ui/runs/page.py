@@ -14,7 +14,7 @@ from offcomp.results.scores import brief_difference, metric_of, on_task, sentenc
 from offcomp.runs.result import overall_error
 from offcomp.runs.store import OF_A_SAMPLE, BadFolder, Run, RunStore
 from offcomp.ui import draft
-from offcomp.ui.compare.selection import MOST_COMPARED
+from offcomp.ui.compare.selection import MAX_COMPARED
 from offcomp.ui.escape import code, plain
 from offcomp.ui.frame import reporting_errors
 from offcomp.ui.jobs import model_info
@@ -62,7 +62,7 @@ def list_runs() -> None:
     if done:
         right.page_link(
             "pages/compare.py",
-            label="Compare the finished runs" if done <= MOST_COMPARED else f"Compare the newest {MOST_COMPARED}",
+            label="Compare the finished runs" if done <= MAX_COMPARED else f"Compare the newest {MAX_COMPARED}",
             icon=":material/compare_arrows:",
             query_params={draft.RUNS: draft.EVERY_RUN},
         )

@@ -40,7 +40,7 @@ for path in map(Path, sys.argv[1:]):
     print(json.dumps([path.name, taken // 1024, said]), flush=True)
     os._exit(0)
 """
-MOST_MEGABYTES = 100
+MAX_MEGABYTES = 100
 
 
 def npy_header(shape: str, dtype: str = "<f4") -> bytes:
@@ -128,11 +128,11 @@ def test_a_file_is_refused_by_its_headers(name: str, found: dict[str, tuple[int,
     megabytes, said = found[name]
     assert FILES[name][1] in said
     assert name in said
-    assert megabytes < MOST_MEGABYTES
+    assert megabytes < MAX_MEGABYTES
 
 
 def test_no_more_is_unpacked_than_an_archive_says(found: dict[str, tuple[int, str]]) -> None:
-    assert found["understated.npz"][0] < MOST_MEGABYTES
+    assert found["understated.npz"][0] < MAX_MEGABYTES
 
 
 def test_matrices_below_the_limit_are_read(found: dict[str, tuple[int, str]]) -> None:
