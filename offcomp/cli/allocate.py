@@ -79,7 +79,7 @@ def allocate(arguments: argparse.Namespace) -> None:
         write_plan(arguments.out, proposal.plan)
         return emit(arguments, proposal_document(proposal), lambda: proposal_text(proposal))
     if by_sensitivity and arguments.total_ratio is None and arguments.total_size is None:
-        raise InputError("--weighting sensitivity divides a size; use --total-ratio, --total-size or --target")
+        raise InputError("--weighting sensitivity requires a size; use --total-ratio, --total-size or --target")
     check_groups(plan)
     measured = sensitivity.compute(plan, home_folder()) if by_sensitivity else {}
     curves = [with_floor(curve, arguments.floor) for curve in curves_of(plan, info, arguments, measured)]
@@ -103,7 +103,7 @@ def allocate(arguments: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Divided:
-    """A divided budget, the same budget divided uniformly if possible, and the predicted losses of both if measured."""
+    """A divided budget, the same budget divided uniformly if possible, and the predicted losses if sensitivities are known."""
 
     result: Allocation
     uniform: Allocation | None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from offcomp.models.loading import LoadedModel
 
 DATA_NOTE = (
-    "data: bundled data comes with offcomp; hub data is downloaded once and cached. head: required suffix of the model's class."
+    "data: bundled data comes with offcomp; hub data is downloaded once and cached. head: required suffix of the class name."
 )
 
 
@@ -102,7 +102,7 @@ def without_task(info: ModelInfo) -> str:
         return f"{info.model} ({info.architecture}) does not read text, so it supports no family of tasks"
     fitting = ", ".join(families)
     return (
-        f"{info.model} supports no bundled task; choose one with --task, or use your own with --data and --family ({fitting})"
+        f"{info.model} supports no bundled task; use another with --task, or use your own with --data and --family ({fitting})"
     )
 
 

@@ -33,7 +33,7 @@ def target_flags(sizes: Any) -> None:
         "--max-error", type=float, metavar="ERROR", help="largest relative error over all chosen weights, as in .3"
     )
     sizes.add_argument(
-        "--lose", metavar="TEXT", help="how far a score may fall, as in '1 point of similarity' or '5 %% of perplexity'"
+        "--lose", metavar="TEXT", help="how much worse a score may get, as in '1 point of similarity' or '5 %% of perplexity'"
     )
 
 

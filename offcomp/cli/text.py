@@ -94,7 +94,7 @@ def run_text(run: Run) -> str:
     if reading := calibration_reading(group.calibration for group in result.groups):
         lines.append(f"calibration: {reading}")
     if result.corrections:
-        lines.append(f"corrected: {run.plan.correct} ({len(result.corrections)} parameters, as large as before)")
+        lines.append(f"corrected: {run.plan.correct} ({len(result.corrections)} vectors of unchanged size)")
     return "\n".join(lines).rstrip()
 
 

@@ -32,8 +32,9 @@ Arrays = Mapping[str, NDArray[Any]]
 class TaskData:
     """The examples of a task.
 
-    splits      `test`, and also `train` and `validation` if the family trains a probe. Columns are `text`, or both `sentence1`
-                and `sentence2`; plus `label` (a ClassLabel) or `score` (float) if the family has a target
+    splits      `test`; also `train` and `validation` if the family trains a probe, otherwise `validation` if the source has
+                one. Columns are `text`, or both `sentence1` and `sentence2`; plus `label` (a ClassLabel) or `score` (float)
+                if the family has a target
     digest      twelve hexadecimal digits that identify the content of all splits
     tested_on   the source split used for testing ("test", or "validation" if the test split has no public answers)
     rows        how many source rows were read and used, and why other rows were left out; None if unknown

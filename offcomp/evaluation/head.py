@@ -99,7 +99,7 @@ class Head(Evaluator):
 class BetterOrder:
     """A label order that fits clearly better than the current order.
 
-    outputs     (classes,): for each class, the class that the output currently assigned to it should represent instead
+    outputs     (classes,): for each class, the class that its current output should represent
     accuracy    accuracy under this order
     now         accuracy under the current order
     """
@@ -118,7 +118,7 @@ def better_order(truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> Bett
 
     truth, predicted    classes (examples,): the true ones, and those predicted by the original model under the current order
 
-    The best alternative must beat the current order and the majority class by a significant margin, given the number of orders.
+    The best alternative must beat the current order and the majority class significantly, corrected for the number of orders.
     """
     count, total = int(max(truth.max(), predicted.max())) + 1, len(truth)
     table = np.zeros((count, count))

@@ -98,7 +98,7 @@ def row_bounds(words: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
 
 
 def chosen_tokens(units: Sequence[int], fraction: float, generator: np.random.Generator) -> list[int]:
-    """Sorted indices of the tokens to mask, adding random units (runs of equal numbers) until the fraction is reached."""
+    """Sorted indices of the tokens to mask: random units (runs of equal numbers) are added until the fraction is reached."""
     members = [[index for index, _ in group] for _, group in groupby(enumerate(units), key=lambda pair: pair[1])]
     wanted = max(1, round(fraction * len(units)))
     hidden: list[int] = []

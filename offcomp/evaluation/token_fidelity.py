@@ -131,9 +131,9 @@ def log_probabilities(logits: Tensor, tokens: Tensor | None) -> Tensor:
 
 
 def merged_note(logs: NDArray[np.float32]) -> str:
-    """State how many tokens of each position are compared one by one, from log-probabilities (positions, kept + 1)."""
+    """State how many tokens at each position are compared individually, from log-probabilities (positions, kept + 1)."""
     share = float(np.exp(logs[:, -1].astype(np.float64)).mean())
     return (
-        f"The {logs.shape[1] - 1:,} most likely tokens of each position are compared one by one and all others, with "
-        f"{share:.2%} of the probability, as one; the KL divergence over the whole vocabulary is at least as large."
+        f"The {logs.shape[1] - 1:,} most likely tokens at each position are compared individually, and all other tokens "
+        f"({share:.2%} of the probability) as one; the KL divergence over the whole vocabulary is at least as large."
     )

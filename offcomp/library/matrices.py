@@ -42,7 +42,7 @@ class Compressor:
         ratio: compression ratio, original size / stored size; 2 if neither a rank nor a share of the energy is given.
         rank: rank, latent width or number of terms.
         energy: share of the squared singular values to keep, above 0 and at most 1 (SVD only).
-        multiple: a rank chosen from a ratio is rounded down to a multiple of this number, and a rank chosen from energy up.
+        multiple: ranks are rounded to a multiple of this number: down if chosen from a ratio, up if chosen from energy.
         unit: what the ratio counts, "parameters" or "bytes".
         dtype: storage dtype; "stored" means that of the matrix (float32 for float64).
         seed: seed of the method's random generator.

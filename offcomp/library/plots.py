@@ -1,4 +1,4 @@
-"""The main charts of the pages Compare and Runs, as plotly figures."""
+"""The main charts of the Compare page, as plotly figures."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class Method:
     def fit_size(
         self, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
     ) -> CompressedMatrix:
-        """Compress `matrix` (rows, cols) at `size`, the largest size that fits the budget.
+        """Compress `matrix` (rows, cols) at exactly this `size`.
 
         The default implementation calls `fit` of the `computing_module`. `hints` is never None for a method that needs hints.
         """
@@ -180,7 +180,7 @@ class CompressedMatrix:
     tensors         the tensors exactly as in the safetensors file, in the storage dtype
     decode          function that takes float32 tensors by name, without modifying them, and returns a new float32 matrix
     size            rank or latent width; 0 if the matrix is stored dense
-    history         training loss per epoch, empty for closed-form methods
+    history         training losses, per epoch or every few steps; empty for closed-form methods
     codes           name of a packed tensor -> number of integers in it
     diagnostics     named numbers that describe the fit, such as condition numbers
     """

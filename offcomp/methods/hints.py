@@ -38,7 +38,7 @@ class Statistics(Protocol):
 
     @property
     def cross_moment(self) -> Tensor | None:
-        """Second moment between the inputs in the original model and those with all substitutions: (cols, cols)."""
+        """Cross moment of the inputs in the original model and those with all substitutions: (cols, cols)."""
 
     @property
     def input_means(self) -> tuple[Tensor, Tensor] | None:

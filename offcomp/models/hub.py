@@ -119,7 +119,7 @@ def _download(model: str, patterns: tuple[str, ...]) -> Path:
 
 
 def _download_one(model: str, folder: Path, file: str) -> None:
-    """Download one file. If the hub lacks the file, its absence is cached, and an error is raised only when it is needed."""
+    """Download one file. If the hub lacks it, its absence is cached, and an error is raised only once the file is needed."""
     from huggingface_hub.errors import HTTPError, RemoteEntryNotFoundError
 
     try:

@@ -117,7 +117,7 @@ def replace(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor], vectors: Ma
     for path, vector in vectors.items():
         parameter = _parameter(model, path).data
         if vector.shape != parameter.shape:
-            raise ModelError(f"'{path}' has the shape {tuple(parameter.shape)}, but its correction {tuple(vector.shape)}.")
+            raise ModelError(f"'{path}' has the shape {tuple(parameter.shape)}, but its correction has {tuple(vector.shape)}.")
         parameter.copy_(_finite(vector.detach().to(parameter), path))
 
 

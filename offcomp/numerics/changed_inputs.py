@@ -7,7 +7,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 DAMPING = 0.3
-"""Default weight of the original matrix, relative to the mean second moment of the inputs."""
+"""Default damping: λ relative to the mean second moment of the inputs."""
 
 
 def weight_for_changed_inputs(

@@ -26,7 +26,7 @@ from offcomp.numerics.training import one_thread_if
 COLUMN_BLOCKS = 6  # with 6, computing the upper triangle takes 7/12 of the work of the full square
 NARROWEST_BLOCK = 128  # columns; the products of narrower blocks take longer than they save
 SMALL_SIDE = 1024
-"""Matrices up to this size are decomposed on one thread, since a second one hardly helps, and may wait for a core."""
+"""Matrices up to this size are decomposed on one thread, since a second one hardly helps and may have to wait for a core."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -2,8 +2,8 @@
 
 A metric M (n, n) is symmetric positive semidefinite: diagonal, full, or block-diagonal with blocks of both kinds.
 
-Only M^½ and its inverse are needed, and both are computed from an eigendecomposition in float64. A second moment estimated from
-few tokens is singular, so eigenvalues below `FLOOR` times their mean are raised to that value. Cholesky factorisation might
+M^½ and its inverse are computed from an eigendecomposition in float64. A second moment estimated from few tokens is singular,
+so eigenvalues below `FLOOR` times their mean are raised to that value. Cholesky factorisation might
 fail for such a matrix, and no constant shift of the eigenvalues would suit every scale of M. Shrinkage pulls M towards a
 multiple of the identity with the same trace: (1 - s)·M + s·(tr M / n)·I.
 """

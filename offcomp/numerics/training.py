@@ -54,8 +54,8 @@ def in_one_buffer(parameters: Sequence[Tensor]) -> Tensor:
 class Adam:
     """Adam with PyTorch's default settings, on one flat vector of parameters.
 
-    The step is the kernel of `torch.optim.Adam(fused=True)`, called directly: the bookkeeping of an optimiser for parameters of
-    every kind takes longer than the update of a small network.
+    The step is the kernel of `torch.optim.Adam(fused=True)`, called directly: the bookkeeping of the general-purpose
+    optimiser takes longer than the update of a small network.
     """
 
     def __init__(self, flat: Tensor) -> None:

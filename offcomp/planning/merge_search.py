@@ -1,4 +1,4 @@
-"""Find modules that benefit from being compressed together by comparing joint and separate SVD at the same stored size.
+"""Compare joint and separate SVD at the same stored size to find modules that benefit from being compressed together.
 
 Separate SVD compresses each module on its own, all at the same ratio. Joint SVD stacks the modules into one matrix, which may
 use no more parameters than the separate modules combined. Both errors are computed from spectra (`planning.grams`) in

@@ -83,7 +83,7 @@ def sweep_table(document: Document, task: str, denominator: str = "chosen") -> p
     """One row per method, grouping and ratio scored on the task, indexed by the row's position in the document.
 
     `byte_ratio` and `parameter_ratio` are the original size divided by the stored size. The `denominator` is what they
-    refer to: the `chosen` modules, all linear and embedding weights (`matrices`), or the `whole` model. `low` and `high` bound
+    cover: the `chosen` modules, all linear and embedding weights (`matrices`), or the `whole` model. `low` and `high` bound
     the 95 % interval of the paired difference.
     """
     rows = {}

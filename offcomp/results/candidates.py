@@ -124,7 +124,7 @@ class Family:
         return loss_curves(self.sensitivities, self.curves, self.unit) if self.sensitivities else self.curves
 
     def knows_scores(self, task: Task) -> bool:
-        """Whether enough scores on the task have been measured to estimate others."""
+        """Whether enough scores on the task have been measured to estimate further scores."""
         return fitted_scores(self.plan, self.info, self.measured, task) is not None
 
     def weights(self, task: Task | None) -> np.ndarray:
@@ -186,7 +186,7 @@ class Candidate:
 
     @cached_property
     def errors(self) -> Errors | None:
-        """The relative error of each group, exact or measured; or an estimate for all; None if there is neither."""
+        """The relative error of each group (exact, measured or interpolated), or one estimate for all groups, or None."""
         family, groups = self.family, self.prediction.groups
         if not self.prediction.feasible:
             return None
@@ -226,7 +226,7 @@ class Candidate:
 
     @property
     def loss_sentence(self) -> str:
-        """States the predicted loss, that with equal ratios, and what the loss measures; empty without sensitivities."""
+        """States the predicted loss, what it would be with equal ratios, and what it measures; empty without sensitivities."""
         loss, family = self.predicted_loss, self.family
         if loss is None:
             return ""

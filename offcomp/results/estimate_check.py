@@ -1,4 +1,4 @@
-"""The accuracy of estimated scores: the bundled check on plans to which the estimates were not fitted.
+"""The accuracy of estimated scores: the bundled check on plans that were not used to fit the estimates.
 
 Does not import torch.
 """
@@ -16,7 +16,7 @@ CHECKED = assets_folder() / "runs" / "score-estimates.json"
 
 @dataclass(frozen=True)
 class EstimateCheck:
-    """A comparison of estimates with measurements, on plans to which they were not fitted (`benchmarks/score_estimates.py`).
+    """A comparison of estimates with measurements of plans that were not used in the fit (`benchmarks/score_estimates.py`).
 
     plans, within       number of plans, and of those whose measured score lay within the band
     mean_errors         model -> its task, metric, and the mean absolute difference between estimate and measurement

@@ -49,7 +49,7 @@ class KnownScore:
     direction       whether "higher" or "lower" values are better
     original        the score of the original model
     low, high       measured: the 95 % interval of the paired difference, added to the original's score;
-                    estimated: the band that should contain the measured score in nine of ten cases
+                    estimated: the band that should contain the measured score in nine out of ten cases
     origin          "yours", "bundled" or "estimated"
     run             the run that measured it; None if it is estimated
     basis           one sentence on where the value comes from
@@ -148,7 +148,7 @@ def score_on(m: Measured, task: Task) -> Score | None:
 
 @dataclass(frozen=True)
 class _Question:
-    """What a fitted curve depends on. Two questions are equal if their keys are."""
+    """What a fitted curve depends on. Two instances are equal if their keys are equal."""
 
     key: tuple[Any, ...]
     info: ModelInfo = field(compare=False)
@@ -159,7 +159,7 @@ class _Question:
 
 @dataclass(frozen=True, eq=False)
 class FittedScores:
-    """A curve fitted to the measurements of one task, one of its scores, and the number of measurements by origin."""
+    """A curve fitted to the measurements of one task, an example of their scores, and the number of measurements by origin."""
 
     curve: ScoreCurve
     example: Score
@@ -172,7 +172,7 @@ class FittedScores:
         own = f", {self.origins['yours']} of them yours" if self.origins.get("yours") else ""
         return (
             f"Estimated from {total} measurements of this model on this task{own}, {same or 'none'} with the same method and "
-            "options; nine of ten measured scores should lie within the band."
+            "options; nine in ten measured scores should lie within the band."
         )
 
 

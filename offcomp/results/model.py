@@ -269,6 +269,8 @@ def compressible_answer(table: pd.DataFrame, ratio: float) -> str:
     """State which matrices SVD preserves best and worst at a ratio, and for how many the error is not known."""
     reachable = table[table["relative_error"].notna()].sort_values("relative_error", kind="stable")
     unknown = int((~table["known_error"]).sum())
+    if reachable.empty and not unknown:
+        return f"SVD cannot make any of {_counted(len(table))} {ratio:g}x smaller."
     if reachable.empty:
         return f"The error of SVD at {ratio:g}x is not known yet for any of {_counted(unknown)}."
     best, worst = reachable.iloc[0], reachable.iloc[-1]

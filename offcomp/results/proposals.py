@@ -70,7 +70,7 @@ def propose(
     allocate: bool = False,
     weighting: str = SCORE,
 ) -> Proposal:
-    """The plan that meets a target with the smallest stored size; for a size, the largest plan that fits.
+    """The plan that meets a target with the smallest stored size; if the target is a size, the largest plan that fits.
 
     home        where singular values and sensitivities are cached; singular values must be known for errors and losses
     measured    all measurements on these weights, from `known_errors.measured_of`
@@ -152,7 +152,7 @@ def _for_megabytes(family: Family, target: Target, weights: np.ndarray | None) -
 
 
 def _largest_fitting(family: Family, limit: float, ratio: float, found: Candidate) -> Candidate:
-    """Lower the ratio of a candidate that fits as far as possible."""
+    """Lower the ratio of a candidate as far as possible while it still fits."""
     positions = [each for each in family.ratios() if each <= ratio]
     below = positions[1] if len(positions) > 1 else ratio
     for _ in range(20):

@@ -8,7 +8,7 @@ regression on log ε, with its slope shrunk towards zero; f is made monotonic by
 with other methods or options get a twentieth of the weight.
 
 The band combines the sampling noise of the measured differences with the errors of the curve itself; both are scaled so that
-nine of ten cross-validated residuals lie within the band. Measurements of almost the same plan are left out together.
+nine in ten cross-validated residuals lie within the band. Measurements of almost the same plan are left out together.
 
 Does not import torch.
 """
@@ -69,7 +69,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Estimate:
-    """An expected loss, and the band (`least` to `most`) that should contain nine of ten measured losses.
+    """An expected loss, and the band (`least` to `most`) that should contain nine in ten measured losses.
 
     error       the effective error ε
     """
@@ -160,8 +160,8 @@ def _kernel(curve: LossCurve, grid: Vector, settings: str) -> Vector:
 def module_weights(evidence: Sequence[Evidence], modules: Sequence[ModuleSpec], shrinkage: float = SHRINKAGE) -> Vector:
     """(modules,) how much the score depends on each module, with sum 1: non-negative least squares, shrunk towards the sizes.
 
-    A module's weight is its number of parameters times a sum of four factors: a common one, one of its kind, one of its layer,
-    and its own. With infinite `shrinkage`, only the common factor remains.
+    A module's weight is its number of parameters times a sum of four factors: a common one, one for its kind, one for its
+    layer, and its own. With infinite `shrinkage`, only the common factor remains.
     """
     sizes = np.array([spec.num_parameters for spec in modules], dtype=np.float64)
     sizes /= sizes.sum()
@@ -196,7 +196,7 @@ class ScoreCurve:
     """Expected losses and their bands.
 
     relative, absolute      spread of the curve itself: as a share of the expected loss, and of the effective error
-    quantile                number of combined standard deviations within which nine of ten residuals lie
+    quantile                number of combined standard deviations within which nine in ten residuals lie
     """
 
     curve: LossCurve

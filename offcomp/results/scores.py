@@ -149,7 +149,7 @@ def others_text(score: Score) -> list[str]:
 def figure_texts(task: str, score: Score) -> dict[str, str]:
     """All values reported for a task's score, formatted as text and keyed by name."""
     name, title = sentence_start(on_task(task, score)), within_sentence(task_title(task, score))
-    figures = {name: score_text(score), f"{name}, from original": brief_difference(score)}
+    figures = {name: score_text(score), f"{name}, change from original": brief_difference(score)}
     for other in others_of(score).values():
         figures[sentence_start(on_task(task, other))] = f"{score_text(other)}, {against_original(other)}"
     if score.paired.agreement is not None:

@@ -71,7 +71,8 @@ def _error_clause(runs: Sequence[Run]) -> str:
     errors = f"(relative error {best['relative_error']:.3g} against {worst['relative_error']:.3g} for {worst['name']})"
     if high > ALIKE * low:
         return f"Parameter compression ratios range from {sizes}; {best['name']} has the smallest error {errors}"
-    return f"At a parameter compression ratio of {sizes}, {best['name']} has the lower reconstruction error {errors}"
+    degree = "lower" if len(runs) == 2 else "lowest"
+    return f"At a parameter compression ratio of {sizes}, {best['name']} has the {degree} reconstruction error {errors}"
 
 
 def _score_clauses(runs: Sequence[Run]) -> list[str]:
@@ -110,11 +111,13 @@ def origin_text(run: Run) -> str:
     more = f" and {len(groups) - NAMED_GROUPS} more" if len(groups) > NAMED_GROUPS else ""
     dtypes = {group.dtype for group in result_of(run).groups if group.dtype} or {group.dtype for group in groups}
     stored = f"stored as {' and '.join(sorted(dtypes))}"
-    choice = f"{names}{more}, at {ratio_title(run)} in {groups[0].unit}, {stored}" if groups else "nothing"
+    choice = "Nothing was compressed"
+    if groups:
+        choice = f"Compressed with {method_title(run)}: {names}{more}, at {ratio_title(run)} in {groups[0].unit}, {stored}"
     machine = f"{environment.machine}, {environment.threads} threads" if environment.machine else "machine unknown"
     tasks = ", ".join(map(task_name, run.plan.tasks)) or "no task"
     source = f"{owner} {run.id}: {provenance([run])}, {machine}"
-    return f"{source}. Compressed with {method_title(run)}: {choice}. Scored on {tasks}."
+    return f"{source}. {choice}. Scored on {tasks}."
 
 
 def first_impression(runs: Sequence[Run]) -> str:

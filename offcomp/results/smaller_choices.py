@@ -24,7 +24,7 @@ def what_could_fit(family: Family, target: Target) -> str:
     smallest = smallest_bytes(family.plan, family)
     start = (
         f"the whole model takes at least {smallest / MB:.2f} MB with these groups and methods, because "
-        f"{_rest(family) / MB:.2f} MB of it are not chosen; {target} could be reached"
+        f"{_rest(family) / MB:.2f} MB of it is not chosen; {target} could be reached"
     )
     sizes = [(words, smallest_bytes(plan, family)) for words, plan in _alternatives(family)]
     enough = [f"with {words} (at least {least / MB:.2f} MB)" for words, least in sizes if least <= target.value * MB]

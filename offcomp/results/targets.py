@@ -8,7 +8,7 @@ A target is short text in links, in the app and on the command line:
     12 MB                          stored size of the whole model, including what is not compressed
     error 0.3                      relative error over all chosen weights together
     lose 1 point of similarity     how far a score may fall: 1 point is 0.01 of an accuracy or a correlation
-    lose 5 % of perplexity         the same as a share of the original's score
+    lose 5 % of perplexity         the same, as a share of the original's score
 
 Does not import torch.
 """
@@ -71,7 +71,8 @@ class Target:
         least, most, words = LIMITS[self.kind]
         whole = self.kind != "rank" or float(self.value).is_integer()
         if not (least <= self.value <= most and self.value > 0 and self.value != float("inf") and whole):
-            raise InputError(f"a target {self.kind} of {self.value:g} is not possible; it must be {words}")
+            kind = "size in MB" if self.kind == "megabytes" else self.kind
+            raise InputError(f"a target {kind} of {self.value:g} is not possible; it must be {words}")
 
     def __str__(self) -> str:
         return format_target(self)

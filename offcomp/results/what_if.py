@@ -45,7 +45,7 @@ class Answer:
     run         the run of exactly this plan, which may be in progress; None if there is none
     scores      task name -> measured or estimated score
     rounded_to  the dtype that rounds the stored values, or ""
-    fault       why the method cannot meet the target, as a sentence; empty if it can
+    fault       why the method cannot meet the target, as a clause; empty if it can
     reasons     group name -> one sentence on its size, if the plan was made for a target
     notes       sentences on how the plan meets its target
     """

@@ -281,5 +281,5 @@ def load_group(path: Path) -> tuple[dict[str, Any], CompressedMatrix]:
             f"{path} was written by the package {package}, whose decoder {form!r} is not available; install {package}"
         )
     if decode is None:
-        raise StorageError(f"{path} has the form {form!r}, which this version of offcomp does not support; use a newer version")
+        raise StorageError(f"{path} needs the decoder {form!r}, which this version of offcomp lacks; use a newer version")
     return manifest, CompressedMatrix(tensors, decode, codes=manifest.get("codes", {}))

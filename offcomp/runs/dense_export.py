@@ -1,6 +1,6 @@
-"""Export the whole compressed model as a copy of the original folder in which only the compressed weights differ.
+"""Export the whole compressed model: a copy of the original folder in which only compressed or corrected weights differ.
 
-Files are copied byte for byte. Each compressed weight then overwrites the original weight in the copy, with the same dtype and
+Files are copied byte for byte. Each such weight then overwrites the original weight in the copy, with the same dtype and
 layout, so keys, shards, tied copies, dtypes and file sizes stay the same. Some files are left out and listed: weights in other
 formats (which would still be the original weights), files from an earlier export, broken links, and links to one of their own
 parent folders. Other links within the model's folder are replaced by copies of their targets.

@@ -61,7 +61,7 @@ class Run:
 
     @property
     def status_text(self) -> str:
-        """The run's status, the host name if it is another one, and since when a run in progress has shown no sign of life."""
+        """The run's status, the host if it is another one, and for how long a run in progress has shown no sign of life."""
         text = f"{self.status} on {self.host}" if self.host else self.status
         return text if self.silent <= SILENT_SECONDS else f"{text}, no sign of life for {self.silent / 60:.0f} min"
 

@@ -18,7 +18,7 @@ PRIOR_SECONDS = 5.0
 TRUSTED_FRACTION = 0.25
 """Once this fraction of a stage is done, its duration is extrapolated from its progress alone."""
 OVERDUE = 0.2
-"""A stage that overruns its prediction is assumed to need this fraction of its elapsed time in addition."""
+"""Remaining time assumed for a stage that has overrun its prediction, as a fraction of its elapsed time."""
 TOLERANCE, TOLERANCE_SECONDS = 0.1, 1.0
 """The displayed time is raised only if the prediction exceeds it by both this fraction and this many seconds."""
 SLOWER = "slower than estimated"
@@ -35,7 +35,7 @@ class Outlook:
 
 
 class Forecast:
-    """The forecast of one run, from the moment at which it is created. `clock` returns seconds."""
+    """The forecast for one run, which starts when this object is created. `clock` returns seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock

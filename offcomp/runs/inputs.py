@@ -37,7 +37,7 @@ TITLES = {
     "calibration": "the calibration text",
     "tasks": "the task examples",
     "environment": "the library versions",
-    "plugins": "the packages of its methods",
+    "plugins": "the packages of the plan's methods",
 }
 """Input -> its description in messages."""
 

@@ -185,7 +185,7 @@ def fill_masks(loaded: LoadedModel, texts: Sequence[str]) -> Answers:
 
 
 def classify(loaded: LoadedModel, texts: Sequence[str]) -> Answers:
-    """The probability of each class of a model's head for each text, independent if a text can have several classes."""
+    """The probability of each class of a model's head for each text, by softmax or, for a multi-label head, by sigmoid."""
     head = described_head(loaded)
     outputs = head_outputs(loaded, batches(loaded, list(texts)), len(head.names), ignore_progress)
     probabilities = expit(outputs) if head.multi_label else softmax(outputs, axis=1)

@@ -3,8 +3,8 @@
 DIR/offcomp.json               the manifest: run, plan, original, the ledger of every group, checksums
 DIR/groups/NAME.safetensors    the stored tensors of a group, exactly those in its ledger
 DIR/corrections.safetensors    corrected biases and gains, if there are any: whole parameters by their path in the model
-DIR/config.json and so on      dense exports only: every file of the original, with the reconstructions written into its weights
-                               in their dtypes; an ordinary transformers folder
+DIR/config.json and so on      dense exports only: the original's files except `left_out`, with compressed weights and
+                               corrections written into them in the original dtypes; an ordinary transformers folder
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ every message is a JSON object, with file descriptors attached:
 
     {"run": N, "folder": F}      carry out the run in F; attached: its lock (already held) and its log
     {"stop": N}                  stop work on run N; attached: a pipe that the resident closes once the work has stopped
-    {"ask": Q}                   answer a question about the model (`live_answers`); attached: a pipe for the answer
+    {"ask": Q, "seconds": S}     answer a question (`live_answers`) within S seconds; attached: a pipe for the answer
     {"leave": true}              exit once all runs have ended
 
 No message that was sent is lost: before a resident exits, it refuses new messages and reads those that were already sent.
@@ -146,7 +146,7 @@ class _Resident:
 
 @dataclass
 class ResidentRun:
-    """A run that was handed to a resident. Its `pid` is that of the resident until a fork takes over and updates the claim."""
+    """A run that was handed to a resident. Its `pid` is that of the resident; the fork that takes over updates the claim."""
 
     _resident: _Resident
     _number: int

@@ -9,7 +9,7 @@ finished, the only other threads belong to fork-safe libraries, and each run is 
   each fork sets the usual number of threads before it starts work.
 - The resident holds the lock of a run until the run's fork has ended and, if it was killed, the log says why.
 
-The resident exits with the process that started it, after IDLE_SECONDS without a run, or when told to. If a model is too large
+The resident exits with the process that started it, after IDLE_SECONDS without a job, or when told to. If a model is too large
 to keep in memory or cannot be loaded, the forks load it themselves and report any errors.
 """
 

@@ -73,7 +73,7 @@ class Errors(Document):
     mae: Amount
     """Mean absolute difference of an entry."""
     cosine_distance: Figure
-    """Mean over the rows of 1 minus their cosine similarity."""
+    """Mean over the rows of 1 minus the cosine similarity of a row and its reconstruction."""
 
 
 class LedgerEntry(Document):
@@ -147,7 +147,7 @@ class GroupResult(Document):
     """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ on held-out text."""
     calibration: CalibrationResult | None = None
     history: Items[Figure] = ()
-    """Training loss per epoch."""
+    """Training losses, per epoch or every few steps."""
     ledger: Items[LedgerEntry]
     seconds: Amount
 
@@ -189,7 +189,7 @@ class ModelResult(Document):
 
 
 class Environment(Document):
-    """The versions of the packages that made a result, and the machine."""
+    """The versions of the packages that produced a result, and the machine."""
 
     offcomp: Line
     python: Fact = None
@@ -217,9 +217,9 @@ class Inputs(Document):
     """Everything, apart from the plan, that affects the results of a run; see `offcomp.runs.inputs`."""
 
     identity: Fact = None
-    """Version of the model identity."""
+    """Version of the scheme that identifies models."""
     results: Fact = None
-    """`RESULTS_VERSION` of the version that made the run."""
+    """`RESULTS_VERSION` in the version of offcomp that made the run."""
     model: str | None = None
     """Identifies all files that are read from the model."""
     calibration: str | None = None

@@ -2,11 +2,11 @@
 
     loss ≈ Σ_g s_g ‖W_g - Ŵ_g‖² / ‖W_g‖²            s_g = loss with group g alone compressed / its squared relative error
 
-The loss is an unlabelled fidelity on a few texts: the KL divergence of the predicted distributions, or 1 - the cosine
+The loss needs no labels and is measured on a few texts: the KL divergence of the predicted distributions, or 1 - the cosine
 similarity of sentence embeddings. Both have their minimum, 0, at the original weights, so they are quadratic in a small error,
 and the losses of several groups add up if their errors act independently. Each group is compressed by its own method at a few
 ratios. For larger errors, s_g depends on the size, so s_g is interpolated between these ratios. `benchmarks.sensitivity` tests
-these approximations. HAWQ (Dong et al. 2019, arXiv 1905.03696) expands a labelled loss in the same way, by its Hessian.
+these approximations. HAWQ (Dong et al. 2019, arXiv 1905.03696) expands a supervised loss in the same way, using its Hessian.
 
 Sensitivities are cached in the home folder, one file per group, under a hash of everything they depend on (`_paths`). Torch is
 imported only to measure them.
@@ -98,7 +98,7 @@ class Sensitivity(Document):
     def at(self, sizes: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
         """Loss per unit of squared relative error at each stored size.
 
-        Interpolated between the probes, linearly in the logarithms of both, and constant beyond them.
+        Interpolated between the probes, linearly in the logarithms of size and sensitivity, and constant beyond them.
         """
         probes = self.probes[::-1]
         known = np.log([probe.stored.in_unit(unit) for probe in probes])
@@ -127,12 +127,12 @@ Sensitivities = Mapping[str, Sensitivity]
 
 
 def loss_curves(found: Sensitivities, curves: Sequence[ErrorCurve], unit: str) -> list[ErrorCurve]:
-    """Error curves as curves of the predicted loss of the whole model: the error at each size times the sensitivity there.
+    """Turn error curves into curves of the predicted loss of the whole model: the error at each size times the sensitivity.
 
-    They begin at half the smallest size that was measured. Raises InputError if no group has any effect on the loss.
+    The curves begin at half the smallest size that was measured. Raises InputError if no group has any effect on the loss.
     """
     if not any(probe.loss for curve in curves for probe in found[curve.name].probes):
-        raise InputError("compressing any of these groups alone leaves the outputs of the model as they are; choose others")
+        raise InputError("compressing any of these groups alone leaves the model's outputs unchanged; choose other groups")
     return [_loss_curve(found[curve.name], curve, unit) for curve in curves]
 
 
@@ -152,7 +152,7 @@ def basis(found: Sensitivities) -> str:
     first = next(iter(found.values()))
     word = METRICS[FAMILIES[first.family].metric].word
     distance = "cosine distance of the embeddings" if first.family == "embedding-fidelity" else word
-    return f"{distance} to the original on {first.num_texts} texts, each group compressed alone"
+    return f"{distance} from the original on {first.num_texts} texts, each group compressed alone"
 
 
 # -------------------------------------------------------------------------------------------------------------------- cache
@@ -230,7 +230,7 @@ def compute(plan: Plan, home: Path) -> dict[str, Sensitivity]:
 
 
 def measure(loaded: LoadedModel, plan: Plan) -> Iterator[tuple[str, Sensitivity]]:
-    """Measure the groups of a plan one after the other on its calibration text; yields the name and sensitivity of each.
+    """Measure the groups of a plan one by one on its calibration text; yields the name and sensitivity of each.
 
     The model has its original weights whenever this yields. Raises the same errors as `compute`, except StorageError.
     """
@@ -250,7 +250,7 @@ def measure(loaded: LoadedModel, plan: Plan) -> Iterator[tuple[str, Sensitivity]
 
 
 def fidelity_task(loaded: LoadedModel, plan: Plan) -> OpenTask:
-    """The fidelity that suits the model best, on some of the plan's calibration text.
+    """The fidelity task that best suits the model, on some of the plan's calibration texts.
 
     Raises InputError if the text cannot be read, and TaskError if the model does not read text.
     """
@@ -261,7 +261,7 @@ def fidelity_task(loaded: LoadedModel, plan: Plan) -> OpenTask:
     if getattr(loaded.model.config, "num_labels", 2) < 2:  # a regression has no distribution of classes
         fitting = tuple(family for family in fitting if family != "head-fidelity")
     if not fitting:
-        raise TaskError(f"{info.model} does not read text, so how much it depends on a group cannot be measured")
+        raise TaskError(f"{info.model} does not read text, so the sensitivity of its groups cannot be measured")
     family = next(family for family in PREFERRED if family in fitting)
     chosen = np.linspace(0, len(texts) - 1, min(NUM_TEXTS, len(texts))).round().astype(int)
     options = {"positions": POSITIONS} if "positions" in FAMILIES[family].options else {}

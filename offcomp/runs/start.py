@@ -117,7 +117,7 @@ def start_worker(folder: Path, log: Path, lock: int, model: resident.Model) -> S
 
 
 def _start_worker_process(folder: Path, lock: int, output: int) -> subprocess.Popen[bytes]:
-    """Start `python -m offcomp.runs.worker FOLDER` in a new session, which inherits the lock."""
+    """Start `python -m offcomp.runs.worker FOLDER` in a new session. The process inherits the lock."""
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "offcomp.runs.worker", str(folder)],
         stdin=subprocess.DEVNULL,

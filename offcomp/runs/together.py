@@ -1,4 +1,4 @@
-"""Fit the groups of a plan that are faster together (`planning.together`) when the first of them is due."""
+"""Fit groups of a plan that are faster to compress together (`planning.together`) when the first of them is due."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from offcomp.runs.compress import Fitted, read_stacked
 
 
 class FitsTogether:
-    """The fits of the groups of a plan that are compressed in one call. Ask for the groups in the order of the plan."""
+    """The fits of the groups of a plan that are compressed in one call. Take them in the order of `groups`."""
 
     def __init__(self, model: PreTrainedModel | StoredMatrices, info: ModelInfo, groups: Iterable[Group], seed: int) -> None:
         self._model, self._info, self._seed = model, info, seed
@@ -28,9 +28,9 @@ class FitsTogether:
         self._waiting: dict[str, tuple[Iterator[CompressedMatrix], float]] = {}
 
     def take(self, group: Group, report: Report = ignore_progress) -> Fitted | None:
-        """The fit of a group, or None if it is to be fitted alone. The first group of a set fits the whole set.
+        """The fit of a group, or None if it is to be fitted alone. Taking the first group of a set fits the whole set.
 
-        The duration is attributed to the groups of the set in equal parts. Raises InputError if this group cannot be stored.
+        The duration is divided equally among the groups of the set. Raises InputError if this group cannot be stored.
         """
         if group.name in self._due:
             self._fit(self._due.pop(group.name), report)

@@ -40,7 +40,7 @@ ROUNDING = {"float32": 1e-6, "float16": 5e-4, "bfloat16": 4e-3}
 SAME_WEIGHT = {"float32": 1e-5, "float16": 5e-4, "bfloat16": 4e-3}
 """Largest relative error at which two decodings count as equal, since rounding may differ across machines."""
 DECODING_FAULTS = (OffcompError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError)
-"""Exceptions that may be raised when reading and decoding tensors that do not match their form."""
+"""Exceptions that may be raised when reading and decoding tensors that do not match their decoder."""
 
 
 @dataclass

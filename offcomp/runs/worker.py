@@ -245,7 +245,7 @@ def carry_out(worker: Worker, preloaded: LoadedModel | None = None, held_slot: i
     if hasattr(os, "nice"):
         os.nice(NICE)
     try:
-        _thread.start_new_thread(worker.watch, ())  # unlike that of a Thread, the start does not hang if memory is short
+        _thread.start_new_thread(worker.watch, ())  # unlike Thread.start, this does not hang if memory is short
         worker.reserve_space()
         with nullcontext() if held_slot is not None else slot(worker):
             worker.finish("done", outcome=work(worker, preloaded))

@@ -1,4 +1,4 @@
-"""The draft plan, kept in the session state and in the URL: model, modules, grouping, methods and target ratio.
+"""The draft plan, kept in the session state and in the URL: model, modules, grouping, methods, tasks and budget.
 
 Widgets on all pages read and write the draft under the same session state keys. The URL contains every value that differs from
 its default, so a link opens the same draft in another browser:
@@ -154,7 +154,7 @@ def fitting_tasks(info: ModelInfo) -> tuple[str, ...]:
 
 
 def tasks(info: ModelInfo) -> tuple[str, ...]:
-    """The tasks to score on: those chosen that the model supports or, if none has been chosen yet, those of its first draft."""
+    """The tasks to score on: the chosen ones that the model supports or, before any choice, those of its first draft."""
     chosen, fitting = st.session_state["tasks"], fitting_tasks(info)
     if chosen is None:
         chosen = first_draft(info).tasks

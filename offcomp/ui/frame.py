@@ -60,7 +60,7 @@ STYLE = """
 @media (max-width: 640px) {.stMainBlockContainer {padding: 4rem 1rem 3rem}}
 """
 POPOVERS = '[data-testid="stPopoverBody"] {{color-scheme: {}}}'
-"""Popovers are drawn outside the element from which all others inherit the colour scheme of the theme."""
+"""Popovers are drawn outside the element from which everything else inherits the theme's colour scheme."""
 
 
 @contextmanager

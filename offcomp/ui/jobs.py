@@ -90,7 +90,7 @@ class _Job:
 
 
 class _Jobs:
-    """The running processes and recent failures with their reasons. Shared by all sessions; hold the lock while using it."""
+    """The running processes and recent failures with their reasons. Shared by all sessions; hold the lock while using them."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -120,7 +120,7 @@ def request_survey(info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -
 
 
 def request_view(info: ModelInfo, spec: ModuleSpec) -> str:
-    """Create the file needed to draw a module in the background. Returns the same statuses as `request_spectra`."""
+    """In the background, create the file needed to draw a module. Returns the same statuses as `request_spectra`."""
     request = Request(("inspect", "--json", "--", info.model, spec.name))
     return _ensure(request, lambda: read_view(view_path(info, spec, home_folder()), spec.shape) is not None)
 

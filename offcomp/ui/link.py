@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -102,24 +103,24 @@ def _list_of(choices: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 def _ratio(text: str) -> float:
-    value = float(text)
-    if value not in RATIOS:
-        raise ValueError(f"the choices are {', '.join(f'{ratio:g}' for ratio in RATIOS)}")
-    return value
+    with suppress(ValueError):
+        if float(text) in RATIOS:
+            return float(text)
+    raise ValueError(f"the choices are {', '.join(f'{ratio:g}' for ratio in RATIOS)}")
 
 
 def _integer(low: int, high: int) -> Callable[[str], int]:
     def read(text: str) -> int:
-        value = int(text)
-        if not low <= value <= high:
-            raise ValueError(f"it must be between {low} and {high}")
-        return value
+        with suppress(ValueError):
+            if low <= int(text) <= high:
+                return int(text)
+        raise ValueError(f"it must be an integer from {low} to {high}")
 
     return read
 
 
 def _target(text: str) -> str:
-    """A target other than a ratio, such as "12 MB", in the form in which it is written. Raises ValueError if it is invalid."""
+    """A target other than a ratio, such as "12 MB", in its canonical form. Raises ValueError if it is invalid."""
     try:
         target = parse_target(text)
     except InputError as error:

@@ -11,7 +11,7 @@ from offcomp.models.bundled_models import catalogue_model
 from offcomp.models.sources import HUB_ID
 
 ROOTS = "OFFCOMP_MODEL_ROOTS"
-"""Environment variable: folders to use in place of the home folder and the working directory, separated as in PATH."""
+"""Environment variable: folders to use in place of the user's home and the working directory, separated as in PATH."""
 
 
 def model_roots() -> tuple[Path, ...]:

@@ -133,12 +133,12 @@ def bring_calibration_text() -> None:
     current: CalibrationText = state.get(CALIBRATION, CalibrationText())
     own = current.text if current.text != BUNDLED else ""
     st.caption(plain(f"Now: {Path(own).name}." if own else "Now: the training sentences of the bundled sentiment task."))
-    _upload(TEXT, "A text, one line per sample, or a table", TEXT_FILES, _use_text)
+    _upload(TEXT, "A file with one text per line, or a table", TEXT_FILES, _use_text)
     if own:
         st.button("Use the bundled sentences", key="calibration_bundled", on_click=_calibrate, args=({"text": BUNDLED},))
     count = st.number_input("Texts", 1, 100_000, current.num_texts, key="calibration_count", persist_state="session")
     weighting = st.segmented_control(
-        "Tokens count",
+        "Token weights",
         WEIGHTINGS,
         default=current.weighting,
         required=True,
@@ -167,7 +167,7 @@ def _calibrate(changes: dict[str, Any]) -> None:
 
 
 def keep_table(name: str, content: bytes, home: Path) -> Path:
-    """Store a table in this home folder; the same file always gets the same path.
+    """Store a table in the home folder; the same file always gets the same path.
 
     Raises InputError if the table cannot be read, and StorageError if it cannot be written.
     """
@@ -176,7 +176,7 @@ def keep_table(name: str, content: bytes, home: Path) -> Path:
 
 
 def _kept(name: str, content: bytes, home: Path) -> Path:
-    """Store an uploaded file in this home folder; the same file always gets the same path. Raises StorageError."""
+    """Store an uploaded file in the home folder; the same file always gets the same path. Raises StorageError."""
     stem, suffix = re.sub(r"[^A-Za-z0-9._+-]+", "-", Path(name).stem).strip(".-"), Path(name).suffix.lower()
     path = (
         home / "uploads" / hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS] / f"{stem[:MAX_NAME_LENGTH] or 'table'}{suffix}"

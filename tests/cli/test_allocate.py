@@ -160,13 +160,13 @@ def test_a_budget_is_divided_by_measured_sensitivity(offcomp: Command, tmp_path:
     found = json.loads(out)
     assert status == 0 and found["total"] <= found["original"] / 3
     assert found["predicted_loss"] < found["uniform_predicted_loss"]
-    assert found["loss"].startswith("KL divergence to the original on 10 texts")
+    assert found["loss"].startswith("KL divergence from the original on 10 texts")
     _, out, _ = offcomp("predict", write(tmp_path / "made.json", found["plan"]), "--json")
     assert [group["num_parameters"] for group in json.loads(out)["groups"]] == [row["stored"] for row in found["groups"]]
     _, out, _ = offcomp("allocate", plan, "--total-ratio", "3", "--weighting", "sensitivity")
     assert f"predicted loss {found['predicted_loss']:.4f}; with the same ratio for all groups: " in out
     _, out, _ = offcomp("sensitivity", plan)
-    assert "loss: KL divergence to the original on 10 texts, each group compressed alone" in out
+    assert "loss: KL divergence from the original on 10 texts, each group compressed alone" in out
 
 
 def test_a_plan_of_any_method_is_divided_by_sensitivity(offcomp: Command, felt: dict[str, Any]) -> None:
@@ -180,7 +180,7 @@ def test_a_plan_of_any_method_is_divided_by_sensitivity(offcomp: Command, felt: 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--target-error", "0.3"), "--weighting sensitivity divides a size; use --total-ratio, --total-size or --target"),
+        (("--target-error", "0.3"), "--weighting sensitivity requires a size; use --total-ratio, --total-size or --target"),
         (("--total-ratio", "3", "--sensitivities", "F.json"), "measures the sensitivities itself; leave out --sensitivities"),
     ],
 )

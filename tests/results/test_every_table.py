@@ -273,11 +273,11 @@ EXPECTED: dict[str, tuple[Any, list[dict[str, Any]]]] = {
                 "Relative error": "0.530",
                 "Cosine distance": "0.230",
                 "Accuracy on sentiment": "71.0 % ± 4.5",
-                "Accuracy on sentiment, from original": "-12.0 points",
+                "Accuracy on sentiment, change from original": "-12.0 points",
                 "Agreement on sentiment": "87.0 %",
                 "Read for sentiment": "300 rows read, 298 used: 2 empty; 40 of 297 texts truncated to 126 tokens",
                 "Spearman correlation on pairs": "0.740 ± 0.047",
-                "Spearman correlation on pairs, from original": "-0.080",
+                "Spearman correlation on pairs, change from original": "-0.080",
             }.items()
         ],
     ),

@@ -112,7 +112,7 @@ def test_a_group_without_effect_gets_the_least(tmp_path: Path, text: Path) -> No
     assert result.objective < of_sizes(losses, by_error.sizes, weights_for(losses, "frobenius")).objective
     planned = predict(allocated_plan(plan, result, loaded.info, "parameters"), loaded.info)
     assert [group.num_parameters for group in planned.groups] == list(result.sizes)
-    with pytest.raises(InputError, match="leaves the outputs of the model as they are"):
+    with pytest.raises(InputError, match="leaves the model's outputs unchanged"):
         loss_curves(found, curves[:1], "parameters")
 
 

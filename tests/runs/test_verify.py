@@ -212,7 +212,7 @@ DAMAGE: dict[Change, dict[str, str]] = {
     store_nan: {"decoding": "of its values are not finite"},
     change_the_shape: {"decoding": "group 'key' cannot be decoded: it decodes to a matrix of shape (48, 24), not (49, 24)"},
     change_the_form: {"decoding": "form is 'dense' in its file, but 'low_rank' in the manifest"},
-    use_an_unknown_form: {"decoding": "has the form 'magic', which this version of offcomp does not support"},
+    use_an_unknown_form: {"decoding": "needs the decoder 'magic', which this version of offcomp lacks"},
     store_other_factors: {
         "errors": "group 'key' has a relative error of",
         "dense model": "key.0 does not match the stored matrix",

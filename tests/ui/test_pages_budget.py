@@ -83,7 +83,7 @@ def test_a_loss_is_met_as_expected_and_its_band_is_shown() -> None:
     app = opened("compress", target="lose 1 point of similarity", **link)
     score = strip(app)["Similarity, correlation"]
     assert figure(score["SVD"]) == pytest.approx(float(score["Original"]) - 0.01, abs=0.002)
-    assert "nine of ten measured scores should lie within the band" in texts(app)
+    assert "nine in ten measured scores should lie within the band" in texts(app)
     assert "other plans" in texts(app)  # part of the statement on the accuracy of estimates
 
 

@@ -54,7 +54,7 @@ def test_the_defaults_give_a_picture_at_once(app: AppTest) -> None:
     assert shown["Stored parameters"]["SVD"].startswith("585,984 ")
     assert shown["Relative error"]["SVD"] == "0.621 exact"
     assert app.button(key="run").label == "Run SVD and Autoencoder"
-    assert "Query and key (12 matrices); one group per kind, which joins its layers; scored on sentiment." in texts(app)
+    assert "Query and key (12 matrices); one group per kind, across all layers; scored on sentiment." in texts(app)
 
 
 def test_the_ratio_changes_the_exact_error(app: AppTest) -> None:

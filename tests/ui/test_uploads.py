@@ -128,7 +128,7 @@ def test_columns_that_would_do_as_well_are_left_to_the_person(app: AppTest, subm
     table = "verdict,country,said\n" + "\n".join(f"{'ab'[i % 2]},{'xyz'[i % 3]},The day {i} was odd" for i in range(60))
     tasks_of(app).file_uploader(key="upload_examples").upload("mine.csv", table.replace("verdict", "kind").encode()).run()
     assert not app.exception
-    assert "could read label from several columns of mine.csv (kind, country)" in texts(app)
+    assert "could read label from several columns of mine.csv (kind, country): choose the columns above." in texts(app)
     assert columns(app) == {"text": None, "label": None}
     for name, value in (("text", "said"), ("label", "kind")):
         key = next(box.key for box in app.selectbox if str(box.key).startswith(f"upload_column_probe_{name}"))

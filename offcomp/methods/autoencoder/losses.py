@@ -44,7 +44,7 @@ def through_rescaling(
 class RowLoss:
     """Weights of the three loss terms, and the exponent of the power-L1 term.
 
-    The loss is that of a batch of rows or, for stacked batches, of each batch on its own.
+    The loss is computed for a batch of rows or, if batches are stacked, for each batch separately.
     """
 
     cosine: float

@@ -46,7 +46,7 @@ def damped_order_and_factor(
 def damped_factor(
     moment: Float64[Tensor, "inputs inputs"], order: Integer[Tensor, " inputs"], damping: float
 ) -> Float64[Tensor, "inputs inputs"]:
-    """The factor U, on the CPU, of a moment that is damped as in `damped_order_and_factor`, for inputs in this order."""
+    """The factor U, on the CPU, for the inputs in this order; the moment is damped as in `damped_order_and_factor`."""
     level = moment.diagonal().mean()
     moment = moment[order][:, order]
     if level > 0:

@@ -15,7 +15,7 @@ tensors are
                    few transformer weights are 20 times as large as most others
     left, right    r · (n + m)
 
-The budget determines d and b (up to 10 bits per weight), or only b if `codeword_length` is set. Each row is scaled by its root
+The budget determines d and b (up to 10 bits per code), or only b if `codeword_length` is set. Each row is scaled by its root
 mean square, so that one codebook fits all module kinds and layers. After encoding, the scale is refitted by least squares.
 
 Without calibration text, this is product quantization (Jégou, Douze, Schmid 2011) of rows or, with several stages, residual
@@ -40,7 +40,7 @@ from offcomp.numerics.positions import position_shapes
 LENGTHS = {16: 1.2, 12: 1.25, 8: 1.33, 6: 1.47, 4: 1.7, 3: 1.9, 2: 2.2, 1: 2.7}
 """Codeword length -> G: the squared error at b bits is about G · 2^(-2b/length) (measured on MiniLM-L6; always G >= 1)."""
 USUAL_BITS = 10
-"""Maximum bits per code when chosen by the budget: more codewords hardly help, and each additional bit doubles the time."""
+"""Maximum bits per code if the budget determines it: more codewords hardly help, and each additional bit doubles the time."""
 CODEBOOK_SHARE = 0.25
 """Maximum storage for the codewords, as a fraction of the storage for the codes."""
 NOTICEABLE = 0.87

@@ -1,13 +1,13 @@
 """Round with error feedback, one member of a group at a time.
 
-    minimise ‖(W* - A B - Q) H^½‖ over integers Q and a low-rank A B,     H = E x'x'ᵀ
+    minimise ‖(W* - A B - Q) H^½‖ over a quantized Q and a low-rank A B,     H = E x'x'ᵀ
 
 x' is an input of a member in the model with the earlier members already rounded, and W* the matrix that best reproduces the
 outputs of the original model from x' (`numerics.changed_inputs`), or W itself. The weights of one input at a time are rounded
 to a grid that is found beforehand, and the weights of later inputs compensate for the errors (`gptq`).
 
-The alternating fits of the integers and the low-rank part use inputs of the model with all earlier groups rounded, but no
-member of this group. The members share the low-rank factors, which are fitted to the stacked matrix under the metrics of
+The alternating fits of the integers and the low-rank part use inputs of the model in which all earlier groups are rounded, but
+no member of this group is. The members share the low-rank factors, which are fitted to the stacked matrix under the metrics of
 `svd.group_metrics`.
 """
 
@@ -100,7 +100,7 @@ class Members:
         return torch.cat([member.rounded(part, self._grid(part), self.bits)[1] for member, part in parts])
 
     def finished(self, low_rank: Float[Tensor, "rows cols"] | None, report: Report) -> tuple[Grid, UInt8[Tensor, "rows cols"]]:
-        """Round one member after the other, each measured with the earlier ones in place."""
+        """Round the members one by one, measuring each with the earlier ones in place."""
         grids: dict[int, Grid] = {}
         codes = torch.empty(self.exact.shape, dtype=torch.uint8)
         for number, index in enumerate(self.hints.order, 1):

@@ -93,7 +93,7 @@ class Quantization(Method):
     toward_original: bool = field(
         default=True,
         metadata={
-            "help": "With feedback, fit the outputs of the original model rather than those of the weight itself.",
+            "help": "With feedback, match the original model's outputs, not the weight's outputs for changed inputs.",
             "omit_default": True,
         },
     )

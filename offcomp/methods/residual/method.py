@@ -66,7 +66,7 @@ class ResidualAutoencoder(Method):
     preset: str = field(
         default="residual",
         metadata={
-            "help": "Fitting recipe: residual starts from the SVD, so its weight error is never larger than that of the SVD.",
+            "help": "Fitting recipe: residual starts from the SVD, and its weight error is never larger than that of the SVD.",
             "choices": ("residual",),
         },
     )

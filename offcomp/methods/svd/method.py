@@ -34,12 +34,13 @@ matrix whose outputs for x' are closest to those of W for x, with the penalty λ
     W* = (W C + λ W) (H + λ I)⁻¹          C = mean x x'ᵀ, H = mean x' x'ᵀ, λ = 0.3 · mean diagonal of H
 
 For λ = 0, mean ‖W x - A B x'‖² is ‖(W* - A B) H^½‖² plus a constant, so the truncated SVD of W* under H minimises it. AA-SVD
-(Sinha and Fleuret, arXiv 2604.02119) has the same objective, and SAES-SVD (Hu et al., arXiv 2602.03051) a weighted one. The
-weights of the tokens come from the outputs of the original model. If the model is too large to stay in memory, W is not
+(Sinha and Fleuret, arXiv 2604.02119) has the same objective, and SAES-SVD (Hu et al., arXiv 2602.03051) a weighted one.
+Token weights are computed from the outputs of the original model. If the model is too large to stay in memory, W is not
 replaced.
 
 Without `toward_original`, nothing ties the compressed model to the original: each matrix reproduces its outputs for inputs that
-drift away from the original ones. This helps language models less and makes sentence embeddings worse (`benchmarks.follow`).
+drift away from the original ones. `follow` then helps language models less and makes sentence embeddings worse
+(`benchmarks.follow`).
 
 Our SVD is exact, whereas the paper (arXiv 2302.04045) uses a randomised SVD whose number of iterations is chosen by test
 perplexity.
@@ -110,14 +111,14 @@ class SVD(Method):
     follow: bool = field(
         default=False,
         metadata={
-            "help": "Compute the metrics on inputs that the earlier matrices, already compressed, produce.",
+            "help": "Compute the metrics on inputs from a model whose earlier matrices are already compressed.",
             "omit_default": True,
         },
     )
     toward_original: bool = field(
         default=True,
         metadata={
-            "help": "With follow, fit the outputs of the original model rather than those of the weight itself.",
+            "help": "With follow, match the original model's outputs, not the weight's outputs for changed inputs.",
             "omit_default": True,
         },
     )

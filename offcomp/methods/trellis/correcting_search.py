@@ -64,7 +64,7 @@ class _Paths:
 
     totals      (paths,): cost of the path
     errors      (paths, columns): its errors w - ŵ, 0 for columns that are still to come
-    places      (columns, paths) int32: for each column, the integer that ends each path, as an index in `Prices.flat_values`
+    places      (columns, paths) int32: for each column, the last integer of each path, as an index in `Prices.flat_values`
     decoded     (columns, paths): the values that these integers decode to
     before      (columns, paths) int32: for each column, the path that each path continues
     """

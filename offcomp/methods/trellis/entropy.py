@@ -4,8 +4,8 @@ Every integer is coded with a static table, selected by its context and quantize
 the entry, in steps, on a logarithmic scale: the sum of a row exponent and a column exponent. A table lists the code length of
 each magnitude |k| in sixteenths of a bit, as one byte; the sign takes one more bit.
 
-The decoder learns the quantizer of an entry only from the integers before it, so the integers are coded column by column, and
-those of a column, in all blocks together, are sorted by table. The decoder can therefore decode many integers at once.
+The decoder knows the quantizer of an entry only after it has decoded the integers before it, so the integers are coded column
+by column. The integers of one column, across all blocks, are sorted by table, so that many can be decoded at once.
 """
 
 from __future__ import annotations

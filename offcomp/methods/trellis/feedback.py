@@ -150,7 +150,7 @@ class _Coder:
         self.limit = limit
         self.bytes_left = float(limit)
         self.entries_left = num_entries
-        self.relative_step = 2.0  # the last member's step relative to its root mean square, extrapolated to 0 bits
+        self.relative_step = 2.0  # the previous member's step relative to its root mean square, extrapolated to 0 bits
         self.growth = 1.0  # length of a code with feedback as a multiple of its length without feedback
 
     def add(self, index: int, member: _Member) -> Float[Tensor, "rows cols"]:
@@ -167,7 +167,7 @@ class _Coder:
         return decoded
 
     def filled(self, index: int, member: _Member, outliers: Float[Tensor, "rows cols"]) -> NDArray[np.uint8] | None:
-        """Code the last member such that the whole code fills the limit."""
+        """Code the last member so that the whole code fills the limit."""
         step, model = self._step(member, (self.bytes_left - member.side_bytes) / self.growth)
         positions = outliers.reshape(-1).nonzero()[:, 0]
         values = positions.numpy(), outliers.reshape(-1)[positions].numpy()

@@ -41,7 +41,7 @@ def fit(
     for each in (
         method,
         replace(method, rotation="off", outliers=inf),
-    ):  # the second stores next to nothing besides the integers
+    ):  # the second variant stores almost nothing except the integers
         content = code_of(each, exact, stream.num_bytes, report) if content is None else content
     if content is None:
         raise BudgetTooSmall(f"a ({rows}, {cols}) matrix cannot be coded in {stream.num_bytes} bytes; lower the ratio")

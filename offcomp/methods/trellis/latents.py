@@ -54,7 +54,7 @@ class Block:
 
     symbols             (rows, cols) int16, with the columns in coding order
     row_exponents       (rows,): the expected size of each row, in steps, see `entropy`
-    column_exponents    (cols,): the same for each column
+    column_exponents    (cols,): the size of each column relative to the whole block, see `entropy`
     step                Δ
     step_exponents      (cols,): e_j
     transposed          whether the block is transposed in the stacked matrix

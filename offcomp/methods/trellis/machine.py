@@ -108,8 +108,8 @@ def best_magnitudes(
 ) -> tuple[Float[Tensor, "*shape"], Integer[Tensor, "*shape"]]:
     """The cost of the cheapest magnitude for each target |x|, in steps, and its index in `Prices.flat_values` (int32).
 
-    `quantizers` and `parities` (int32) are those that the magnitude must have; all shapes are broadcast. Compares the nearest
-    such magnitude and the next smaller one.
+    `quantizers` and `parities` (int32) are those that the magnitude must have; all shapes are broadcast. Only the
+    nearest such magnitude and the next smaller one are compared.
     """
     number = prices.num_magnitudes
     nearest = (targets + quantizers).mul_(0.25).sub(parities, alpha=0.5).round_().mul_(2).add_(parities)

@@ -29,7 +29,7 @@ from offcomp.methods.base import Look, Method
 from offcomp.numerics.accounting import CodedBytes, Shapes
 
 RATES_PER_BIT = 512
-"""Number of sizes per bit per entry."""
+"""Number of sizes (rate steps) for each bit per entry."""
 SMALLEST_RATE, LARGEST_RATE = RATES_PER_BIT // 8, 10 * RATES_PER_BIT
 FIXED_BYTES = 400
 """Allowance for layout, tables and values, which do not depend on the shape."""
@@ -87,7 +87,7 @@ class TrellisAutoencoder(Method):
 
     toward_original: bool = field(
         default=True,
-        metadata={"help": "With feedback, fit the outputs of the original model rather than those of the weight itself."},
+        metadata={"help": "With feedback, match the original model's outputs, not the weight's outputs for changed inputs."},
     )
     column_steps: bool = field(
         default=True, metadata={"help": "With feedback, use finer steps for columns whose inputs matter more."}

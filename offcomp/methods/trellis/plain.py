@@ -126,6 +126,6 @@ def coded_basis(method: TrellisAutoencoder, matrix: Float[Tensor, "rows cols"], 
 
 
 def bits_per_row(variances: Float64[Tensor, " cols"], bits: float) -> float:
-    """Bits per row at the distortion that an entry of mean variance has if it is coded in `bits` bits."""
+    """Bits per row at the distortion of an entry of mean variance that is coded with `bits` bits."""
     level = variances.mean() * 2.0 ** (-2 * bits)
     return float((variances / level.clamp_min(1e-300)).clamp_min(1).log2().sum() / 2)

@@ -11,7 +11,7 @@ Found = TypeVar("Found")
 TOLERANCE = 0.0005
 """Share of the limit that may remain unused."""
 STEEPEST, FLATTEST = 8.0, 0.1
-"""Bits per entry that doubling the step can save: about 1 at high rates; at low ones, whole rows may turn to zeros at once."""
+"""Bits per entry that doubling the step can save: about 1 at high rates; at low ones, whole rows may become zero at once."""
 WIDEST = 2.0
 """Largest change of a step at a time, in octaves."""
 DOUBLINGS = 30
@@ -28,9 +28,9 @@ def fill(
 ) -> tuple[float, Found] | None:
     """Find a step whose code fills `limit` bytes; `attempt` returns the length in bytes and the code at a step.
 
-    Uses the secant method in the logarithm of the step, or bisection where the secant leaves the range in which the step must
-    lie, for at most `attempts` codes or until at most the share `tolerance` of the limit is unused. Returns the longest code
-    that fits, with its step. If none fits, the step is doubled until one does; if none does after DOUBLINGS, returns None.
+    Uses the secant method on the logarithm of the step, falling back to bisection if the secant leaves the bracket. Stops after
+    `attempts` codes, or once the unused share of the limit is at most `tolerance`. Returns the longest code that fits, with its
+    step. If none fits, the step is doubled up to DOUBLINGS times until one does; returns None if none does.
     """
     best: tuple[float, float, Found] | None = None
     before: tuple[float, float] | None = None

@@ -23,7 +23,7 @@ from offcomp.methods.trellis.latents import NUM_VALUES, count_magnitudes, row_ch
 from offcomp.methods.trellis.machine import Machine, Prices, machine, quantizers_along, shortest_path
 
 PRICE_PER_BIT = 0.6
-"""Squared steps that one bit is worth."""
+"""Price of one bit, in squared steps."""
 MAX_CODE_LENGTH = 40.0
 """Price in bits of an integer that has never occurred."""
 LAPLACIAN_SHARE = 0.2

@@ -35,13 +35,13 @@ class Truncation(Document):
     texts: Count
     """Number of truncated texts."""
     of: Count
-    """Number of all texts."""
+    """Total number of texts."""
     tokens: Count
     """The maximum number of tokens per text."""
 
 
 class Reading(Protocol):
-    """A score or a calibration, which knows how its texts were read; counts are None if unknown, as in older runs."""
+    """A score or a calibration, with counts of how its texts were read; these are None if unknown, as in older runs."""
 
     @property
     def rows(self) -> RowCounts | None: ...

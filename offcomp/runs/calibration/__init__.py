@@ -16,7 +16,7 @@ __all__ = ["Calibration", "GroupHints", "calibration_of"]
 def calibration_of(
     plan: Plan, loaded: LoadedModel, texts: Sequence[str] | None = None, *, stays_loaded: bool = True
 ) -> Calibration | None:
-    """The calibration of a model on the plan's text, or on these texts; None if the plan needs no text.
+    """The calibration of a model on `texts` or, by default, on the plan's text; None if the plan needs no text.
 
     If the model does not stay loaded between passes, statistics may take up only half as much memory as the largest group.
     """

@@ -1,4 +1,4 @@
-"""Passes over a text that start at the block (transformer layer) whose modules are watched, from its captured inputs.
+"""Passes over a text that start from the captured inputs of the block (transformer layer) that contains the watched modules.
 
 A method that compresses the members of a group one after another needs the inputs of each with the earlier ones replaced.
 Everything before the block that contains a member is the same for all members of that block, so it is computed once.
@@ -98,7 +98,7 @@ class BlockInputs:
 
     @property
     def needs_whole_pass(self) -> bool:
-        """Whether a pass over the current part must not end before the last block."""
+        """Whether a pass over the current part must run through to the last block."""
         return self._links.is_new
 
     def _reach(self, block: str) -> bool:

@@ -1,4 +1,4 @@
-"""Keep statistics of modules that have been gathered, within a budget in bytes."""
+"""Cache the statistics gathered for modules, within a budget in bytes."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from offcomp.runs.calibration.forward import is_embedding, modules_of
 DEAD_GAIN = 1e-4
 """Channels with at most this gain are left alone: their outputs are nearly constant, so ratios of spreads are meaningless."""
 PRIOR_TOKENS = 32
-"""Corrections shrink as if this many additional tokens needed none, so that a short text does no harm."""
+"""Corrections are shrunk as if this many extra tokens had needed none, so that a short text does no harm."""
 WIDEST_RATIO = 2.0
 """Gains change by at most this factor."""
 

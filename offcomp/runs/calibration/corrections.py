@@ -13,7 +13,7 @@ The first is the bias correction of Nagel et al. 2019 (arXiv 1906.04721, section
 arXiv 2309.02784), which trains the gains and biases by gradient descent instead. Gains match the spread of y; a regression of y
 on y' would shrink them, since part of y' is noise.
 
-All tokens except padding count, including special tokens, since a bias acts on every token. Corrections replace values of the
+All tokens except padding are counted, even special tokens, since a bias acts on every token. Corrections replace values of the
 same size, so they take up no space.
 """
 
@@ -68,7 +68,7 @@ class _Reached(Exception):
 class Corrector:
     """Corrects the vectors of a model whose matrices have been replaced.
 
-    Call `read_original` with the original matrices in the model, then `correct` with the replaced ones.
+    Call `read_original` while the model has its original matrices, then `correct` once they have been replaced.
 
     Args:
         specs: the modules whose matrices are replaced.
@@ -93,7 +93,7 @@ class Corrector:
             self.targets = [target for target in self.targets if target.is_norm][-1:]
 
     def _in_order(self, targets: Sequence[Target]) -> list[Target]:
-        """The targets that are used, in the order of their first use, which a pass over one text shows."""
+        """The targets that are used, in the order of their first use, as determined by a pass over one text."""
         used: dict[str, Target] = {}
 
         def hook(target: Target) -> Any:

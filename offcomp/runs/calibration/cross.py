@@ -1,4 +1,4 @@
-"""Moments of the inputs in the original model together with those in the model with substituted weights, token by token."""
+"""Joint moments, over tokens, of the inputs in the original model and in the model with substituted weights."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from offcomp.runs.calibration.watching import Watch
 class CrossMoments:
     """Moments over the tokens that reach a weight matrix W (rows, cols), in float64.
 
-    x is the input in the original model and x' that of the same token in the model with substituted weights. The
-    weights of the tokens are those of the original model: all equal, or 1 / ‖W x‖².
+    x is the input in the original model and x' that of the same token in the model with substituted weights. Tokens
+    are weighted as in the original model: equally, or by 1 / ‖W x‖².
 
     inputs      the second moment of x': the weighted mean of x' x'ᵀ
     cross       (cols, cols): weighted mean of x x'ᵀ
@@ -73,7 +73,7 @@ class CrossSums:
         if [(use.spec, use.inputs.shape) for use in original] != [(use.spec, use.inputs.shape) for use in substituted]:
             raise InputError(
                 f"{original[0].spec.name if original else 'the module'} is not used for the same tokens in the original and in "
-                "the compressed model, so its inputs cannot be compared; choose a different module or no cross moment"
+                "the compressed model, so its inputs cannot be compared; choose a different module, or turn off toward_original"
             )
         for one, other in zip(original, substituted, strict=True):
             self.add(one.spec, one.inputs, other.inputs, one.output)

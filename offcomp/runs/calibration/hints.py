@@ -177,7 +177,7 @@ class MemberStatistics:
     def column_moment(self) -> Tensor | None:
         """Second moment of the inputs (cols, cols), in float64; None for an embedding.
 
-        If the original model is kept, the weights of the tokens come from its outputs, as in `cross_moment`.
+        If the original model is kept, token weights are computed from its outputs, as in `cross_moment`.
         """
         return None if self._is_embedding else self._hints.moments(self._spec).second
 

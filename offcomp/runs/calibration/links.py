@@ -1,4 +1,4 @@
-"""How the blocks (transformer layers) of a model call one another: what each is given, and from where.
+"""How the blocks (transformer layers) of a model are chained: which arguments each receives, and from where.
 
 If each block of a list is given what the one before returned, and otherwise the same arguments, then the inputs of one block
 are enough to compute those of the next, without a pass through the whole model.
@@ -20,7 +20,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Link(NamedTuple):
-    """How a block is called after another: with the same arguments, some of them replaced by what the other returned.
+    """How a block is called after the one before it: with the same arguments, some replaced by what that block returned.
 
     target      path of the block
     returned    number of an argument -> number of the returned value that replaces it
@@ -30,7 +30,7 @@ class Link(NamedTuple):
     returned: dict[int, int]
 
     def call(self, call: Call, outputs: Sequence[Any]) -> Call:
-        """The call of this block, given that of the block before and what it returned."""
+        """The call of this block, given the call of the block before it and what that block returned."""
         numbers = count()
         return mapped(call, lambda value: outputs[self.returned[n]] if (n := next(numbers)) in self.returned else value)
 
@@ -54,8 +54,8 @@ class Link(NamedTuple):
 class Links:
     """The links between successive blocks of a list, found by watching passes through all of them.
 
-    An argument of another type, such as None instead of a mask for a text without padding, may come from elsewhere. A link is
-    therefore used only if it was the same in one pass for each combination of types.
+    An argument may come from elsewhere if its type differs, such as None instead of a mask for a text without padding. Each
+    combination of types is therefore watched in one pass, and a link is used only if it is the same for all of them.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -66,7 +66,7 @@ class Links:
         self._latest: tuple[str, Call, list[Any]] | None = None
 
     def path(self, start: str, end: str) -> list[Link] | None:
-        """The links that lead from one block to another; None if there are none."""
+        """The links that lead from one block to another; None if no links connect them."""
         found: list[Link] = []
         while start != end:
             link = self._links.get(start)
@@ -82,7 +82,7 @@ class Links:
 
     @contextmanager
     def watching(self, block: str) -> Iterator[None]:
-        """Watch the blocks in the same list as this one in passes inside the `with` block."""
+        """Within the `with` statement, watch all blocks in the list that contains this one."""
         name = block.rpartition(".")[0]
         with ExitStack() as stack:
             for number, each in enumerate(cast(nn.ModuleList, self._model.get_submodule(name))):

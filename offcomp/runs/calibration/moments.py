@@ -165,7 +165,7 @@ def output_errors(
 
 
 def errors_from_moments(original: Tensor, reconstruction: Tensor, moments: InputMoments) -> tuple[float, float]:
-    """Sums of ‖(W-Ŵ)x‖² and ‖Wx‖² over the tokens of the moments, as in `output_errors` but without a pass."""
+    """Sums of ‖(W-Ŵ)x‖² and ‖Wx‖² over the tokens of the moments, as in `output_errors` but without another pass."""
 
     def energy(matrix: Tensor) -> float:
         rows = matrix.double()

@@ -52,8 +52,8 @@ class Calibration:
         rows: row counts of the source that the texts were read from, for the run's record.
         cache_bytes: budget in bytes for cached statistics (at least half a group's matrix). The captured inputs of blocks
             have a budget of the same size.
-        ahead: the modules of all groups. Each pass over the text gathers statistics for as many modules as fit in the cache,
-        and keeps these statistics across groups. If `ahead` is empty, statistics are dropped once a group no longer needs them.
+        ahead: the modules of all calibrated groups. Each pass over the text gathers statistics for as many of them as fit in
+            the cache, and keeps these across groups. If empty, statistics are dropped once a group no longer needs them.
 
     Raises InputError if the model has no tokenizer or the text contains no tokens.
     """
@@ -144,9 +144,9 @@ class Calibration:
 
     @contextmanager
     def keeping_earlier_groups(self) -> Iterator[None]:
-        """Within the block, leave earlier groups in place for the next group that follows; restores the model at the end.
+        """Within the block, leave earlier groups in place for the next group that uses them; restores the model at the end.
 
-        A group that does not follow finds the original weights nevertheless. Has no effect on a model that is offloaded.
+        A group that does not use them still sees the original weights. Has no effect on a model that is offloaded.
         """
         self._is_kept = True
         try:

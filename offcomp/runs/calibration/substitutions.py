@@ -23,7 +23,7 @@ class Reconstructed(Protocol):
 
 
 class Substitutions:
-    """The weights of a loaded model that are replaced: by those of earlier groups, and member by member in the current group.
+    """Replaces weights of a loaded model: those of earlier groups, and those of the current group member by member.
 
     If the model is offloaded, the weights are replaced again whenever it is loaded.
     """

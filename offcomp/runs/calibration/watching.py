@@ -52,7 +52,7 @@ class Watch:
         """Run forward passes over all batches, without gradients.
 
         Values that do not belong to a text, such as position embeddings, are the same in every part of a batch and are counted
-        once. They are recognised by their shape, so no part may consist of a single text.
+        once. They are recognised by their shape, so a batch is never split into parts of a single text.
         """
         with self.watching():
             for part, is_first in parts_of(batches):
@@ -60,7 +60,7 @@ class Watch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch the modules inside the block, which calls `step` for each part of the text in turn."""
+        """Watch the modules inside the `with` block, which calls `step` for each part of the text in turn."""
         with ExitStack() as stack:
             for spec in self.specs:
                 for module in modules_of(self.model, spec):

@@ -34,7 +34,7 @@ def show_front(runs: Sequence[Run]) -> None:
     shown, left_out = sharing_an_axis(runs, measure)
     summary = f"{len(shown)} of {len(runs) + len(others)} runs shown."
     if others:
-        summary += f" {len(others)} left out because they compress other models, so their sizes and scores are not comparable."
+        summary += f" {len(others)} left out because sizes and scores are not comparable across models."
     if left_out:
         summary += f" Not on this axis: {pareto.left_out_text(left_out, names)}."
     if not shown:

@@ -47,7 +47,7 @@ HELP = {
     "Relative error": "Norm of the difference between the original and the stored weights, divided by the norm of the "
     "original, over all chosen weights. 0 is exact; 1 is as bad as storing zeros.",
     "Cosine distance": "1 minus the cosine similarity between a row of weights and its reconstruction, averaged over all rows.",
-    "Stored parameters": "Number of values stored for the chosen modules: factors, latents, decoders and row norms.",
+    "Stored parameters": "Number of values stored for the chosen modules, such as factors, latents, codes and scales.",
     "Stored bytes": "Size of all stored values in bytes, which a smaller dtype also reduces.",
 }
 
@@ -59,7 +59,7 @@ def show_answer(runs: Sequence[Run]) -> None:
     for sentence in warnings[:MAX_CONCERNS]:
         st.warning(plain(sentence), icon=":material/warning:")
     if len(warnings) > MAX_CONCERNS:
-        st.caption(f"{len(warnings) - MAX_CONCERNS:,} more warnings are not shown.")
+        st.caption(f"More warnings, not shown: {len(warnings) - MAX_CONCERNS:,}.")
     _show_size_notes(runs)
 
 
@@ -70,7 +70,7 @@ def _show_size_notes(runs: Sequence[Run]) -> None:
     for name, notes in noted[:MAX_NOTED]:
         st.caption(plain(f"{name}: {' '.join(notes)}"))
     if len(noted) > MAX_NOTED:
-        st.caption(f"For notes on the sizes of {len(noted) - MAX_NOTED} more runs, see the report or run 'offcomp show'.")
+        st.caption(f"For size notes on the other runs ({len(noted) - MAX_NOTED}), see the report or run 'offcomp show'.")
 
 
 def few_enough(runs: Sequence[Run]) -> bool:
@@ -136,7 +136,7 @@ def _metrics(run: Run, brief: bool) -> Iterator[tuple[str, str, str, str]]:
         yield metric.title, metric.title, scores.score_text(score), note
         if paired.agreement is not None:
             flips = (paired.right_to_wrong or 0) + (paired.wrong_to_right or 0)
-            yield "Agreement", "Agreement", metric.number(paired.agreement), f"{flips} flips"
+            yield "Agreement", "Agreement", metric.number(paired.agreement), f"{flips} flip{'s' * (flips != 1)}"
     row = run_table([run]).iloc[0]
     figures = [("Relative error", f"{row['relative_error']:.3f}", "chosen weights")]
     if not brief:

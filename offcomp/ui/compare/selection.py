@@ -148,7 +148,7 @@ def _chosen_by_hand() -> None:
 
 
 def _invite() -> None:
-    """Explain that there are no finished runs in this home folder yet."""
+    """Explain that there are no finished runs in the home folder yet."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown("You have no finished runs yet, so this page shows bundled measurements.", width="stretch")
         if st.button("Compress something", key="compare_compress", icon=":material/compress:"):

@@ -51,7 +51,7 @@ def _show_errors(lab: Lab) -> None:
     points = known_errors.error_point_table(same_groups, estimates, choices.unit)
     exact = not choices.rounded_to
     figure = error_curve_figure(lab.curve, points, lab.ratio, choices.unit, palette(), exact=exact)
-    alt = "Relative error against compression ratio: SVD as a line, measured and estimated errors as marks; numbers below."
+    alt = "Relative error against compression ratio: SVD as a line, measured and estimated errors as marks, listed below."
     draw(figure, "error_curve", alt)
     st.caption(plain(_reading(points, exact)))
     if len(points):

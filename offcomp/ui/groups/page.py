@@ -194,7 +194,7 @@ def _show_pairs(survey: Survey, stack: str, origin: str) -> None:
     draw(pair_figure(table, palette()), "groups_pairs", alt)
     gaining, comparable = int((table["gain"] > 0).sum()), int(table["gain"].notna().sum())
     misfits = len(table) - comparable
-    empty = f" {misfits} pairs cannot be stacked into one matrix; their cells are empty." if misfits else ""
+    empty = f" Empty cells: {misfits} of {len(table)} pairs cannot be stacked into one matrix." if misfits else ""
     st.caption(plain(f"{gaining or 'None'} of {comparable} pairs benefit from stacking.{empty}"))
     _table(table, survey, "pairs", origin)
 

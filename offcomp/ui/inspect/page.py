@@ -41,7 +41,7 @@ ORDER_HELP = (
 
 
 def show_matrix(lab: Lab) -> None:
-    """Draw everything below the plan, as a fragment of its own to avoid rerunning the plan when the rank changes."""
+    """Draw everything below the plan, as a fragment of its own so that changing the rank does not redraw the plan."""
     info = lab.choices.info
     if info.modules:
         st.fragment(_show_matrix)(info)

@@ -67,7 +67,7 @@ def _choose_target_value(target: Target, info: ModelInfo) -> None:
     title, low, high, step = TARGETS[target.kind]
     scale = PER_POINT if target.kind == "loss" else 1
     if target.kind == "loss":
-        title = title.format("%" if target.relative else "points", target.task or "the first task")
+        title = title.format("per cent" if target.relative else "points", target.task or "the first task")
     if target.kind == "megabytes":
         title = title.format(f"{info.num_bytes / 1e6:.1f}")
     key = f"panel_target_{target.kind}"

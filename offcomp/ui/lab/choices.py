@@ -72,7 +72,8 @@ class Choices:
     @property
     def summary(self) -> str:
         """The draft in one sentence."""
-        together = f"{len(self.own)} custom groups" if self.grouping == OWN else within_sentence(GROUPINGS[self.grouping][0])
+        own = f"{len(self.own)} custom group{'s' * (len(self.own) != 1)}"
+        together = own if self.grouping == OWN else within_sentence(GROUPINGS[self.grouping][0])
         tasks = [task.title or task.name for task in map(_as_task, self.tasks)]
         scored = f"scored on {listing([within_sentence(task) for task in tasks])}" if tasks else "not scored"
         return sentence_start(f"{self.modules_title}; {together}; {scored}.")

@@ -93,7 +93,7 @@ def _chosen_columns(family: TaskFamily, path: Path, view: TableView) -> dict[str
         }
     assigned = {column: table_column for column, table_column in chosen.items() if table_column is not None}
     if len(assigned) < len(wanted):
-        text = doubt.split("; say ")[0] or f"{path.name} needs a column for each of {', '.join(wanted)}"
+        text = doubt.split("; specify ")[0] or f"{path.name} needs a column for each of {', '.join(wanted)}"
         st.warning(plain(f"{text}: choose the columns above."))
         return None
     if len({*assigned.values()}) < len(assigned):

@@ -170,7 +170,7 @@ def _option_widget(style_key: str, name: str, default: Any, metadata: Any) -> An
 
 
 def _choose_tasks(info: ModelInfo) -> None:
-    """Let the user choose the tasks to score the result on, from the bundled tasks that the model supports, and their own."""
+    """Let the user choose from the bundled tasks that the model supports, and add a task made from their own table."""
     st.session_state[TASKS] = list(draft.tasks(info))
     st.multiselect(
         "Tasks",

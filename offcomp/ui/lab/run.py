@@ -59,7 +59,7 @@ def _nothing_to_run(lab: Lab) -> str:
 
 
 def show_progress(lab: Lab) -> None:
-    """Show the runs of the draft that are in progress, polling until they end, and why others failed."""
+    """Show the runs of the draft that are in progress, polling until they end, and why any started here have failed."""
     active = [answer.run.id for answer in lab.answers if answer.run and not answer.run.ended]
     if active:
         st.fragment(_poll, run_every=POLL_SECONDS)(active)
@@ -104,5 +104,5 @@ def progress_of(run: Run) -> tuple[float, str]:
 
 @reporting_errors()
 def act(action: Callable[[str], None], run_id: str) -> None:
-    """Carry out an action on a run from a callback, showing why it failed if it did."""
+    """Carry out an action on a run from a callback. If it fails, show why."""
     action(run_id)

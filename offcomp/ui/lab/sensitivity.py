@@ -21,7 +21,7 @@ HELP = (
 
 
 def offer_sensitivity(lab: Lab) -> None:
-    """On request, measure the sensitivities that the budget needs in a separate process, one method after the other."""
+    """On request, measure the sensitivities that the budget needs, one method at a time, in a separate process."""
     info = lab.choices.info
     plans = [answer.plan for answer in lab.answers if answer.fault and not_measured(answer.plan, lab.choices)]
     if plans and st.session_state.get(REQUESTED) == info.reads:

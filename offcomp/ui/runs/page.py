@@ -35,11 +35,12 @@ STATUS_ICONS = {
 
 def describe_run(run: Run) -> str:
     """Describe a run in a few words: methods, groups and ratio."""
-    methods = method_title(run) if run.plan.groups else "baseline"
+    if not run.plan.groups:
+        return "baseline"
     names = [group.name for group in run.plan.groups]
     groups = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     ratios = sorted({group.ratio for group in run.plan.groups})
-    return f"{methods}: {groups} at {', '.join(f'{ratio:g}x' for ratio in ratios)}"
+    return f"{method_title(run)}: {groups} at {', '.join(f'{ratio:g}x' for ratio in ratios)}"
 
 
 def list_runs() -> None:
@@ -57,7 +58,8 @@ def list_runs() -> None:
     left, right = st.columns([3, 1], vertical_alignment="center")
     folder = str(store.folder).replace(str(Path.home()), "~", 1)
     left.markdown(
-        f"{len(runs):,} runs: {done:,} done, {sum(not run.ended for run in runs):,} under way. Stored in {code(folder)}."
+        f"{len(runs):,} run{'s' * (len(runs) != 1)}: {done:,} done, {sum(not run.ended for run in runs):,} under way. "
+        f"Stored in {code(folder)}."
     )
     if done:
         right.page_link(
