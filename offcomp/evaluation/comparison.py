@@ -162,8 +162,8 @@ def compare_fidelity(
     """Score the outputs of a compressed model by their distance from the original's, whose own value is perfect by definition.
 
     compressed      the distance or similarity of each output (outputs,), which is averaged
-    rows            the index in `texts` of each output's text. Outputs for one text are dependent, so the bootstrap resamples
-                    texts. In the result, `n` counts outputs and `units` the texts with at least one output
+    rows            the index in `texts` of each output's text. Outputs for the same text are not independent,
+                    so the bootstrap resamples texts. In the result, `n` counts outputs and `units` the texts with at least one
 
     The model counts as unchanged if every value is perfect. `changes` lists the texts whose mean is furthest from perfect.
     Raises TaskError if any value is not finite.

@@ -122,7 +122,7 @@ def _text_faults(method: type[Method]) -> Iterable[str]:
     for name in ("name", "style_key", "title", "paper", "size_name"):
         value = getattr(method, name, None)
         if not isinstance(value, str) or not value.strip():
-            yield f"its {name} is {value!r:.80}; it must be a string that is not blank"
+            yield f"its {name} is {value!r:.80}; it must be a non-blank string"
         elif name in ("name", "style_key") and not KEY.fullmatch(value):
             yield f"its {name} is {value!r:.80}; only lower-case letters, digits, - and _ are allowed, starting with a letter"
     decoders = method.decoders

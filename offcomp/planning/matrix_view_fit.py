@@ -72,7 +72,7 @@ def view_arrays(matrix: Tensor) -> dict[str, NDArray[np.generic]]:
 
 
 class _Side:
-    """The assignment of a matrix's rows to blocks in each order, where `norms` are the row norms. Also used for columns.
+    """The block that each row of a matrix belongs to, for each order of the rows with these norms. Also used for columns.
 
     blocks    order -> block index of each row, with the rows in stored order
     sizes     rows per block, as a column vector

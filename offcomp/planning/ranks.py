@@ -30,7 +30,7 @@ Singular = Callable[[Group], Spectrum | None]
 
 
 def with_ranks(plan: Plan, info: ModelInfo, singular_values: Singular) -> Plan:
-    """The plan with the rank of every group that requests a share of the energy, and the ratio of every group with a rank.
+    """Fill in the rank of each group that requests a share of the energy, and the ratio of each group that has a rank.
 
     Raises InputError if singular values are needed but not known, or if a rank does not suit its matrix.
     """

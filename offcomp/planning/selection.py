@@ -68,7 +68,7 @@ def _split(patterns: str | Iterable[str]) -> list[str]:
 
 
 def _matching_any(info: ModelInfo, patterns: Sequence[str]) -> list[ModuleSpec]:
-    """The modules that match any pattern, each once. Raises InputError for a pattern that matches none."""
+    """The modules that match any pattern, each once. Raises InputError for a pattern that matches no module."""
     matched: dict[ModuleSpec, None] = {}
     for pattern in patterns:
         found = [spec for spec in info.modules if _matches(spec, pattern)]

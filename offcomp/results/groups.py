@@ -159,7 +159,9 @@ def _smaller_groups(survey: Survey, stack: str, error: float) -> str:
         return f" With the best groups in the tree, the error falls to {least:.3f}."
     if round(survey.error, 3) >= round(error, 3):
         return ""
-    return " Compressing each module separately is best." if stack == BEST else f" No merge by {stack} helps."
+    if stack == BEST:
+        return " Compressing each module separately is best."
+    return f" No group stacked by {stack} has a lower error than separate matrices."
 
 
 def _pair_answer(survey: Survey, stack: str, words: str) -> str:

@@ -73,7 +73,7 @@ class SymbolModel:
         return Prices(self.machine, priced, torch.from_numpy(value_table(self.values, number)), PRICE_PER_BIT)
 
     def choose(self, targets: Float[Tensor, "rows cols"], contexts: NDArray[np.uint8]) -> Coded:
-        """The cheapest integers for targets given in steps."""
+        """The cheapest integers for targets in units of the step."""
         prices = self.prices(float(torch.linalg.vector_norm(targets, torch.inf)))
         height = max(1, ENTRIES_AT_ONCE // targets.shape[1])
         parts = zip(targets.split(height), torch.from_numpy(contexts).split(height), strict=True)

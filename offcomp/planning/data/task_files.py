@@ -116,6 +116,6 @@ def _by_column(table: pa.Table, name: str) -> dict[str, pa.Table]:
     known = {alias: split for split, aliases in SPLITS.items() for alias in aliases}
     unknown = sorted(set(values.unique()) - known.keys())
     if unknown:
-        raise TaskError(f"the column split of {name} contains {unknown[0]!r}; each value must be one of {', '.join(SPLITS)}")
+        raise TaskError(f"the column 'split' of {name} contains {unknown[0]!r}; each value must be one of {', '.join(SPLITS)}")
     parts = values.map(known)
     return {split: table.filter(pa.array(parts == split)) for split in SPLITS if (parts == split).any()}

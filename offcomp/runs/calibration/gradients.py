@@ -139,7 +139,7 @@ class _Backward:
         return see
 
     def _collect(self, spec: ModuleSpec, numbers: bool, inputs: Tensor, gradient: Tensor) -> None:
-        """Backward hook: collect the gradient of an output, and add all of a module's uses once their gradients are known."""
+        """Backward hook: collect the gradient of one call's output; add up a module's calls once all of them have one."""
         own = gradient[..., spec.start : spec.start + spec.rows] if spec.fused else gradient
         total = self.totals[spec]
         total.add_tokens(self.batch.select(own))

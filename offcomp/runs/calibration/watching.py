@@ -52,7 +52,7 @@ class Watch:
         """Run forward passes over all batches, without gradients.
 
         Values that do not belong to a text, such as position embeddings, are the same in every part of a batch and are counted
-        once. They are recognised by their shape, so a batch is never split into parts of a single text.
+        once. They are recognised by their shape, so each part of a batch contains at least two texts.
         """
         with self.watching():
             for part, is_first in parts_of(batches):

@@ -108,7 +108,9 @@ def _reading(table: pd.DataFrame, references: pd.DataFrame) -> str:
     if len(runs) > MAX_BARS and metric_named(table["metric"].iloc[0]) is not ERROR:
         parts.append("With this many runs, only those on the Pareto front show a 95 % interval.")
     if len(references):
-        parts.append("Dashed lines: bundled measurements with every linear weight rounded; the legend shows the sizes.")
+        parts.append(
+            "Dashed lines: results that come with offcomp, for rounding every linear weight; the legend shows the sizes."
+        )
     return " ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""The button that measures how much the model depends on each group, if the budget is divided by these sensitivities."""
+"""A button that measures how sensitive the model is to each group, shown if the budget is to be divided by sensitivity."""
 
 from __future__ import annotations
 
