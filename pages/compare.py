@@ -1,4 +1,4 @@
-"""Compare finished runs: score against size, errors, task scores, stored size, and differing settings."""
+"""Compare finished runs: errors, task scores, stored sizes, scores plotted against size, and settings that differ."""
 
 from collections.abc import Callable
 from functools import partial

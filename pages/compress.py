@@ -1,4 +1,4 @@
-"""Choose modules, grouping, methods and ratio, preview the exact SVD error, run the methods and compare them."""
+"""Choose modules, their grouping, methods and a ratio; preview the exact error of SVD; run the methods and compare them."""
 
 from offcomp.ui.compress.preview import show_what_if
 from offcomp.ui.lab.page import lab_page

@@ -1,4 +1,4 @@
-"""Which modules benefit from joint compression: all pairs, the merge tree, and the groups obtained by cutting it."""
+"""Which modules benefit from joint compression, shown for all pairs, as a merge tree, and as groups from cutting the tree."""
 
 from offcomp.ui.groups.page import show_groups
 from offcomp.ui.lab.page import lab_page

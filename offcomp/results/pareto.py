@@ -177,7 +177,11 @@ def front_answer(table: pd.DataFrame) -> str:
     metric = metric_named(table["metric"].iloc[0])
     on_front = runs[runs["on_front"]]
     count = f"{len(on_front)} of {len(runs)} runs {'is' if len(on_front) == 1 else 'are'} on the front"
-    start = "" if len(runs) == 1 else f"{count}, meaning that no other run is both at least as small and at least as good. "
+    start = (
+        ""
+        if len(runs) == 1
+        else f"{count}, meaning that nothing else in the chart is at least as small and at least as good, except exact ties. "
+    )
     if metric is ERROR:
         best = runs.sort_values(["value", "size"]).iloc[0]
         return f"{start}{best['name']} has the smallest relative error, {best['value']:.3g}, at {_sized(best)}."

@@ -1,4 +1,4 @@
-"""The draft plan, kept in the session state and in the URL: model, modules, grouping, methods, tasks and budget.
+"""The draft plan (model, modules, grouping, methods, tasks and budget), kept in the session state and in the URL.
 
 Widgets on all pages read and write the draft under the same session state keys. The URL contains every value that differs from
 its default, so a link opens the same draft in another browser:
@@ -37,7 +37,7 @@ WRITTEN, RECENT = "draft_written", "draft_recent"
 PAGE = "draft_page"
 """Session state key: the page that was drawn last."""
 ECHO_SECONDS = 3.0
-"""For how long a value that the app wrote to the URL is recognised as its own."""
+"""For how long the app recognises a value in the URL as one that it wrote itself."""
 PROBLEMS = "draft_problems"
 
 OPTIONS = "options"
@@ -106,13 +106,13 @@ def share() -> None:
 
 
 def _recent() -> list[tuple[float, dict[str, str]]]:
-    """The URL parameters that the app wrote in the last seconds, with the time of writing."""
+    """The URL parameters that the app wrote in the last few seconds, with the time of writing."""
     earliest = monotonic() - ECHO_SECONDS
     return [(written, texts) for written, texts in st.session_state.get(RECENT, ()) if written >= earliest]
 
 
 def view(name: str, key: str, choices: Sequence[Any], write: Callable[[Any], str] = str) -> None:
-    """Initialise the widget with this key from the link and keep the link up to date; call this before creating the widget.
+    """Take the widget's initial value from the link and keep the link up to date; call this before creating the widget.
 
     The first choice is the default, which the link omits; unavailable choices fall back to the default. `write` converts a
     choice to its text in the link.
@@ -154,7 +154,7 @@ def fitting_tasks(info: ModelInfo) -> tuple[str, ...]:
 
 
 def tasks(info: ModelInfo) -> tuple[str, ...]:
-    """The tasks to score on: the chosen ones that the model supports or, before any choice, those of its first draft."""
+    """The chosen tasks that the model supports or, before any have been chosen, those of the model's first draft."""
     chosen, fitting = st.session_state["tasks"], fitting_tasks(info)
     if chosen is None:
         chosen = first_draft(info).tasks

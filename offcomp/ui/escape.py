@@ -35,7 +35,7 @@ def plain(text: object) -> str:
 
 
 def code(text: object) -> str:
-    """Return the text on one line as inline code, with no characters inserted into paths and commands that users copy."""
+    """Return the text on one line as inline code. No invisible characters are inserted, since users copy paths and commands."""
     line = _one_line(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     padding = " " * (line[:1] == "`" or line[-1:] == "`")
@@ -47,7 +47,7 @@ def _one_line(text: object) -> str:
 
 
 def noted_table(cells: Sequence[Sequence[tuple[str, str]]], headings: Sequence[str]) -> pd.DataFrame:
-    """Return a table for `st.table` whose cells are a value in bold, if any, and a note; all texts are escaped."""
+    """Return a table for `st.table`. Each cell shows its value, if any, in bold and then its note; all texts are escaped."""
     lines = [[" ".join(filter(None, [value and f"**{plain(value)}**", plain(note)])) for value, note in row] for row in cells]
     return pd.DataFrame(lines, columns=[plain(heading) for heading in headings])
 

@@ -65,7 +65,7 @@ POPOVERS = '[data-testid="stPopoverBody"] {{color-scheme: {}}}'
 
 @contextmanager
 def page(name: str, question: str = "") -> Iterator[None]:
-    """Draw the frame and the page inside it, below its question unless the page shows the question itself.
+    """Draw the frame, the question as a title, and the page; leave the question empty if the page shows its own title.
 
     An OffcompError raised by the page is shown as a message; the draft is kept.
     """
@@ -98,13 +98,13 @@ def page(name: str, question: str = "") -> Iterator[None]:
 
 @st.cache_resource(show_spinner=False)
 def _sweep() -> None:
-    """Remove files that killed processes left behind in the home folder, once per process; failures are ignored."""
+    """Remove files left in the home folder by processes that were killed. Done once per process; failures are ignored."""
     with suppress(OSError):
         RunStore().sweep()
 
 
 def _freeze_loaded_objects(name: str) -> None:
-    """Exclude all objects loaded during the first visit to a page from garbage collection.
+    """After the first visit to a page, exclude all objects loaded so far from garbage collection.
 
     Streamlit runs a full collection after every script run. Collecting the objects of all libraries took up half of
     the server's time whenever a slider was moved.

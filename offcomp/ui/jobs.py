@@ -221,7 +221,7 @@ def starting() -> Iterator[None]:
 
 
 def _reason(status: int, stderr: bytes) -> str:
-    """Return why a process failed: the last line of its stderr, which names the error in a traceback."""
+    """Return why a process failed: the last line of its stderr; in a traceback, that line names the error."""
     lines = stderr.decode(errors="replace").strip().splitlines()
     if status < 0:
         return f"the process was killed (signal {-status}); make sure that there is enough memory"

@@ -1,8 +1,8 @@
 """The app's server: Streamlit in this process, serving only requests from the app's own pages.
 
 Streamlit lets any page on localhost, on any port, open the WebSocket that drives the app. Before rejecting a page
-from another host, Streamlit asks an external service for this machine's address. `OwnPages` runs before these checks and
-rejects requests that do not come from the app's own address, using only their headers.
+from another host, Streamlit asks an external service for this machine's address. `OwnPages` runs before these checks: looking
+only at the headers, it rejects requests that do not come from the app's own address.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PRIVATE: dict[str, Any] = {
     "client.allowedOrigins": [],
     "server.enableAgentApi": False,
 }
-"""Settings that keep the app on this machine; they override any settings file."""
+"""Settings that keep the app private to this machine; they override any settings file."""
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; connect-src 'self' ws://{host}; "
@@ -78,10 +78,10 @@ class OwnPages:
 
 
 def is_own(scope: Scope) -> bool:
-    """Return whether a request names this machine as its host and comes from one of the app's own pages.
+    """Return whether a request names this machine as its host and comes from the app's own pages, the address bar or a link.
 
-    Browsers send the requesting page's origin in `Origin` (always for WebSockets), and its relation to this host in
-    `Sec-Fetch-Site`. Pages on other ports of this host also count as foreign. Any page may link to the app.
+    Browsers send the requesting page's origin in `Origin` (always for WebSockets), and in `Sec-Fetch-Site` how the page's
+    origin relates to this host. Pages on other ports of this host also count as foreign. Any page may link to the app.
     """
     headers = Headers(scope=scope)
     hosts, origins = headers.getlist("host"), headers.getlist("origin")

@@ -145,8 +145,8 @@ def bring_calibration_text() -> None:
         key="calibration_weighting",
         persist_state="session",
         help=(
-            "output: each token is weighted by 1 / (squared norm of the module's output), like the normalisation that follows; "
-            "equal: all tokens have the same weight."
+            "output: each token is weighted by 1 / (squared norm of the module's output), since the normalisation "
+            "that follows equalises the tokens; equal: all tokens have the same weight."
         ),
     )
     _calibrate({"num_texts": int(count), "weighting": str(weighting)})

@@ -204,7 +204,7 @@ def test_a_pin_shows_what_the_next_ratio_changes(app: Visit) -> None:
     settled(page)
     before = shown_strip(page)["Relative error"]["SVD, 3.02x"]
     page.get_by_role("button", name="Pin this answer").click()
-    expect(page.get_by_text("Differences in brackets are from the pin: SVD at 3.02x.")).to_be_visible()
+    expect(page.get_by_text("Differences in brackets are relative to the pin: SVD at 3.02x.")).to_be_visible()
     set_slider(page, "4x")
     settled(page)
     change = page.get_by_test_id("stTable").get_by_text(re.compile(r"\(\+0\.\d{3}\)"))

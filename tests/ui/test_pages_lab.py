@@ -143,7 +143,7 @@ def test_a_run_that_failed_says_why_and_can_be_run_again(home: Path, monkeypatch
 def test_a_pin_shows_what_the_next_ratio_changes() -> None:
     app = opened("compress", methods="svd", tasks="sentiment")
     app.button(key="lab_pin_button").click().run()
-    assert "Differences in brackets are from the pin: SVD at 3.02x." in texts(app)
+    assert "Differences in brackets are relative to the pin: SVD at 3.02x." in texts(app)
     assert strip(app)["Relative error"]["SVD"] == "0.621 exact"
     app.select_slider(key="ratio").set_value(6.0).run()
     shown = strip(app)

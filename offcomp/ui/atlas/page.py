@@ -61,7 +61,7 @@ def show_sweep(document: Document, task: str, denominator: str, grouping: str) -
 
 
 def show_sensitivity(document: Document, task: str) -> None:
-    """Plot the change in score from compressing a single matrix, by layer and kind."""
+    """Plot how much the score changes when a single matrix is compressed, by layer and kind."""
     table = sensitivity_table(document, task)
     if table.empty:
         st.caption("These measurements do not cover compressing a single matrix.")

@@ -90,7 +90,7 @@ def _of_one_model(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
 
 
 def _choose_measure(measures: Mapping[str, str]) -> str:
-    """Let the user choose the measure to judge runs by and the unit of size."""
+    """Let the user choose the unit of size and the measure by which runs are judged."""
     with st.container(horizontal=True, gap="small"):
         measure = choose_one("Judged by", measures, MEASURE)
         choose_one("Size in", UNIT_NAMES, UNIT)
@@ -103,14 +103,12 @@ def _reading(table: pd.DataFrame, references: pd.DataFrame) -> str:
     parts = ["Click a mark to select its run."]
     if not runs["on_front"].all():
         parts.append(
-            "Pale: dominated by another run, which is at least as small and as good; if bars overlap, this may be chance."
+            "Pale: another run or the original is at least as small and at least as good; if bars overlap, this may be chance."
         )
     if len(runs) > MAX_BARS and metric_named(table["metric"].iloc[0]) is not ERROR:
         parts.append("With this many runs, only those on the Pareto front show a 95 % interval.")
     if len(references):
-        parts.append(
-            "Dashed lines: results that come with offcomp, for rounding every linear weight; the legend shows the sizes."
-        )
+        parts.append("Dashed lines: bundled results of rounding every linear weight; the legend shows the sizes.")
     return " ".join(parts)
 
 

@@ -32,7 +32,7 @@ MAX_CONCERNS = 4
 MAX_NAMED = 20
 MAX_NOTED = 4
 MAX_IN_DETAIL = 40
-"""With more runs, one mark or column per run would be illegible and slow."""
+"""With more runs, charts and tables with a mark or column per run would be illegible and slow."""
 METRIC_PIXELS = {"Accuracy": 136, "Score": 136, "Cosine distance": 136, "Agreement": 124, "Stored bytes": 124}
 WIDE_METRIC_PIXELS = 158
 BRIEF_METRIC_PIXELS = 200
@@ -48,7 +48,7 @@ HELP = {
     "original, over all chosen weights. 0 is exact; 1 is as bad as storing zeros.",
     "Cosine distance": "1 minus the cosine similarity between a row of weights and its reconstruction, averaged over all rows.",
     "Stored parameters": "Number of values stored for the chosen modules, such as factors, latents, codes and scales.",
-    "Stored bytes": "Size of all stored values in bytes, which a smaller dtype also reduces.",
+    "Stored bytes": "Size of all stored values in bytes; a smaller dtype also reduces it.",
 }
 
 
@@ -116,14 +116,14 @@ def _card(run: Run, *, brief: bool, model: str) -> None:
 
 
 def _agreeing(run: Run, score: Score) -> str:
-    """Describe how many answers match the original's; empty if there is only one task, which has its own metric for this."""
+    """Describe how many answers match the original's; empty if there is only one task, since a separate metric shows this."""
     agreement = score.paired.agreement
     several = len(result_of(run).scores) > 1
     return f"; {scores.metric_of(score).number(agreement)} of answers unchanged" if several and agreement is not None else ""
 
 
 def _metrics(run: Run, brief: bool) -> Iterator[tuple[str, str, str, str]]:
-    """Yield the name, kind, value and note of each metric; with several scores, each is named after its task."""
+    """Yield the name, kind, value and note of each metric; if there are several scores, they are named after their tasks."""
     by_task = result_of(run).scores
     if not by_task:
         yield "Score", "Score", "not scored", "no task in plan"
@@ -170,7 +170,7 @@ def show_errors(runs: Sequence[Run]) -> None:
 
 
 def score_panels(runs: Sequence[Run]) -> list[Callable[[], object]]:
-    """Return one function per task that draws its chart and table, or a single function that reports missing scores."""
+    """For each score, return a function that draws its chart and table; if there are no scores, return one that says so."""
     table = score_table(runs)
     parts = [part for _, part in table.groupby(["task", "metric"], sort=False)]
     return [partial(_score_panel, runs, part) for part in parts] or [partial(st.caption, NO_SCORE)]
@@ -208,7 +208,7 @@ def chosen_unit() -> str:
 
 
 def show_size(runs: Sequence[Run]) -> None:
-    """Show what share of the chosen modules, of all weights and of the whole model remains, as a chart and a table."""
+    """Show, as a chart and a table, what share remains of the chosen modules, of all weights and of the whole model."""
     chart = st.container()
     unit = chosen_unit()
     table = size_table(runs)

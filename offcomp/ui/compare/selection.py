@@ -57,7 +57,7 @@ def choose_runs() -> list[Run]:
 
 
 def compared() -> str:
-    """Describe how many runs are chosen; empty if none. Before a new link is applied, the runs in the link are counted."""
+    """Describe how many runs are chosen; empty if none. Until a new link is applied, its runs are counted instead."""
     chosen = _linked_ids() if _link_is_new() else st.session_state[SELECTION]
     if chosen == [draft.EVERY_RUN]:
         return "the newest runs"

@@ -27,7 +27,7 @@ MAX_SOURCES = 20
 
 
 def show_what_if(lab: Lab) -> None:
-    """Show everything that depends on the plan, below the strip."""
+    """Show the part of the page below the strip: the preview of the plan."""
     if not lab.choices.specs:
         where = (
             "Under Weights, tick a kind, such as query,"
@@ -44,7 +44,7 @@ def show_what_if(lab: Lab) -> None:
 
 
 def _show_errors(lab: Lab) -> None:
-    """Plot SVD's error together with measured and estimated errors of these groups, and show their sources."""
+    """Plot SVD's error together with measured and estimated errors of the draft's groups, and show the sources."""
     choices, groups = lab.choices, known_errors.groups_of(lab.reference)
     same_groups = [measurement for measurement in lab.measured if measurement.groups == groups]
     estimates = [answer.estimated for answer in lab.answers if answer.estimated]
@@ -85,7 +85,7 @@ def _reading(points: pd.DataFrame, exact: bool) -> str:
 
 
 def _details(lab: Lab) -> None:
-    """Show group details and the equivalent commands in expanders, built only when opened to keep the slider fast."""
+    """Show group details and the equivalent commands in expanders. To keep the slider fast, each is built only when opened."""
     groups = st.expander("Groups: ranks, sizes and break-even", key="groups_open", on_change="rerun")
     if groups.open:
         for style_key, prediction in lab.predictions.items():

@@ -83,7 +83,7 @@ def continuations_html(runs: Sequence[Run], names: Mapping[str, str], task: str,
 
 
 def _cell(name: str, entry: Continuation) -> str:
-    """Return the HTML cell of one run's text, with the part that differs from the original marked."""
+    """Return the HTML cell of one run's text, in which the part that differs from the original is marked."""
     text = entry.compressed
     index = continuations.first_difference(entry.original, text)
     same, different = escape(text[:index]), escape(text[index:])

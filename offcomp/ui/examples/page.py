@@ -106,7 +106,7 @@ def _shift(run: Run, score: Score, listed: pd.DataFrame) -> None:
     alt = f"Chart of {shift_words(score)} before and after compression, for the examples in the table below."
     draw(examples.shift_figure(listed, run, score, palette()), "examples_shift", alt)
     if metric_of(score).fidelity:
-        st.caption("The dotted line is the original itself: the further from it, the more the outputs changed.")
+        st.caption("The dotted line is the original itself: the further a mark is from it, the more the output changed.")
         return
     if has_classes(score):
         reading = "the compressed model gives the true label a higher probability; below it, a lower one"

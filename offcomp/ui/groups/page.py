@@ -68,7 +68,7 @@ def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
         format_func=lambda ratio: f"{ratio:g}x",
         key=RATIO,
         persist_state="session",
-        help="Original size divided by stored size, for each separate module. A joint matrix is never larger than its modules.",
+        help="Original size divided by stored size, if modules are stored separately. A joint matrix stores no more than that.",
     )
     right.segmented_control(
         "Stacking",

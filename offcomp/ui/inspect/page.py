@@ -191,14 +191,14 @@ def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
     cells = charts.cell_words(spec.shape)
     st.caption(
         plain(
-            f"{cells} {colours}: red is positive, blue is negative; 99.5 % of the original's cells are within its limits. "
+            f"{cells} {colours}: red is positive, blue is negative; 99.5 % of the original's cells are within the scale. "
             "Bars: the exact energy of each block of rows (right) and of columns (top), also on a common scale."
         )
     )
 
 
 def _show_rows(spec: ModuleSpec, view: View, rank: int) -> None:
-    """Plot the cosine between each row and its reconstruction against the row's norm."""
+    """Plot, against each row's norm, the cosine between the row and its reconstruction."""
     rows = results.row_table(view, rank)
     if not rows.empty:
         alt = f"Cosine between rows of {spec.name} and their reconstructions at rank {rank}, against row norm."

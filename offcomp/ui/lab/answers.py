@@ -97,7 +97,7 @@ def lab_of(choices: Choices) -> Lab:
 
 
 def _with_equal_bytes(answers: Sequence[Answer], info: ModelInfo) -> list[Answer]:
-    """Set the feasible plans to the same stored bytes, as closely as each method can."""
+    """Give all feasible plans the same number of stored bytes, or as near to it as each method allows."""
     plans = {answer.style_key: answer.plan for answer in answers if not answer.fault}
     equal = _equalised(tuple(plans), tuple(plans.values()), info) if len(plans) > 1 else plans
     return [
@@ -119,7 +119,7 @@ def _equalised(style_keys: Sequence[str], plans: Sequence[Plan], info: ModelInfo
 
 
 def _planned(lab: Lab, style_key: str, plan: Plan) -> Answer:
-    """Make a method's plan that meets the target, or explain why there is none."""
+    """Make a plan that meets the target with this method, or explain why there is none."""
     choices, info = lab.choices, lab.choices.info
     answer = Answer(style_key, plan, predict(plan, info), rounded_to=choices.rounded_to)
     if not plan.groups or not (choices.target or choices.allocate):

@@ -32,9 +32,10 @@ BUDGET_HELP = "A plan that meets the budget is shown at once: sizes and errors a
 ALLOCATE_HELP = "Instead of the same ratio for every group, give more bytes to groups whose compression costs most per byte."
 WEIGHTING = {SCORE: "errors and measured scores", SENSITIVITY: "sensitivity of the model"}
 WEIGHTING_HELP = (
-    "Errors: give more to the groups whose error falls fastest, weighted by how much the task depends on them where that has "
-    "been measured; only for SVD, whose errors are known at every rank. Sensitivity: compress each group alone at a few "
-    "ratios, measure how much the outputs change on the calibration text, and minimise the sum of changes; for every method."
+    "Errors: give more bytes to the groups whose error falls fastest, weighted by how much the task depends on each group if "
+    "this has been measured. Works only for SVD, whose errors are known at every rank. Sensitivity: compress each group alone "
+    "at a few ratios, measure how much the outputs change on the calibration text, and minimise the sum of these changes. "
+    "Works for every method."
 )
 EQUAL_HELP = "Methods end up at slightly different sizes. This sets all of them to the largest size that they have in common."
 TARGETS: dict[str, tuple[str, Any, Any, Any]] = {

@@ -157,7 +157,7 @@ def read_choices(info: ModelInfo) -> Choices:
 
 
 def shown_options(method: type[Method]) -> list[Any]:
-    """Return the options of a method that the user may set, except a preset that is fixed."""
+    """Return the options of a method that the user may set: all but a preset with only one allowed value."""
     return [option for option in options_of(method) if option.name not in own_options(method)]
 
 

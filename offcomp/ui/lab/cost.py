@@ -29,7 +29,7 @@ WORTH_IT = 0.7
 KEPT = ("done", "queued", "running")
 """Runs of these statuses are not started again."""
 LOAD, LOADED_SECONDS = "load the model", 0.5
-"""A stage of a run, and the number of seconds below which it shows that the model was already loaded."""
+"""The stage that loads the model. If it took fewer seconds than this, the model was already loaded."""
 HELP = (
     "Rough estimate for two CPU cores: loading the model, compressing it, and scoring it before and after, one run at a "
     "time. If an earlier run on this machine did the same work, its time is used. Peak memory includes the libraries and "

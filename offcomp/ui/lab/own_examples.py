@@ -21,9 +21,9 @@ from offcomp.ui.escape import plain
 
 
 def own_tasks(info: ModelInfo, path: Path) -> tuple[Task, ...]:
-    """Make a task from an uploaded table: show how it was read, accept corrections, and check that the model supports it.
+    """Make a task from an uploaded table: show how it was read, accept corrections, and check that the model fits the task.
 
-    Returns an empty tuple while a column is unassigned or if the model's own head does not fit the task.
+    Returns an empty tuple while a column is unassigned, or if the table cannot be read or the model does not fit the task.
     """
     head = head_of_model(info)
     fitting = [name for name in fitting_families(info.architecture, info.reads_text) if _fits_head(name, head)]

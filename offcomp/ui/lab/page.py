@@ -43,7 +43,7 @@ def lab_page(
 
 @fragment()
 def _lab(question: str, show: Callable[[Lab], object], always_compares: bool) -> None:
-    """Draw everything below the frame, in a fragment, so that changing the plan does not rerun the whole page."""
+    """Draw the title, the plan and what depends on it in a fragment, so that a change of plan does not rerun the whole page."""
     with st.container(horizontal=True, vertical_alignment="center", key="lab_head"):
         st.title(plain(question), anchor=False, width="stretch")
         place = st.container(width="content")

@@ -136,7 +136,7 @@ def _choose_methods() -> None:
 
 
 def _choose_calibration(*, is_needed: bool) -> None:
-    """Let the user choose the text, if it is needed for corrections, for a method, or to measure sensitivities."""
+    """Let the user choose the calibration text, if it is needed for corrections, for a method, or to measure sensitivities."""
     choices = [method for method in all_methods() if method.style_key in (st.session_state["methods"] or [])]
     by_sensitivity = st.session_state["allocate"] and st.session_state["weighting"] == SENSITIVITY
     if is_needed or by_sensitivity or any(_is_calibrated(method) for method in choices):

@@ -1,4 +1,4 @@
-"""The Run button of the Lab, which stays on the page, and the progress of the runs that it started."""
+"""The Run button of the Lab, which starts runs without leaving the page, and the progress of these runs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _nothing_to_run(lab: Lab) -> str:
 
 
 def show_progress(lab: Lab) -> None:
-    """Show the runs of the draft that are in progress, polling until they end, and why any started here have failed."""
+    """Show the draft's active runs, polling until they end, and the reasons why runs that this session started have failed."""
     active = [answer.run.id for answer in lab.answers if answer.run and not answer.run.ended]
     if active:
         st.fragment(_poll, run_every=POLL_SECONDS)(active)
@@ -104,5 +104,5 @@ def progress_of(run: Run) -> tuple[float, str]:
 
 @reporting_errors()
 def act(action: Callable[[str], None], run_id: str) -> None:
-    """Carry out an action on a run from a callback. If it fails, show why."""
+    """In a callback, carry out an action on a run. If the action fails, show why."""
     action(run_id)

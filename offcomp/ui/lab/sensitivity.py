@@ -1,4 +1,4 @@
-"""A button that measures how sensitive the model is to each group, shown if the budget is to be divided by sensitivity."""
+"""A button that measures how sensitive the model is to each group, shown if this is to decide how the budget is divided."""
 
 from __future__ import annotations
 

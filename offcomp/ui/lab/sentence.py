@@ -26,7 +26,7 @@ NAMED = 3
 
 
 def show_sentence(lab: Lab) -> None:
-    """Let the user type a sentence, and show the output of each model for it, once a run of the draft has finished."""
+    """Once a run of the draft has finished, let the user type a sentence and show each model's output for it."""
     runs = {answer.title: answer.done.id for answer in lab.answers if answer.done and answer.done.has_weights}
     if not runs or not lab.choices.info.reads_text or not is_available():
         return

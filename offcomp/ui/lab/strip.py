@@ -29,7 +29,7 @@ PIN = "lab_pin"
 
 
 def show_strip(lab: Lab) -> None:
-    """Show the strip, what its figures are based on, and the pin."""
+    """Show the strip, why methods cannot reach the size, and buttons and links."""
     answers = lab.answers
     pin: Mapping[str, Any] = st.session_state.get(PIN, {})
     pinned = pin["values"] if pin.get("weights") == lab.choices.info.fingerprint else {}
@@ -41,7 +41,7 @@ def show_strip(lab: Lab) -> None:
         st.button("Pin this answer", key="lab_pin_button", icon=":material/keep:", on_click=_pin, args=(lab,))
         offer_cheaper(lab)
         if pinned:
-            st.caption(plain(f"Differences in brackets are from the pin: {pin['title']}."), width="content")
+            st.caption(plain(f"Differences in brackets are relative to the pin: {pin['title']}."), width="content")
             st.button("Unpin", key="lab_unpin", type="tertiary", on_click=st.session_state.pop, args=(PIN, None))
         if done := [answer.done for answer in answers if answer.done]:
             query: dict[str, Any] = {draft.RUNS: ",".join(run.id for run in done)}
@@ -96,7 +96,7 @@ def _target_sentence(lab: Lab) -> str:
 
 
 def show_notes(lab: Lab) -> None:
-    """Show caveats about the sizes: one line per method that has any, and one for parameters outside the matrices."""
+    """Show caveats about each method's sizes, the basis of estimated scores, and a note on parameters outside the matrices."""
     for answer in lab.answers:
         if notes := [*answer.prediction.notes, *answer.notes]:
             st.caption(f"**{plain(answer.title)}.** {plain(' '.join(notes))}")
@@ -143,9 +143,9 @@ def _cell(cell: Cell, change: str) -> tuple[str, str]:
 
 
 def _refusals(lab: Lab) -> list[str]:
-    """Explain why methods cannot reach the size. If several fail on the size of the whole model, explain only the first."""
+    """Explain why methods cannot reach the size. If several faults concern the whole model, explain only one."""
     refused = [answer for answer in lab.answers if not answer.reachable and answer.plan.groups]
-    alike = [answer.title for answer in refused[1:] if answer.fault.startswith(WHOLE_MODEL)]
+    alike = [answer.title for answer in refused if answer.fault.startswith(WHOLE_MODEL)][1:]
     shown = [answer for answer in refused if answer.title not in alike]
     likewise = [f"{listing(alike)} cannot meet the target either."] if alike else []
     return [*(_refusal(answer, lab.choices.unit) for answer in shown), *likewise]

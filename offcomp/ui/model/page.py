@@ -196,7 +196,7 @@ def _show_table(info: ModelInfo, table: pd.DataFrame, purpose: str, **settings: 
 
 
 def _show_recognised(info: ModelInfo) -> None:
-    """List all weights and whether each is recognised by name, unrecognised weights first."""
+    """List all weights, unrecognised ones first, and state whether each is recognised by name."""
     with st.expander("Which weights are recognised?", expanded=not info.family):
         st.markdown(plain(results.recognised_answer(info)))
         table = map_table(info)
