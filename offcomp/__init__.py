@@ -92,7 +92,7 @@ __all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604  # names of strings
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name, or a method class from another package, when it is first used."""
+    """Import a public name, or create the compressor of a method from another package, when it is first used."""
     if name in _MODULE_OF:
         return getattr(import_module(_MODULE_OF[name]), name)
     if name[:1].isupper():

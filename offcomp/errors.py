@@ -6,7 +6,7 @@ Each message is one sentence that states what is wrong, the offending value, and
     ├── InputError            unusable input from the user (command line: exit code 2)
     │   ├── ModelError        a model that is unknown, unsafe or broken
     │   ├── PlanError         a plan with one or more faults, all listed in `faults`
-    │   ├── BudgetTooSmall    even the smallest form of a method exceeds the budget
+    │   ├── BudgetTooSmall    even a method's smallest size exceeds the budget
     │   └── TaskError         a task that is unknown, or that the model does not support
     ├── StorageError          a run folder or an export cannot be written or read, or is inconsistent
     └── RunError              a run that failed, was cancelled or was interrupted
@@ -41,7 +41,7 @@ class PlanError(InputError):
 
 
 class BudgetTooSmall(InputError):
-    """The budget is too small for even the smallest form of a method."""
+    """The budget is too small even for the smallest size of a method."""
 
 
 class TaskError(InputError):

@@ -37,7 +37,7 @@ def _is_unseen(character: str) -> bool:
 
 
 def text_fault(value: Any) -> str:
-    """Describe any problem with the strings in a JSON value, as a clause to follow the value's name; empty if all are fine.
+    """Describe any problem with the strings in a JSON value in words that can follow the value's name; empty if there is none.
 
     >>> text_fault({"name": ["fine", "two\\nlines"]})
     'contains a line break, a control character or a text-direction mark'

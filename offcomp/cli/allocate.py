@@ -57,7 +57,8 @@ def _allocate_flags(flags: argparse.ArgumentParser) -> None:
         "--weighting",
         default="relative",
         choices=(*allocation.WEIGHTINGS, SENSITIVITY),
-        help="how to make errors comparable across groups; sensitivity: by the measured effect of each on the model's outputs",
+        help="how to make errors comparable across groups; sensitivity: by the measured effect of each group on the model's "
+        "outputs",
     )
     flags.add_argument("--sensitivities", metavar="FILE", help="JSON object that maps group names to weight multipliers")
     flags.add_argument(
@@ -111,7 +112,7 @@ class Divided:
 
 
 def divide(curves: Sequence[ErrorCurve], arguments: argparse.Namespace, measured: Sensitivities) -> Divided:
-    """Divide the requested budget by predicted losses if sensitivities were measured, otherwise by weight errors."""
+    """Divide the requested budget to minimise the predicted loss if sensitivities were measured, else the weighted error."""
     total = requested_total(arguments, sum(curve.original for curve in curves))
     if measured and total is not None:
         losses = sensitivity.loss_curves(measured, curves, arguments.unit)
@@ -129,7 +130,7 @@ def divide(curves: Sequence[ErrorCurve], arguments: argparse.Namespace, measured
 
 
 def filled(curves: Sequence[ErrorCurve], total: int, weights: Any) -> tuple[Allocation, Allocation | None]:
-    """A water-filled total, and the same total with equal ratios; None if a group cannot reach that ratio."""
+    """Allocations of a total: water-filled, and with equal ratios; the latter is None if a group cannot reach that ratio."""
     result = allocation.waterfill(curves, total, weights)
     with suppress(BudgetTooSmall):
         return result, allocation.uniform(curves, result.total, weights)
@@ -203,7 +204,7 @@ def curves_of(plan: Plan, info: ModelInfo, arguments: argparse.Namespace, measur
 def measured_curves(
     plan: Plan, groups: Sequence[Group], info: ModelInfo, arguments: argparse.Namespace
 ) -> dict[str, ErrorCurve]:
-    """Measure error curves by fitting each group at each of the --at ratios."""
+    """Measure error curves by compressing each group at each of the --at ratios."""
     from offcomp.models.loading import load
     from offcomp.runs.measured_curve import measured_curve
 

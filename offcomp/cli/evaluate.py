@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from offcomp.models.loading import LoadedModel
 
 DATA_NOTE = (
-    "data: bundled data comes with offcomp; hub data is downloaded once and cached. head: required suffix of the class name."
+    "data: bundled data comes with offcomp; hub data is downloaded once and cached. "
+    "head: required suffix of the model's class name."
 )
 
 

@@ -205,7 +205,7 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--stack", default="best", choices=("best", *STACKS), help="how the matrices of a group are stacked into one"
     )
-    flags.add_argument("--method", default="svd", help="a method in 'offcomp methods' (default: svd)")
+    flags.add_argument("--method", default="svd", help="a method listed by 'offcomp methods' (default: svd)")
     flags.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the method; may be repeated"
     )
@@ -219,7 +219,7 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--allocate",
         action="store_true",
-        help="divide the budget among the groups so that it costs the least accuracy; with --weighting score, only for SVD",
+        help="divide the budget among the groups so that accuracy suffers least; with --weighting score, only for SVD",
     )
     flags.add_argument(
         "--weighting",

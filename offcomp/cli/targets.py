@@ -38,7 +38,7 @@ def target_flags(sizes: Any) -> None:
 
 
 def requested_target(arguments: argparse.Namespace) -> Target | None:
-    """The target in the flags; with --allocate, a ratio, rank or share of the energy is one too. Raises InputError."""
+    """The target in the flags; with --allocate, a ratio, rank or share of the energy also counts as one. Raises InputError."""
     for flag, kind, example in TEXTS:
         text = getattr(arguments, flag)
         if text is not None:

@@ -14,6 +14,7 @@ from offcomp.planning.size_notes import size_notes, unlisted_note
 from offcomp.planning.sizes import predict
 from offcomp.results.runs import DENOMINATORS
 from offcomp.results.scores import against_original, metric_of, notes, others_text, score_text
+from offcomp.results.sentences import smaller
 from offcomp.runs.store import OF_A_SAMPLE, Run
 
 
@@ -68,8 +69,8 @@ def sizes_text(sizes: ModelSizes) -> str:
 
 def _change_text(title: str, size: SizeChange) -> str:
     return (
-        f"{title}: {size.parameters_before:,} -> {size.parameters_after:,} parameters ({size.parameter_ratio:.2f}x smaller), "
-        f"{size.bytes_before:,} -> {size.bytes_after:,} bytes ({size.byte_ratio:.2f}x smaller)"
+        f"{title}: {size.parameters_before:,} -> {size.parameters_after:,} parameters ({smaller(size.parameter_ratio, '.2f')}), "
+        f"{size.bytes_before:,} -> {size.bytes_after:,} bytes ({smaller(size.byte_ratio, '.2f')})"
     )
 
 

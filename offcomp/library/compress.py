@@ -119,7 +119,7 @@ def compress(
     seed: int = 0,
     progress: bool = True,
 ) -> CompressedModel:
-    """Compress weights of a model, without a run: nothing is written to disk and no task is scored (see `offcomp.run`).
+    """Compress weights of a model. Unlike `offcomp.run`, this writes nothing to disk and scores no task.
 
     Args:
         model: a catalogue name, folder or hub id, a model from `offcomp.load`, or a live transformers model.
@@ -136,7 +136,7 @@ def compress(
         energy: share of the squared singular values to keep, instead of a ratio (SVD only).
         multiple: round ranks to a multiple of this number.
         unit: what the ratio counts, "parameters" or "bytes".
-        dtype: storage dtype; "stored" means that of the weights.
+        dtype: storage dtype; "stored" keeps the dtype of the weights.
         calibration: texts for methods and corrections that need them; the bundled text by default.
         correct: which biases and normalisations to correct afterwards, so that the outputs on the calibration text match those
             of the original: "nothing", "shift" (only the bias of the last normalisation), "biases" (those of compressed modules

@@ -44,7 +44,7 @@ class Compressor:
         energy: share of the squared singular values to keep, above 0 and at most 1 (SVD only).
         multiple: ranks are rounded to a multiple of this number: down if chosen from a ratio, up if chosen from energy.
         unit: what the ratio counts, "parameters" or "bytes".
-        dtype: storage dtype; "stored" means that of the matrix (float32 for float64).
+        dtype: storage dtype; "stored" keeps the dtype of the matrix (float64 becomes float32).
         seed: seed of the method's random generator.
         options: options of the method by name; they may also be passed as keyword arguments.
 
@@ -94,7 +94,7 @@ class Compressor:
 
         Raises:
             InputError: the matrix does not have two dimensions, has no entries or contains values that are not finite; the rank
-                does not exist; or the method needs calibration text (use `offcomp.compress`).
+                is out of range; or the method needs calibration text (use `offcomp.compress`).
             BudgetTooSmall: not even the smallest size fits the ratio.
         """
         tensor = torch.as_tensor(matrix).detach()
@@ -145,7 +145,7 @@ class CodebookAutoencoder(Compressor):
 
 
 class TrellisAutoencoder(Compressor):
-    """An autoencoder with discrete latents along a row, in an entropy code; see `offcomp.methods.trellis.method`."""
+    """An autoencoder with discrete latents along a row, stored in an entropy code; see `offcomp.methods.trellis.method`."""
 
     method_class = TrellisMethod
 

@@ -4,8 +4,8 @@
 
 E_g(s) is the squared error of group g at stored size s, read from its `ErrorCurve`. For SVD, it is known in closed form at
 every rank; for other methods, it is measured at a few sizes. The weights w_g make errors comparable across groups: 1
-("frobenius") or 1 / ‖W_g‖² ("relative"), optionally multiplied by a measured sensitivity. Curves whose errors are the predicted
-losses of the whole model (`offcomp.runs.sensitivity`) are allocated with weights of 1.
+("frobenius") or 1 / ‖W_g‖² ("relative"), optionally multiplied by a measured sensitivity. If the errors on the curves are
+predicted losses of the whole model (`offcomp.runs.sensitivity`), all weights are 1.
 
 Water-filling repeatedly takes the step that reduces the error most per unit of stored size. For convex curves this is optimal
 up to the last step, so each curve is first replaced by its lower convex hull. A hull may jump straight from a rank below
@@ -13,8 +13,8 @@ break-even to the dense matrix, whose error is 0. Any remaining budget is then s
 second allocation is computed without the dense matrices, and a third starts from the uniform allocation and spends the
 remaining budget. The best of the three is returned, so the weighted error is never larger than that of the uniform allocation.
 
-Water-filling over spectra has been proposed in many forms, recently in SVD-LLM V2, Swift-SVD and ROCKET. The dense candidates,
-the floors, and the mixing of methods within one budget are specific to offcomp.
+Water-filling over spectra has been proposed in many forms, recently in SVD-LLM V2, Swift-SVD and ROCKET. Three features are
+specific to offcomp: dense matrices as candidates, minimum sizes (floors), and different methods within one budget.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ def uniform(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.float6
 
 
 def of_sizes(curves: Sequence[ErrorCurve], sizes: Sequence[int], weights: NDArray[np.float64]) -> Allocation:
-    """The allocation of given sizes, such as those found on other curves; each group gets its largest point within its size.
+    """An allocation with given sizes, such as those from other curves: each group gets the largest point that fits its size.
 
-    Raises BudgetTooSmall, naming the first group whose smallest size exceeds its given size.
+    Raises BudgetTooSmall, naming the first group whose smallest point exceeds the given size.
     """
     choice = [curve.largest_within(size) for curve, size in zip(curves, sizes, strict=True)]
     for curve, size, index in zip(curves, sizes, choice, strict=True):

@@ -3,8 +3,8 @@
     memory = process and libraries + max(model + buffers, group + workspace)
 
 The model and the groups are in float32. The buffers contain either weights that are being decoded and written back, or
-calibration statistics. The workspace is the memory needed to fit a group (`Method.memory`). The maximum is taken over all
-groups, where groups that are compressed together count as one; the model is not in memory while a group is fitted.
+calibration statistics. The workspace is the memory that a method needs to compress a group (`Method.memory`);
+meanwhile, the model is not in memory. The maximum is taken over all groups, and groups compressed together count as one.
 
 Times assume two CPU cores and no GPU. `python -m benchmarks.estimates` compares the estimates with real runs. For stages
 that were completed in an earlier run, the measured times replace the estimates.
@@ -73,7 +73,7 @@ def estimate(plan: Plan, info: ModelInfo, prediction: Prediction, known: Mapping
 
 
 def _fit_seconds(plan: Plan, info: ModelInfo, prediction: Prediction) -> dict[str, float]:
-    """The seconds to compress each group. The first of several groups compressed together takes the time of all of them."""
+    """The seconds to compress each group. If groups are compressed together, the time of all is assigned to the first."""
     seconds = {group.name: group.seconds for group in prediction.groups}
     predicted = {group.name: group for group in prediction.groups}
     for groups in sets_of_groups(plan.groups, info):
@@ -97,7 +97,7 @@ def _peak_bytes(plan: Plan, info: ModelInfo, prediction: Prediction) -> int:
 
 
 def free_memory() -> int | None:
-    """Memory available to a new process on this machine in bytes, or None if unknown."""
+    """Memory in bytes that is available to a new process on this machine, or None if unknown."""
     try:
         return int(psutil.virtual_memory().available)
     except (OSError, RuntimeError, psutil.Error):

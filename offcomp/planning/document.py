@@ -1,4 +1,4 @@
-"""The base of all JSON documents: pydantic models with named types for numbers and strings. Does not import torch.
+"""The base of most JSON documents: pydantic models with named types for numbers and strings. Does not import torch.
 
 Documents are frozen. They keep fields that this version does not know, so that files from newer versions survive being read and
 written. The first fault of an invalid document becomes a `Malformed` that says what is wrong and where:
@@ -102,7 +102,7 @@ Line = Annotated[str, AfterValidator(_single_line)]
 Name = Annotated[str, AfterValidator(_visible_name)]
 """A key of an object: one non-empty line of visible characters."""
 JsonObject = Annotated[dict[str, Any], AfterValidator(_named)]
-"""An object whose names are each a `Name` and whose values are `Anything`."""
+"""An object in which each key is a `Name` and each value is `Anything`."""
 Fact = Annotated[str | int | float | bool | None, MustBe("a string or a number")]
 Items = Annotated[tuple[T, ...], FailFast()]
 """A list. Like `Named`, it is only checked up to the first invalid item, since a file may contain millions."""

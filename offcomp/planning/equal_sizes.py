@@ -18,11 +18,11 @@ DIGITS = 6
 
 
 def equalised(plans: Mapping[K, Plan], info: ModelInfo) -> dict[K, Plan]:
-    """Each plan at the largest common size, at most that of the smallest plan, with one ratio for all groups of a plan.
+    """Give all plans about the same size, at most that of the smallest plan, with one ratio for all groups of a plan.
 
-    Some methods support only a few sizes, such as whole numbers of bits. The common size is therefore the largest that the
-    method with the coarsest sizes supports, and each plan comes as close to it from below as it can. If a method cannot be
-    made that small, its smallest size becomes the limit for all.
+    Some methods support only a few sizes, such as whole numbers of bits. The common size is therefore that of the plan
+    which ends up furthest below this limit, and larger plans are reduced until they exceed it by at most 5 %. If a plan cannot
+    be made as small as the smallest one, its smallest size is the limit for all.
     """
     sizes = {key: predict(plan, info) for key, plan in plans.items() if plan.groups}
     if not sizes:
@@ -49,7 +49,7 @@ def _at(plan: Plan, ratio: float) -> Plan:
 
 
 def _smallest(plan: Plan, info: ModelInfo) -> int:
-    """The smallest size at which every group has the same ratio."""
+    """The smallest size of the plan if every group has the same ratio."""
     return _bytes(predict(_at(plan, _largest_ratio(plan, info)), info))
 
 

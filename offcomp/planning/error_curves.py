@@ -107,10 +107,10 @@ def interpolated_curve(
 ) -> ErrorCurve:
     """The error curve of any method on a matrix of this shape (rows, cols), from measured points (stored size, squared error).
 
-    The logarithm of the error is interpolated linearly in the size, and extrapolated up to twice and down to half the measured
-    sizes. This is the distortion-rate function of a Gaussian source, E ∝ 2^(-2R) at R bits per entry (Cover and Thomas 2006,
-    section 10.3), so it best suits methods that store codes. A single point is not extrapolated. Raises InputError; see
-    `error_curve`.
+    The logarithm of the error is interpolated linearly in the size, and extrapolated down to half the smallest measured size
+    and up to twice the largest. This follows the distortion-rate function of a Gaussian source, E ∝ 2^(-2R) at R bits per entry
+    (Cover and Thomas 2006, section 10.3), so it best suits methods that store codes. A single point is not extrapolated. Raises
+    InputError; see `error_curve`.
     """
     dense = stored_size(dense_shapes(*shape), dtype).in_unit(unit)
     exact = {size: error for size, error in sorted(points) if error > 0}
@@ -156,7 +156,7 @@ def svd_curve(
     """The error curve of plain SVD, with every rank that needs less storage than the dense matrix, and the dense matrix itself.
 
     Points larger than the original are omitted. Errors are exact up to rounding in the storage dtype.
-    `original_bytes` is the size of the original weights, by default in float32.
+    `original_bytes` is the size of the original weights; by default, their size in float32.
     """
     rows, cols = spectrum.shape
     whole = Size(rows * cols, 4 * rows * cols if original_bytes is None else original_bytes)

@@ -2,9 +2,9 @@
 
 The members of a group, transposed where necessary, are stacked vertically and must therefore have the same number of columns.
 
-    stack="rows"        no members are transposed: they share their input space
-    stack="columns"     all members are transposed: they share their output space
-    stack="residual"    members whose rows face the residual stream are transposed; works for modules of any kind and layer
+    stack="rows"        the members are not transposed: they share their input space
+    stack="columns"     the members are transposed: they share their output space
+    stack="residual"    members whose rows face the residual stream are transposed; works across kinds and layers
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STACK_HELP = {
     "attention-output and FFN-out modules by columns, and mixed groups by residual.",
     "rows": "Modules are stacked vertically and share their input space.",
     "columns": "Modules are transposed, then stacked vertically, and share their output space.",
-    "residual": "Modules are transposed where needed to share their residual-stream side. Works for any kind of module.",
+    "residual": "Modules are transposed where needed to share their residual-stream side. Works for any kind that reads from or writes to that stream.",
 }
 
 
@@ -78,7 +78,7 @@ def one_per_kind(specs: Sequence[ModuleSpec]) -> NamedGroups:
 
 
 def attention_inputs_per_layer(specs: Sequence[ModuleSpec]) -> NamedGroups:
-    """One group per layer for query, key and value; every other module forms its own group."""
+    """One group per layer that contains its query, key and value; every other module forms its own group."""
     trio = {"query", "key", "value"}
     return _by_key(specs, lambda spec: (spec.part, f"qkv.{spec.layer}") if spec.kind in trio else (spec.name,))
 

@@ -1,4 +1,4 @@
-"""Composable checks for JSON values that verify the structure of a document and report where it is invalid.
+"""Composable checks of JSON values: they verify the structure of a document and report where it is invalid.
 
 check = fields({"name": text, "sizes": each(count())})
 check({"name": "a", "sizes": [1, -2]})      # Malformed: sizes[1] is -2; it must be a whole number, 0 or greater

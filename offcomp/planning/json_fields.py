@@ -1,4 +1,4 @@
-"""Pydantic models of JSON documents whose fields say in words what they must be, so that each fault becomes one sentence.
+"""Pydantic models of JSON documents. Each field states in words which values are valid, so that a fault becomes one sentence.
 
 class Probe(JsonModel):
     noun = "probe"
@@ -45,7 +45,7 @@ def is_number(value: Any) -> bool:
 
 
 class Fault(ValueError):
-    """Raised by validators. Depending on `kind`, `words` complete "it must be ..." or "..., which ...", or are a sentence."""
+    """Raised by validators. Depending on `kind`, `words` is a sentence or ends one: "it must be ..." or "..., which ..."."""
 
     def __init__(self, kind: Literal["must_be", "which", "sentence"], words: str):
         super().__init__(words)
@@ -64,7 +64,7 @@ def one_of(choices: Collection[str]) -> MustBe:
 
 
 def parts_of(words: str) -> BeforeValidator:
-    """A list of other models, whose own faults are reported separately; `words` describes the list."""
+    """A list of other models. Faults within them are reported separately; `words` describes the list."""
 
     def check(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)):
@@ -132,7 +132,7 @@ def _sentences(kind: type[JsonModel], values: Mapping[str, Any], error: Validati
 def _path(fault: Mapping[str, Any]) -> list[int | str]:
     """The fields and indices that lead to a fault, without the tags that pydantic adds for unions.
 
-    The last one is kept in any case, since it may be an unknown field with the name of a tag.
+    The last one is kept unless it is the tag of a name, since it may be an unknown field that is named like a tag.
     """
     *steps, last = fault["loc"]
     steps = [step for step in steps if step not in (NAMED, DESCRIBED)]
@@ -146,7 +146,7 @@ def _sentence(
     fault: Mapping[str, Any],
     index: int | None = None,
 ) -> str:
-    """Describe a fault at this path within the values of a model, which may be the one with this `index` in a list."""
+    """Describe a fault at this path within the values of a model; `index` is the model's position in a list, or None."""
     field, *rest = path
     if not rest:
         return _about(kind, values, str(field), fault, index)

@@ -81,7 +81,7 @@ class View:
         return Maps(self.original, reconstruction, self.original - reconstruction)
 
     def cosines(self, rank: int) -> NDArray[np.float64]:
-        """Cosine similarity (n,) between each sampled row and its reconstruction, which is a projection; NaN for zero rows."""
+        """Cosine similarity (n,) between each sampled row and its reconstruction, the row's projection; NaN for zero rows."""
         cosines = np.sqrt(self.kept[:, rank - 1].astype(np.float64))
         return np.where(self.norms > 0, cosines, np.nan)
 

@@ -72,7 +72,7 @@ def view_arrays(matrix: Tensor) -> dict[str, NDArray[np.generic]]:
 
 
 class _Side:
-    """The block that each row of a matrix belongs to, for each order of the rows with these norms. Also used for columns.
+    """Assigns the rows of a matrix to blocks, once in stored order and once ordered by these norms. Also used for columns.
 
     blocks    order -> block index of each row, with the rows in stored order
     sizes     rows per block, as a column vector
@@ -97,7 +97,7 @@ class _Side:
 
 @dataclass(eq=False)
 class _Sums:
-    """Sums of W, L = W V and the squared entries of L over blocks of rows, and the squared entries of the sampled rows of L."""
+    """Sums of W, L = W V and L² over blocks of rows, where L² has the squared entries of L, and the sampled rows of L²."""
 
     weights: dict[str, Tensor]
     left: dict[str, Tensor]

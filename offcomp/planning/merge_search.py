@@ -6,7 +6,7 @@ closed form, so comparing thousands of groups takes seconds:
 
     gain = relative error of the separate modules - relative error of the joint matrix,   over the same weights
 
-The official repository of arXiv 2302.04045 stacks modules only by rows, and across either all layers or none, so it cannot find
+The official repository of arXiv 2302.04045 stacks modules only by rows, and across all layers or not at all, so it cannot find
 the best pairs in MiniLM-L6.
 """
 
@@ -43,7 +43,7 @@ class _Part:
 def all_pairs(grams: Grams, specs: Sequence[ModuleSpec], ratio: float) -> list[Suggestion]:
     """Every pair of modules in every valid stacking that yields a distinct matrix, largest gain first.
 
-    Like the other functions in this module, raises BudgetTooSmall if a module cannot be compressed by this ratio.
+    Like the other functions here, raises BudgetTooSmall if a module cannot be compressed by this ratio.
     """
     pairs = list(combinations([_alone(grams, spec, ratio) for spec in specs], 2))
     suggestions = [_suggestion(pair, joint, ratio) for pair, joint in _all_joined(grams, pairs, STACKS)]
@@ -86,7 +86,7 @@ def merge_steps(
 
 
 def survey(grams: Grams, info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> Survey:
-    """Survey every pair, all modules as one matrix, and all merges: by each stacking alone, and by the best at each step."""
+    """Survey every pair, all modules as one matrix, and merges: a sequence per stacking and one with the best at each step."""
     specs = sorted_modules(specs)
     parts = [_alone(grams, spec, ratio) for spec in specs]
 
@@ -127,7 +127,7 @@ def _alone(grams: Grams, spec: ModuleSpec, ratio: float) -> _Part:
 
 
 def _joined(grams: Grams, parts: Sequence[_Part], stack: str) -> _Part:
-    """The parts merged into one matrix within their combined budget."""
+    """Merge the parts into one matrix that may use their combined budget."""
     specs = tuple(spec for part in parts for spec in part.specs)
     spectrum = grams.spectrum(specs, stack)
     budget = sum(part.budget for part in parts)

@@ -83,7 +83,7 @@ class Suggestion:
 class Merge:
     """One step of agglomerative merging.
 
-    parts   nodes merged: 0, 1, ... are the modules of the survey in order, followed by the merges in order
+    parts   the two merged nodes; the modules of the survey are numbered 0, 1, ..., and the merges continue the numbering
     gain    reduction of the relative error over the merged weights in this step; negative if the error rises
     joint   the merged group compared with its modules compressed individually
     error   relative error over all modules of the survey after this step

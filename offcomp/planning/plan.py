@@ -47,7 +47,7 @@ DEFAULT_TASKS = ("sentiment",)
 NOTHING = "nothing"
 CORRECTIONS = {
     NOTHING: "Keep all biases and normalisations of the original.",
-    "shift": "Only the bias of the last normalisation, which undoes the mean shift of the outputs.",
+    "shift": "Only the bias of the last normalisation, to undo the mean shift of the outputs.",
     "biases": "The biases of compressed modules and of normalisations.",
     "norms": "The same biases, and the gains of normalisations.",
 }
@@ -149,7 +149,7 @@ class Plan(JsonModel):
         return [group for group in self.groups if make_method(group.method, group.options).calibrated]
 
     def compression_order(self, info: ModelInfo) -> list[int]:
-        """Numbers of the groups in the order of compression: that of the plan or, if a group `follows` others, of the model."""
+        """Indices of groups in order of compression: the plan's or, if a method needs it (`Method.follows`), the model's."""
         if not any(make_method(group.method, group.options).follows for group in self.groups):
             return list(range(len(self.groups)))
         position = {spec.name: number for number, spec in enumerate(info.modules)}
@@ -208,7 +208,7 @@ def validate(plan: Plan, info: ModelInfo) -> None:
 
 
 def _calibration_faults(plan: Plan, info: ModelInfo) -> list[str]:
-    """Faults that prevent calibration of the groups that need it, or corrections; the groups themselves must be valid."""
+    """Faults that prevent corrections, or the calibration of groups that need it; the groups themselves must be valid."""
     if not plan.needs_text:
         return []
     faults = [plan.calibration.fault()]
@@ -267,7 +267,7 @@ def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[st
 
 
 def _rank_faults(group: Group, method: Method) -> Iterator[str]:
-    """Faults in the requested rank, share of the energy and multiple that can be found without the shape."""
+    """Faults in a group's rank, share of the energy and multiple that can be found without knowing its shape."""
     if not method.has_rank and (group.rank or group.energy or group.multiple != 1):
         yield f"{method.title} has no rank; request a ratio, without a multiple"
     elif group.energy is not None and method.name != "svd":

@@ -1,7 +1,7 @@
 """Caveats about the sizes in predictions and finished runs, one sentence each. No torch.
 
-For example, a ratio may be smaller in bytes than in parameters, savings in bytes may come from a narrower dtype rather than the
-method, and a method with few possible sizes may store much less than requested.
+For example, a ratio may be smaller in bytes than in parameters, savings in bytes may come from a narrower dtype rather than
+from the method, and a method with few possible sizes may store much less than requested.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class SizedGroup(Protocol):
 
 
 def size_notes(groups: Sequence[SizedGroup]) -> list[str]:
-    """Notes on these groups, one sentence per kind of note. Each note skips groups that lack a figure that it needs."""
+    """Notes on these groups, one sentence per kind of note. Groups that lack a figure are left out of notes that need it."""
     kept = [group for group in groups if group.form != "infeasible"]
     notes = (_sentence([group for group in kept if applies(group)], words) for applies, words in NOTES)
     return [note for note in notes if note]

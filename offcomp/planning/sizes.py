@@ -29,7 +29,7 @@ class GroupPrediction:
 
     form                "compressed", "dense" (the uncompressed matrix fits the budget) or "infeasible"
     size                rank or latent width; 0 if dense or infeasible
-    break_even_size     the largest rank or latent width that still stores less than the original, in the group's unit
+    break_even_size     the largest rank or latent width that takes up less than the original, measured in the group's unit
     largest_ratio       the largest ratio that can be requested, usually that of rank or latent width 1
     dtype               dtype of the stored weights; never "stored", which is resolved to the dtype of these modules
     original_dtypes     dtypes of the modules in the checkpoint
@@ -124,7 +124,7 @@ def _stored(method: Method, rows: int, cols: int, size: int, dtype: str) -> Size
 
 
 def size_in_dtype(group: Group, size: int, info: ModelInfo, dtype: str) -> Size:
-    """What a group stores at this rank, latent width or number of bits in a storage dtype. A `size` of 0 means dense."""
+    """The stored size of a group in this dtype, at this rank, latent width or number of bits. A `size` of 0 means dense."""
     rows, cols = group_shape(members(group, info), group.stack)
     return _stored(make_method(group.method, group.options), rows, cols, size, dtype)
 

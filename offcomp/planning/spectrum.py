@@ -110,7 +110,7 @@ def energy_rank(singular_values: NDArray[np.floating], share: float, multiple: i
 
 
 def spectrum_key(specs: Sequence[ModuleSpec], stack: str) -> str:
-    """Cache key for the singular values of a stacked group, independent of member order and, for one member, of `stack`."""
+    """Cache key for the singular values of a stacked group. Member order does not matter, nor does `stack` for one member."""
     transposed = [is_transposed(spec, stack) for spec in specs]
     alone = len(specs) == 1
     parts = sorted(f"{spec.name}{'' if alone or not turn else ' turned'}" for spec, turn in zip(specs, transposed, strict=True))

@@ -1,7 +1,7 @@
 """Which groups of a plan are compressed in one call, because their method is faster on several matrices at once. No torch.
 
-These are groups of equal shape, with the same method, options and budget. The results are those of compressing each group
-alone, up to rounding.
+These are groups of equal shape, with the same method, options and budget. The results equal those of compressing each
+group alone, up to rounding.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Builds tables and summaries from `assets/runs/MODEL-sweep.json`, which contains measurements of many plans on one model.
 
-Each document contains two lists with one row per compressed model: `sweep` (all linear weights compressed, for each method,
-grouping and ratio) and `sensitivity` (one matrix compressed at a time). `python -m benchmarks.measurements` writes these files.
-Reading them does not require torch.
+This module reads two lists per document, with one row per compressed model: `sweep` (all linear weights compressed, for each
+method, grouping and ratio) and `sensitivity` (one matrix compressed at a time). `python -m benchmarks.measurements` writes the
+files. Reading them does not require torch.
 """
 
 from __future__ import annotations

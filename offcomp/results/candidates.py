@@ -38,7 +38,7 @@ STEPS, REFINEMENTS = 48, 14
 DIGITS = 5
 """Significant digits of a ratio that a search finds."""
 FLOOR = 0.1
-"""Water-filling keeps at least this share of each group if the total permits, since few smaller groups have been scored."""
+"""Water-filling keeps at least this share of each group if the total permits, since few scores were measured below it."""
 CURVE_RATIOS = tuple(np.geomspace(1.0, 50.0, 25).round(3).tolist())
 
 
@@ -128,7 +128,7 @@ class Family:
         return fitted_scores(self.plan, self.info, self.measured, task) is not None
 
     def weights(self, task: Task | None) -> np.ndarray:
-        """Weight of each group's squared error: how much the task depends on its modules, or else the same for all.
+        """Weight of each group's squared error: how much the task depends on the group if known, otherwise the same for all.
 
         With sensitivities, all weights are 1, since the curves are those of the predicted loss.
         """
@@ -180,7 +180,7 @@ class Candidate:
 
     @property
     def saves(self) -> bool:
-        """Whether anything is stored smaller than in the original."""
+        """Whether the chosen weights take up less space than in the original."""
         chosen = self.prediction.model.chosen
         return chosen.after(self.family.unit) < chosen.before(self.family.unit)
 
@@ -207,13 +207,13 @@ class Candidate:
 
     @cached_property
     def _interpolated(self) -> np.ndarray:
-        """The relative error of each group on the family's curves."""
+        """The relative error of each group, read from the family's curves."""
         found = self._on(self.family.curves)
         energies = [max(curve.energy, 1e-30) for curve in self.family.curves]
         return np.sqrt(np.array(found.errors) / energies)
 
     def _on(self, curves: Sequence[ErrorCurve]) -> allocation.Allocation:
-        """The plan's sizes on these curves; groups below the smallest size of a curve get that size."""
+        """The plan's sizes on these curves; a group that is smaller than every point of its curve gets the smallest point."""
         unit = self.family.unit
         stored = [Size(group.num_parameters, group.num_bytes).in_unit(unit) for group in self.prediction.groups]
         sizes = [max(size, int(curve.sizes[0])) for size, curve in zip(stored, curves, strict=True)]

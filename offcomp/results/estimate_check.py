@@ -18,7 +18,7 @@ CHECKED = assets_folder() / "runs" / "score-estimates.json"
 class EstimateCheck:
     """A comparison of estimates with measurements of plans that were not used in the fit (`benchmarks/score_estimates.py`).
 
-    plans, within       number of plans, and of those whose measured score lay within the band
+    plans, within       number of plans, and how many of their measured scores lay within the band
     mean_errors         model -> its task, metric, and the mean absolute difference between estimate and measurement
     """
 

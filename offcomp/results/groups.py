@@ -68,7 +68,7 @@ def _all_words(names: Sequence[str]) -> str:
 
 
 def pair_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
-    """One row per pair of modules, for this stacking or the best one. The values are NaN for pairs that cannot be stacked."""
+    """One row per pair of modules, for this stacking or each pair's best. Values are NaN for pairs that cannot be stacked."""
     best: dict[frozenset[str], Suggestion] = {}
     for pair in sorted(survey.pairs, key=lambda pair: pair.gain, reverse=True):
         if stack in (BEST, pair.stack):

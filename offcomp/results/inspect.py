@@ -85,7 +85,7 @@ def row_table(view: View, rank: int) -> pd.DataFrame:
 
 
 def median_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Median length and cosine in each tenth of the rows, ordered by length, or in fewer parts if there are only a few rows."""
+    """Median length and cosine of each tenth of the rows, from the shortest to the longest; fewer parts if rows are few."""
     values = rows[["norm", "cosine"]].to_numpy()[rows["norm"].to_numpy().argsort(kind="stable")]
     parts = min(TENTHS, len(values) // 3)
     cuts = np.arange(parts + 1) * len(values) // max(1, parts)

@@ -1,4 +1,4 @@
-"""Known relative errors of the chosen groups other than SVD's exact errors: measured by finished runs, or estimated from them.
+"""What is known about relative errors besides SVD's exact ones: errors that finished runs measured, and estimates from them.
 
     error(ratio) ≈ svd(ratio) · f(ratio)
 
@@ -148,7 +148,7 @@ def _stamps() -> tuple[tuple[str, int], ...]:
 
 @lru_cache(maxsize=2)
 def _of_documents(stamps: tuple[tuple[str, int], ...], fingerprint: str) -> tuple[Measured, ...]:
-    """The rows of the bundled sweeps of one model as runs, cached until the files change."""
+    """The rows of one model's bundled sweeps as runs, cached until the files change."""
     documents = [document for document in read_measurements().values() if document["fingerprint"] == fingerprint]
     return tuple(m for document in documents for part in ROWS for m in _of_rows(document, part)) if stamps else ()
 

@@ -1,4 +1,4 @@
-"""What is known about a plan's scores before it runs: measured by a finished run of exactly this plan, or estimated.
+"""What is known about a plan's scores before it runs: scores from an earlier run of exactly the same plan, or estimates.
 
 A score counts only if it was measured on the same weights and on the same version of the same task. Estimates are described in
 `offcomp.results.score_curve`. Scores of calibrated methods, and of plans with corrections, are estimated only from runs of the
@@ -128,7 +128,7 @@ def _known(task: Task, score: Score, value: float, interval: tuple[float, float]
 
 
 def score_on(m: Measured, task: Task) -> Score | None:
-    """The score of a measurement on exactly this task and version of its data; None if there is none."""
+    """The score of a measurement on exactly this task and this version of its data, or None if it has no such score."""
     score = result_of(m.run).scores.get(task.name)
     if score is None or (score.version or "1") != task.version or score.family not in (None, task.family):
         return None
@@ -192,7 +192,7 @@ def _estimated(
 
 
 def fitted_scores(plan: Plan, info: ModelInfo, measured: Sequence[Measured], task: Task) -> FittedScores | None:
-    """The curve of a task for plans like this one; None if there are too few measurements. Cached until these change."""
+    """The curve of a task for plans like this one; None if there are too few measurements. Cached until `measured` changes."""
     calibrated = _settings(plan) if plan.needs_text else ""
     runs = tuple((m.run.id, m.run.submitted) for m in measured)
     return _fitted(
@@ -240,7 +240,7 @@ def errors_of(plan: Plan, m: Measured) -> dict[str, float]:
 
 
 def module_errors(groups: Sequence[Group], info: ModelInfo, error: Errors) -> Vector:
-    """(modules of the model,) the relative error of each module; 0 for those that are not compressed."""
+    """The relative errors of all modules of the model, as a vector; 0 for those that are not compressed."""
     of_group = error if isinstance(error, Mapping) else {group.name: error for group in groups}
     by_module = {module: of_group[group.name] for group in groups for module in group.modules}
     return np.array([by_module.get(spec.name, 0.0) for spec in info.modules])
@@ -253,7 +253,7 @@ def _settings(plan: Plan) -> str:
 
 
 def _loss_of(score: Score) -> tuple[float, float]:
-    """The loss and its standard error: a difference, or for a perplexity the logarithm of a quotient."""
+    """The loss and its standard error. A loss is a difference of scores or, for perplexity, the logarithm of their quotient."""
     low, high = score.paired.interval or (0.0, 0.0)
     noise = (high - low) / (2 * Z_95)
     if _is_quotient(score):

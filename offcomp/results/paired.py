@@ -32,7 +32,7 @@ def flip_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def change_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per example listed as most changed on a task without classes, with the largest change first.
+    """One row per example that a run lists as most changed, on tasks without classes; the largest change comes first.
 
     before, after    the outputs of the models: a similarity, a predicted score, or a loss in nats per token
     """

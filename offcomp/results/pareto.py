@@ -177,11 +177,8 @@ def front_answer(table: pd.DataFrame) -> str:
     metric = metric_named(table["metric"].iloc[0])
     on_front = runs[runs["on_front"]]
     count = f"{len(on_front)} of {len(runs)} runs {'is' if len(on_front) == 1 else 'are'} on the front"
-    start = (
-        ""
-        if len(runs) == 1
-        else f"{count}, meaning that nothing else in the chart is at least as small and at least as good, except exact ties. "
-    )
+    meaning = "meaning that nothing else in the chart is at least as small and at least as good, except exact ties"
+    start = "" if len(runs) == 1 else f"{count}, {meaning}. "
     if metric is ERROR:
         best = runs.sort_values(["value", "size"]).iloc[0]
         return f"{start}{best['name']} has the smallest relative error, {best['value']:.3g}, at {_sized(best)}."
@@ -241,7 +238,7 @@ def _value(row: Mapping[str, Any], run: Run, measure: str) -> float | None:
 
 
 def concordance(table: pd.DataFrame) -> tuple[int, int]:
-    """Number of pairs in which the run with the smaller error has the better value, and of pairs that differ in both."""
+    """Number of pairs in which the run with the smaller error has the better value, and number of pairs that differ in both."""
     rank = metric_named(table["metric"].iloc[0]).ranked
     points = [(error, rank(value)) for error, value in zip(table["relative_error"], table["value"], strict=True)]
     pairs = [(a, b) for a, b in combinations(points, 2) if a[0] != b[0] and a[1] != b[1]]

@@ -5,7 +5,7 @@
 The plan keeps its groups, methods and dtypes; only sizes change. With `allocate`, sizes differ between the groups: they are
 water-filled (`offcomp.planning.allocation`). The weighting SCORE needs plain SVD with known singular values, and weights groups
 by how much the task depends on them if enough scores have been measured. SENSITIVITY suits every method, and minimises the
-predicted loss of the whole model, from measured sensitivities. If sizes cannot be allocated, every group gets the same ratio.
+loss of the whole model as predicted from sensitivities. If sizes cannot be allocated, every group gets the same ratio.
 
 Does not import torch.
 """
@@ -49,7 +49,7 @@ class Proposal:
 
     reasons     group name -> one sentence on its size
     error       relative error over all chosen weights, exact, measured or estimated; None if unknown
-    expected    the score on the task of the target, or else on the plan's first task that has one
+    expected    the score on the target's task or, if it names none, on the plan's first task; None if unknown
     notes       sentences on the whole plan
     """
 
@@ -72,7 +72,7 @@ def propose(
 ) -> Proposal:
     """The plan that meets a target with the smallest stored size; if the target is a size, the largest plan that fits.
 
-    home        where singular values and sensitivities are cached; singular values must be known for errors and losses
+    home        where singular values and sensitivities are cached; the former must be known for targets of error or loss
     measured    all measurements on these weights, from `known_errors.measured_of`
     allocate    spend the budget where it matters most, instead of using the same ratio for every group
     weighting   with `allocate`, one of `targets.WEIGHTINGS`; SENSITIVITY needs the sensitivities of all groups
@@ -137,7 +137,7 @@ def _as_requested(family: Family, target: Target) -> Candidate:
 
 
 def _for_megabytes(family: Family, target: Target, weights: np.ndarray | None) -> Candidate:
-    """The largest candidate with which the whole model fits."""
+    """The largest candidate with which the whole model fits the target size."""
     whole = family.at_ratio(1.0).prediction.model
     rest = whole.whole.bytes_before - whole.chosen.bytes_before
     limit = int(target.value * MB) - rest
@@ -285,8 +285,8 @@ def _notes(found: Candidate, target: Target, task: Task | None, *, allocate: boo
         notes.append(found.loss_sentence)
     elif weighted:
         by_score = target.kind != "error" and task is not None and found.family.knows_scores(task)
-        cost = f"of the score on {task.name}, as estimated from measured scores" if by_score and task else "of the energy"
-        notes.append(f"Sizes are allocated so that each byte is spent where it keeps most {cost}.")
+        cost = f"the score on {task.name}, as estimated from measured scores" if by_score and task else "the energy"
+        notes.append(f"Sizes are allocated so that each byte is spent where it does most to preserve {cost}.")
     if found.error is not None:
         notes.append(f"The relative error over all chosen weights is {found.error:.3f}.")
     return tuple(notes)

@@ -35,7 +35,7 @@ class _Question:
 
 
 def in_dtype(measured: Sequence[Measured], dtype: str, info: ModelInfo) -> list[Measured]:
-    """The measurements, with those in float32 converted if `dtype` is a half precision. Conversions are cached."""
+    """The measurements, with those in float32 converted if `dtype` is a half-precision type. Conversions are cached."""
     if dtype not in HALVES:
         return list(measured)
     return [

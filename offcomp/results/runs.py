@@ -1,4 +1,4 @@
-"""Names and tables of finished runs, with one row per run or per property. All runs passed in must be finished."""
+"""Names and tables of finished runs, with one row per run or property. Runs must be finished unless stated otherwise."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def short_names(runs: Sequence[Run]) -> dict[str, str]:
 def default_selection(own: Sequence[Run], bundled: Sequence[Run]) -> list[str]:
     """Ids of the runs selected initially: the newest run of each method on the same weights at the same ratio.
 
-    If no two methods share weights and ratio, the newest few runs on the same weights as the newest run are selected.
+    If no two methods share weights and ratio, these are the newest few of the runs on the same weights as the newest one.
     """
     newest: dict[Hashable, dict[str, str]] = {}
     for run in (*own, *bundled):

@@ -3,12 +3,12 @@
     loss ≈ f(ε),   ε² = Σ_m a_m e_m² / Σ_m a_m
 
 e_m is the relative error of module m (0 if it is not compressed), and a_m says how much the task depends on it: a non-negative
-weight, learnt from the measurements and otherwise proportional to the number of parameters. f(ε) / ε² is fitted by local linear
-regression on log ε, with its slope shrunk towards zero; f is made monotonic by isotonic regression, and f(0) is 0. Measurements
-with other methods or options get a twentieth of the weight.
+weight, learnt from the measurements and shrunk towards a multiple of the number of parameters. f(ε) / ε² is fitted by local
+linear regression on log ε, with its slope shrunk towards zero; f is made monotonic by isotonic regression, and f(0) is 0.
+Measurements with other methods or options get a twentieth of the weight.
 
 The band combines the sampling noise of the measured differences with the errors of the curve itself; both are scaled so that
-nine in ten cross-validated residuals lie within the band. Measurements of almost the same plan are left out together.
+nine in ten cross-validated residuals lie within the band. Measurements of almost the same plan are held out together.
 
 Does not import torch.
 """
@@ -111,7 +111,7 @@ class LossCurve:
         return np.array([each.noise for each in self.evidence])
 
     def largest_errors(self, settings: str) -> Vector:
-        """(modules,) the largest measured error of each module, with these settings if there are measurements with them.
+        """(modules,) the largest measured error of each module, with these settings if any were measured, otherwise with any.
 
         Modules that were never compressed get the largest error of any module.
         """
@@ -120,7 +120,7 @@ class LossCurve:
         return np.where(largest > 0, largest, largest.max())
 
     def effective(self, errors: Vector) -> float:
-        """ε of a plan with these errors of its modules."""
+        """ε of a plan whose modules have these errors."""
         return float(np.sqrt(errors**2 @ self.weights))
 
     def expected(self, error: float, settings: str) -> float:
@@ -206,7 +206,7 @@ class ScoreCurve:
 
     @staticmethod
     def fit(evidence: Sequence[Evidence], modules: Sequence[ModuleSpec]) -> ScoreCurve:
-        """Fit the curve, and the band from cross-validated residuals."""
+        """Fit the curve, and derive the band from cross-validated residuals."""
         errors, expected = cross_validated(evidence, modules)
         residuals = np.array([each.loss for each in evidence]) - expected
         noise = np.array([each.noise for each in evidence])
@@ -220,7 +220,7 @@ class ScoreCurve:
         return ScoreCurve(LossCurve.fit(evidence, modules), *best, float(scaled[rank - 1]))
 
     def estimate(self, errors: Vector, settings: str, uncertainty: float = 0.0) -> Estimate | None:
-        """The loss of a plan with these errors of its modules; None if the plan lies beyond the measurements.
+        """The loss of a plan whose modules have these errors; None if the plan lies beyond the measurements.
 
         uncertainty     relative standard deviation of the errors themselves, if they are estimates
         """
@@ -247,7 +247,7 @@ def _likelihood(residuals: Vector, scale: Vector) -> float:
 def cross_validated(
     evidence: Sequence[Evidence], modules: Sequence[ModuleSpec], shrinkage: float = SHRINKAGE
 ) -> tuple[Vector, Vector]:
-    """(measurements,) the effective error and the loss that the other measurements predict for each one."""
+    """(measurements,) the effective error and the expected loss of each measurement, from a curve fitted without its fold."""
     keys = [_neighbourhood(each) for each in evidence]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     folds = np.array([numbers[key] % FOLDS for key in keys])

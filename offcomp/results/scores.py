@@ -131,7 +131,7 @@ def visible_difference(scores: Sequence[Score]) -> str:
 
 
 def others_of(score: S) -> dict[str, S]:
-    """Scores under the metrics that a task reports in addition to its main metric, by metric name."""
+    """The scores in the metrics that a task reports besides its main one, by name of the metric."""
     return {
         name: score.model_copy(update={"metric": name} | {field: getattr(also, field) for field in also.model_fields_set})
         for name, also in score.also.items()
@@ -160,7 +160,7 @@ def figure_texts(task: str, score: Score) -> dict[str, str]:
 
 
 def notes(task: str, score: Score | OriginalScore) -> list[str]:
-    """Caveats about the original's score, one sentence each: a wrong label order, or a score below a constant prediction's."""
+    """Caveats about the original's score, one sentence each: a wrong label order, or a score below that of constant answers."""
     title, metric = sentence_start(task_title(task, score)), metric_of(score)
     stored = [f"{title}: {note}" for note in score.note]
     original, baseline = score.original, baseline_of(score)

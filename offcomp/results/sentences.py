@@ -23,9 +23,9 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:.3g} MB" if count >= 1e5 else f"{count / 1e3:.3g} kB"
 
 
-def smaller(ratio: float) -> str:
-    """A compression ratio in words: "3.02x smaller", or "1.5x larger" for ratios below 1."""
-    return f"{ratio:.3g}x smaller" if ratio >= 1 else f"{1 / ratio:.3g}x larger"
+def smaller(ratio: float, digits: str = ".3g") -> str:
+    """A compression ratio in words: "3.02x smaller", or "1.5x larger" for ratios below 1; `digits` is a format of numbers."""
+    return f"{ratio:{digits}}x smaller" if ratio >= 1 else f"{1 / ratio:{digits}}x larger"
 
 
 def answer(runs: Sequence[Run]) -> str:

@@ -44,7 +44,7 @@ LIMITS = {
     "error": (0.0, 1.0, "above 0 and at most 1"),
     "loss": (0.0, float("inf"), "above 0"),
 }
-"""Kind -> smallest and largest value, and both in words. A smallest value of 0 is excluded."""
+"""Kind -> smallest value, largest value, and this range in words. A smallest value of 0 is excluded."""
 PER_POINT = 100
 SCORE, SENSITIVITY = WEIGHTINGS = ("score", "sensitivity")
 """What decides how a budget is divided among groups: scores of earlier runs, or measured sensitivities."""

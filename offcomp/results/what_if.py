@@ -1,4 +1,4 @@
-"""What is known about a plan before and after it runs, side by side for several methods: the table of the Lab's strip.
+"""The table in the strip of the Lab page: what is known about the plans of several methods, before and after they run.
 
 Values are exact (SVD's error, sizes), measured by a finished run of exactly this plan, or estimated.
 
@@ -21,7 +21,7 @@ from offcomp.results.known_errors import Estimated, Measured
 from offcomp.results.known_scores import KnownScore
 from offcomp.results.runs import result_of
 from offcomp.results.scores import METRICS, brief_difference, score_text, sentence_start, value_of, within_sentence
-from offcomp.results.sentences import origin_text
+from offcomp.results.sentences import origin_text, smaller
 from offcomp.runs.result import overall_cosine
 from offcomp.runs.store import Run
 
@@ -44,7 +44,7 @@ class Answer:
     measured    the error measured by a finished run on these weights with the same groups and settings
     run         the run of exactly this plan, which may be in progress; None if there is none
     scores      task name -> measured or estimated score
-    rounded_to  the dtype that rounds the stored values, or ""
+    rounded_to  the dtype to which stored values are rounded, or ""
     fault       why the method cannot meet the target, as a clause; empty if it can
     reasons     group name -> one sentence on its size, if the plan was made for a target
     notes       sentences on how the plan meets its target
@@ -170,21 +170,21 @@ def _parameters_cell(answer: Answer) -> Cell:
     if not answer.reachable:
         return Cell("")
     sizes = answer.prediction.model.chosen
-    return Cell(f"{sizes.parameters_after:,}", f"{sizes.ratio('parameters'):.2f}x smaller", sizes.parameters_after)
+    return Cell(f"{sizes.parameters_after:,}", smaller(sizes.ratio("parameters"), ".2f"), sizes.parameters_after)
 
 
 def _bytes_cell(answer: Answer) -> Cell:
     if not answer.reachable:
         return Cell("")
     sizes = answer.prediction.model.chosen
-    return Cell(f"{sizes.bytes_after / 1e6:.2f}", f"{sizes.ratio('bytes'):.2f}x smaller", sizes.bytes_after / 1e6)
+    return Cell(f"{sizes.bytes_after / 1e6:.2f}", smaller(sizes.ratio("bytes"), ".2f"), sizes.bytes_after / 1e6)
 
 
 def _whole_cell(answer: Answer) -> Cell:
     if not answer.reachable:
         return Cell("")
     sizes = answer.prediction.model.whole
-    return Cell(f"{sizes.bytes_after / 1e6:.2f}", f"{sizes.ratio('bytes'):.2f}x smaller", sizes.bytes_after / 1e6)
+    return Cell(f"{sizes.bytes_after / 1e6:.2f}", smaller(sizes.ratio("bytes"), ".2f"), sizes.bytes_after / 1e6)
 
 
 def _score_row(task: Task, answers: Sequence[Answer]) -> Row:
@@ -241,7 +241,7 @@ def _difference(row: Row, value: float | None, before: float | None) -> str:
 
 
 def pinned_values(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
-    """Style key -> row key -> value, of everything that the strip knows."""
+    """Style key -> row key -> value, for all values that are known in the strip."""
     table = [row for row in rows(answers) if row.key]
     return {answer.style_key: _values(table, number) for number, answer in enumerate(answers)}
 

@@ -34,7 +34,7 @@ def test_sizes_are_allocated_and_each_has_a_reason(offcomp: Command) -> None:
     assert status == 0
     assert "left as it is: compressing it would cost more accuracy per byte" in out
     assert "smaller than most, since its error costs least per byte" in out
-    assert "Sizes are allocated so that each byte is spent where it keeps most of the score on causal-prose" in out
+    assert "Sizes are allocated so that each byte is spent where it does most to preserve the score on causal-prose" in out
 
 
 def test_a_plan_file_is_allocated_to_a_target(offcomp: Command, tmp_path: Path) -> None:

@@ -145,7 +145,8 @@ def test_runs_are_judged_by_every_task_and_by_their_error() -> None:
 
 def test_answers() -> None:
     assert front_answer(front(THREE, "sentiment", "parameters")) == (
-        "2 of 3 runs are on the front, meaning that nothing else in the chart is at least as small and at least as good, except exact ties. "
+        "2 of 3 runs are on the front, meaning that nothing else in the chart is at least as small and at least as good, "
+        "except exact ties. "
         "The smallest run within noise of the original is Autoencoder, 0.00012 M parameters (1.17x smaller): "
         "accuracy on sentiment 78.0 %, -2.0 points from the original (95 % interval -7.0 to +1.8), within noise."
     )

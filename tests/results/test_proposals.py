@@ -63,7 +63,7 @@ def test_allocating_a_size_lowers_the_expected_loss(tmp_path: Path) -> None:
     assert len({group.ratio for group in same.plan.groups}) == 1 < len({group.ratio for group in allocated.plan.groups})
     sizes = [predict(found.plan, info_of(GPT)).model.chosen.parameters_after for found in (same, allocated)]
     assert sizes[1] <= sizes[0]
-    assert "spent where it keeps most of the score on causal-prose" in " ".join(allocated.notes)
+    assert "spent where it does most to preserve the score on causal-prose" in " ".join(allocated.notes)
 
 
 @pytest.mark.parametrize("allocate", [False, True])
