@@ -68,9 +68,10 @@ def sizes_text(sizes: ModelSizes) -> str:
 
 
 def _change_text(title: str, size: SizeChange) -> str:
+    parameters, num_bytes = smaller(size.parameter_ratio, ".2f"), smaller(size.byte_ratio, ".2f")
     return (
-        f"{title}: {size.parameters_before:,} -> {size.parameters_after:,} parameters ({smaller(size.parameter_ratio, '.2f')}), "
-        f"{size.bytes_before:,} -> {size.bytes_after:,} bytes ({smaller(size.byte_ratio, '.2f')})"
+        f"{title}: {size.parameters_before:,} -> {size.parameters_after:,} parameters ({parameters}), "
+        f"{size.bytes_before:,} -> {size.bytes_after:,} bytes ({num_bytes})"
     )
 
 

@@ -62,7 +62,7 @@ ANSWERS = 4
 
 
 class OpenTask:
-    """A task prepared for an original model.
+    """A task prepared for one original model.
 
     The examples are tokenised once and the original's predictions are cached, so each comparison requires only one pass.
     """
@@ -75,7 +75,7 @@ class OpenTask:
 
     @property
     def guessed(self) -> dict[str, str]:
-        """Task column -> data column, for guessed matches (neither specified by the task nor identical in name)."""
+        """Task column -> data column, for columns that were guessed: the task does not specify them, and their names differ."""
         return {ours: named for ours, named in self._data.columns.items() if named not in (ours, self.task.columns.get(ours))}
 
     @property
@@ -84,7 +84,7 @@ class OpenTask:
         return len(self._data.splits["test"])
 
     def prepare(self, report: Report = ignore_progress) -> Arrays:
-        """The original's predictions, computed or cached. On the first call, the model must still have its original weights."""
+        """The original's predictions. They are cached; on the first call, the model must still have its original weights."""
         if self._reference is not None:
             return self._reference
         info = self._loaded.info
@@ -107,7 +107,7 @@ class OpenTask:
         return OriginalScore(**fields | ({"also": original_scores(result.also)} if result.also else {}))
 
     def compare(self, report: Report = ignore_progress, *, model: LoadedModel | None = None) -> Score:
-        """Compare the current model (or `model`, using the original's tokenizer) with the original.
+        """Compare the loaded model in its current state (or `model`, but with the original's tokenizer) to the original.
 
         Raises TaskError if `model` cannot perform the task.
         """
@@ -127,7 +127,7 @@ class OpenTask:
         return evaluator.compare(reference, predictions).model_copy(update=secondary)
 
     def _context(self, evaluator: Evaluator) -> dict[str, Any]:
-        """The fields of `ScoreContext` that describe the examples, and how the model reads them."""
+        """The fields of `ScoreContext` that describe the examples and the way in which the model reads them."""
         task, data = self.task, self._data
         context: dict[str, Any] = {"task": task.name, "title": task.title or task.name, "family": task.family}
         context |= {"version": task.version, "split": data.tested_on, "digest": data.digest}
@@ -159,7 +159,7 @@ def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | N
 
 
 def open_texts(family: str, loaded: LoadedModel, texts: Sequence[str], options: Mapping[str, Any] | None = None) -> OpenTask:
-    """A task of a fidelity family on these texts, tokenised for a model. Raises TaskError if the model cannot perform it."""
+    """A task of this fidelity family on these texts, prepared for a model. Raises TaskError if the model cannot perform it."""
     task = Task(name=family, family=family, data="texts", options=dict(options or {}))
     check_fits(loaded, task)
     splits = DatasetDict({"test": Dataset.from_dict({"text": list(texts)})})

@@ -1,4 +1,4 @@
-"""The interface shared by all task families: their examples and the steps from a model to a comparison.
+"""The interface shared by all task families: the examples of a task, and the steps that lead from a model to a comparison.
 
 data = read(task)                              # offcomp.evaluation.data
 evaluator = Probe(loaded, data)                # tokenises, once
@@ -37,7 +37,7 @@ class TaskData:
                 if the family has a target
     digest      twelve hexadecimal digits that identify the content of all splits
     tested_on   the source split used for testing ("test", or "validation" if the test split has no public answers)
-    rows        how many source rows were read and used, and why other rows were left out; None if unknown
+    rows        how many source rows were read, how many were used, and why the others were not; None if unknown
     columns     task column -> source column
     """
 
@@ -73,7 +73,7 @@ class Evaluator(Protocol):
     """A task applied to a model, whose weights may change between calls but whose tokenizer and architecture may not."""
 
     def details(self) -> dict[str, Any]:
-        """Fields of a score that say how the model reads the texts: `cut`, `embedding`, `probe`; None if not applicable."""
+        """The fields of a score that say how the model reads the texts: `cut`, `embedding` and `probe`, where they apply."""
         return {}
 
     def reference(self, report: Report = ignore_progress) -> Arrays:

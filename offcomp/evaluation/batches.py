@@ -35,7 +35,9 @@ def tokenizer_of(loaded: LoadedModel) -> PreTrainedTokenizerBase:
 
 
 def declared_limit(loaded: LoadedModel, modules: SentenceModules) -> int:
-    """Maximum number of tokens per text, as set in the model's folder or tokenizer and supported by the position embeddings."""
+    """Maximum number of tokens per text: the limit set in the model's folder, or else in its tokenizer, but no more than the
+    position embeddings support.
+    """
     limits = [modules.max_tokens or tokenizer_of(loaded).model_max_length, position_limit(loaded.model)]
     return int(min(limit for limit in limits if limit is not None))
 
@@ -54,7 +56,7 @@ class Batches:
     limit: int
 
     def cut_figures(self, indices: NDArray[np.integer] | None = None) -> Truncation | None:
-        """The number of truncated texts among `indices` (default: all); None if there are none."""
+        """The number of truncated texts among those with these indices (default: all); None if there are none."""
         cut = self.cut if indices is None else self.cut[indices]
         return Truncation(texts=int(cut.sum()), of=cut.size, tokens=self.limit) if cut.any() else None
 

@@ -47,12 +47,12 @@ def smallest_accuracy_difference(discordant: int, n: int) -> float | None:
 
 @dataclass(frozen=True)
 class Spread:
-    """Bootstrap results for two scores, all None for fewer than two examples.
+    """Bootstrap results for two scores. All values are None if there are fewer than two examples.
 
     standard_errors         of the original's and the compressed model's scores
     interval                95 % interval of compressed minus original
     smallest_difference     2.8 standard errors of the difference: z for a two-sided 5 % level plus z for 80 % power;
-                            None instead of 0
+                            None if it would be 0
     """
 
     standard_errors: tuple[float | None, float | None] = (None, None)

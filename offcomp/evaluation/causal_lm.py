@@ -50,7 +50,7 @@ class CausalLM(TokenTask):
         return {**super().reference(report), "continuations": self.continuations.write(self.token_rows.gathers)}
 
     def compare(self, reference: Arrays, predictions: Arrays) -> Score:
-        """Perplexities, their paired comparison, and both continuations of each opening."""
+        """Perplexities, their paired comparison, and the two models' continuations of each opening."""
         written = self.continuations.compare(reference["continuations"], predictions["continuations"])
         return super().compare(reference, predictions).model_copy(update={"continuations": written})
 

@@ -159,9 +159,9 @@ def compare_fidelity(
     texts: Sequence[str],
     metric: str,
 ) -> Score:
-    """Score the outputs of a compressed model by their distance from the original's, whose own value is perfect by definition.
+    """Score a compressed model by the distance of its outputs from the original's. The original scores perfectly by definition.
 
-    compressed      the distance or similarity of each output (outputs,), which is averaged
+    compressed      for each output (outputs,), its distance from the original's or its similarity to it; the score is the mean
     rows            the index in `texts` of each output's text. Outputs for the same text are not independent,
                     so the bootstrap resamples texts. In the result, `n` counts outputs and `units` the texts with at least one
 
@@ -218,7 +218,7 @@ def _paired_accuracies(lost: int, won: int, n: int, unchanged: bool) -> Paired:
 
 
 def scored(statistic: Callable[[Counts], Counts], units: int, n: int) -> Comparison:
-    """Both scores on n examples and their difference, with uncertainties estimated by resampling `units` independent units."""
+    """Both models' scores on n examples and their difference; uncertainties come from resampling `units` independent units."""
     original, compressed = map(float, statistic(np.ones((1, units)))[:, 0])
     spread = uncertainty.bootstrap(statistic, units)
     difference = compressed - original

@@ -27,7 +27,7 @@ OPENINGS, OPENING_TOKENS, NEW_TOKENS = 8, 12, 24
 
 
 class Continuations:
-    """Prompts taken at even intervals from the texts that are longer than an opening, or from all texts if none is longer.
+    """Prompts: the openings of evenly spaced texts. Texts no longer than an opening are used only if there are no others.
 
     prompts       model inputs: the tokenizer's leading special tokens, then whole words, at most OPENING_TOKENS tokens in total
     new_tokens    how many tokens to generate; prompt and new tokens together fit in the model's context
@@ -60,7 +60,7 @@ class Continuations:
         return written
 
     def compare(self, original: NDArray[np.int64], compressed: NDArray[np.int64]) -> tuple[Continuation, ...]:
-        """Both continuations of each opening, and the number of leading tokens on which they agree."""
+        """The two models' continuations of each opening, and the number of leading tokens on which they agree."""
         return tuple(
             Continuation(
                 opening=self._decoded(prompt),

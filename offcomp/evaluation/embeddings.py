@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def embed(loaded: LoadedModel, texts: Sequence[str] | Batches, report: Report = ignore_progress) -> Embeddings:
-    """Embed texts (texts, features). Raises TaskError if there is no tokenizer or any value is not finite.
+    """Embed texts. Returns (texts, features). Raises TaskError if there is no tokenizer or any value is not finite.
 
     Raises ModelError if the model's folder specifies an unsupported embedding.
     """

@@ -3,7 +3,8 @@
 embeddings      cosine similarity between the two models' embeddings of each text
 classes         KL(original ‖ compressed) of the class probabilities of each text, in nats, as given by the model's own head
 
-The original's own value is 1 or 0 by definition, so the only uncertainty is that of the compressed model's mean over texts.
+By definition, the original itself has a similarity of 1 or a divergence of 0, so only the compressed model's mean over texts is
+uncertain.
 `offcomp.evaluation.token_fidelity` compares predictions of tokens.
 """
 
@@ -81,7 +82,7 @@ def _compared(data: TaskData, values: Vector) -> Score:
 def similarities(original: NDArray[np.float32], compressed: NDArray[np.float32]) -> Vector:
     """Cosine similarity of each pair of rows (examples,): exactly 1 for equal rows, 0 if only one of them is zero.
 
-    Computed from the distance of the unit vectors, as 1 - |u - v|² / 2, which is accurate even if the rows are almost parallel.
+    Computed from the distance between the unit vectors, as 1 - |u - v|² / 2, which is accurate even for almost parallel rows.
     """
     lengths = [np.linalg.norm(part.astype(np.float64), axis=1, keepdims=True) for part in (original, compressed)]
     left, right = (part / np.where(length > 0, length, 1) for part, length in zip((original, compressed), lengths, strict=True))

@@ -1,10 +1,10 @@
 """Classification with the model's own head, without fitting anything.
 
 The model's outputs are matched to the data's classes by the names in its config or by the task option `labels`. If the config
-contains only placeholders (LABEL_0, LABEL_1), the outputs keep their order. The order is checked with the original model on the
-validation split; a head that would be far more accurate with a different order is rejected rather than scored. Without a
-validation split, no order is rejected, since that decision would depend on the test examples. If a different order fits the
-test examples better, a note next to the score says so.
+contains only placeholders (LABEL_0, LABEL_1), the outputs are taken to be in the order of the data's classes. The order is
+checked with the original model on the validation split; a head that would be far more accurate with a different order is
+rejected rather than scored. Without a validation split, no order is rejected, since that decision would depend on the test
+examples. If a different order fits the test examples better, a note next to the score says so.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ def better_order(truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> Bett
 
     truth, predicted    classes (examples,): the true ones, and those predicted by the original model under the current order
 
-    The best alternative must beat the current order and the majority class significantly, corrected for the number of orders.
+    The best alternative must be significantly better than both the current order and the majority class, after a correction for
+    the number of orders.
     """
     count, total = int(max(truth.max(), predicted.max())) + 1, len(truth)
     table = np.zeros((count, count))
@@ -166,7 +167,7 @@ def head_outputs(loaded: LoadedModel, texts: Batches, width: int, report: Report
 def logits_of(loaded: LoadedModel, inputs: Mapping[str, Tensor]) -> Tensor:
     """Logits (batch, classes).
 
-    A decoder predicts the class at the last token other than the config's padding token. If the tokenizer pads with a
+    A decoder predicts the class at the last token that is not the padding token of its config. If the tokenizer pads with a
     different token, each text is run separately.
     """
     if loaded.model.config.get_text_config().pad_token_id == tokenizer_of(loaded).pad_token_id:

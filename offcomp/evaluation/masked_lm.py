@@ -1,9 +1,9 @@
 """Masked-token prediction: the pseudo-perplexity of a masked language model on texts.
 
 Each text is split into rows of at most `tokens` tokens, including special tokens. A row never spans several texts, and a word
-is split only if it is longer than a row. In each row, the mask token replaces a `fraction` of all tokens except special and
-unknown tokens. With `whole_words`, all tokens of a selected word are masked, as in Banaei et al. 2023, since a single masked
-token of a word is too easy to predict. Rows and masks depend only on the tokenizer and the seed, so the original and the
+is split only if it is longer than a row. In each row, the mask token replaces a `fraction` of the tokens, not counting
+special and unknown ones. With `whole_words`, all tokens of a selected word are masked, as in Banaei et al. 2023, since a single
+masked token of a word is too easy to predict. Rows and masks depend only on the tokenizer and the seed, so the original and the
 compressed model are scored on the same tokens. The masked perplexity is exp(mean negative log-likelihood in nats) over the
 masked tokens; it is not comparable with a causal perplexity.
 """
@@ -53,7 +53,7 @@ def _masked_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], setti
     before, after = special_tokens_around(tokenizer, texts)
     width = settings["tokens"] - len(before) - len(after)
     if width < 1:
-        raise TaskError(f"rows of {settings['tokens']} tokens are too short to contain text; increase the task option tokens")
+        raise TaskError(f"rows of {settings['tokens']} tokens are too short to contain text; increase the option 'tokens'")
     special = set(tokenizer.all_special_ids)
     number = 0
     for text, ids, words in _tokenised(tokenizer, texts, settings["whole_words"]):
@@ -98,7 +98,7 @@ def row_bounds(words: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
 
 
 def chosen_tokens(units: Sequence[int], fraction: float, generator: np.random.Generator) -> list[int]:
-    """Sorted indices of the tokens to mask: random units (runs of equal numbers) are added until the fraction is reached."""
+    """Sorted indices of the tokens to mask: randomly chosen words (runs of equal `units`), until the fraction is reached."""
     members = [[index for index, _ in group] for _, group in groupby(enumerate(units), key=lambda pair: pair[1])]
     wanted = max(1, round(fraction * len(units)))
     hidden: list[int] = []

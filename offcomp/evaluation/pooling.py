@@ -76,7 +76,7 @@ def _last(hidden: Hidden, mask: Mask) -> Pooled:
 
 
 def _at(hidden: Hidden, positions: Int[Tensor, " texts"]) -> Pooled:
-    """The hidden state of each text at the corresponding position in `positions`."""
+    """The hidden state of text i at position `positions[i]`, for all texts."""
     return hidden[torch.arange(len(hidden), device=hidden.device), positions]
 
 

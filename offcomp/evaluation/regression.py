@@ -1,8 +1,8 @@
 """Regression with a ridge probe on frozen sentence embeddings, scored by Spearman correlation.
 
 Like the classification probe, the ridge probe is fitted once, on the original model's embeddings, with the penalty chosen on
-the validation split. It is then applied unchanged to the compressed model's embeddings or, with the option `refit`, refitted to
-them.
+the validation split. The probe is then applied unchanged to the compressed model's embeddings or, with the option `refit`, a
+second probe is fitted to them.
 """
 
 from __future__ import annotations

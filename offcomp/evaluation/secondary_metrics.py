@@ -42,7 +42,7 @@ def secondary_metrics(data: TaskData, reference: Arrays, predictions: Arrays) ->
 
 
 def class_metrics(names: Sequence[str], truth: Classes, original: Vector, compressed: Vector) -> dict[str, Comparison]:
-    """The named metrics for two classifiers, from their probabilities (examples, classes)."""
+    """The metrics in `names` for two classifiers, computed from their probabilities (examples, classes)."""
     classes = original.shape[1]
     majority = np.full(len(truth), np.bincount(truth).argmax())
 
@@ -58,7 +58,7 @@ def class_metrics(names: Sequence[str], truth: Classes, original: Vector, compre
 
 
 def score_metrics(names: Sequence[str], truth: Vector, original: Vector, compressed: Vector) -> dict[str, Comparison]:
-    """The named metrics for two sets of predicted scores (examples,)."""
+    """The metrics in `names` for two sets of predicted scores (examples,)."""
 
     def statistic(counts: Counts) -> Counts:
         return np.stack([pearson(truth, values, counts) for values in (original, compressed)])

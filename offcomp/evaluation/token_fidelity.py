@@ -32,7 +32,7 @@ from offcomp.numerics.progress import Report, ignore_progress
 from offcomp.planning.data.scores import Score
 
 LARGEST_KEPT = 2**26
-"""Bytes of the original's distributions that are kept in memory and in the cache: 64 MiB."""
+"""Maximum size in bytes of the original's distributions, which are kept in memory and in the cache: 64 MiB."""
 VALUE_BYTES = 4  # of a log-probability, and of a token id
 
 
@@ -106,7 +106,7 @@ def causal_fidelity(loaded: LoadedModel, data: TaskData) -> TokenFidelity:
 
 
 def sampled_positions(rows: Sequence[Row], most: int) -> list[Row]:
-    """The rows with a random sample of at most `most` positions; rows without a position are left out."""
+    """The rows, reduced to a random sample of at most `most` positions in total; rows without any position are left out."""
     ends = np.cumsum([len(row.positions) for row in rows])
     total = int(ends[-1]) if len(ends) else 0
     if total <= most:
@@ -122,7 +122,7 @@ def sampled_positions(rows: Sequence[Row], most: int) -> list[Row]:
 
 
 def log_probabilities(logits: Tensor, tokens: Tensor | None) -> Tensor:
-    """Log-probabilities (positions, vocabulary); or those of `tokens` (positions, kept), plus a column for all others."""
+    """Log-probabilities (positions, vocabulary). With `tokens` (positions, kept): only theirs, plus a column for all others."""
     logs = logits.log_softmax(1)
     if tokens is None:
         return logs

@@ -147,7 +147,7 @@ def special_tokens_around(tokenizer: PreTrainedTokenizerBase, texts: Sequence[st
 
 
 def counted_tokens(tokenizer: PreTrainedTokenizerBase, data: TaskData) -> Iterator[int]:
-    """Tokens for estimating the unigram distribution, taken from the validation split or, if absent, the test split."""
+    """Tokens for estimating the unigram distribution, taken from the validation split or, if there is none, the test split."""
     texts = list((data.splits.get("validation") or data.splits["test"])["text"])
     return chain.from_iterable(bare_tokens(tokenizer, texts)["input_ids"])
 
@@ -192,7 +192,7 @@ def _head(loaded: LoadedModel, rows: Sequence[Row]) -> tuple[int, bool]:
     with torch.inference_mode():
         plain = logits_at(model, inputs, is_target, gathers=False)
         if plain.ndim != 2 or plain.shape[1] <= max(longest.targets):
-            raise TaskError(f"{loaded.info.model} is a {loaded.info.architecture}, whose head does not predict tokens")
+            raise TaskError(f"{loaded.info.model} ({loaded.info.architecture}) has no head that predicts tokens")
         return plain.shape[1], _can_gather(model, inputs, is_target, plain)
 
 
@@ -209,9 +209,9 @@ def _can_gather(model: PreTrainedModel, inputs: Mapping[str, Tensor], is_target:
 
 @contextmanager
 def _hidden_states_only_at(model: PreTrainedModel, is_target: Tensor) -> Iterator[list[Tensor]]:
-    """Pass only the hidden states at the target positions from the base model to the head, as a row (1, targets, hidden).
+    """When the model runs, pass only the hidden states at the target positions to its head, as one row (1, targets, hidden).
 
-    Yields a list to which these hidden states are appended when the model runs.
+    Yields a list to which these hidden states are appended.
     """
     seen: list[Tensor] = []
 

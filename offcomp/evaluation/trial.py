@@ -41,6 +41,6 @@ def check_runs(loaded: LoadedModel, data: TaskData) -> None:
     except LIBRARY_FAULTS as error:
         others = [name for name in fitting_families(loaded.info.architecture) if name != task.family]
         raise TaskError(
-            f"task {task.name!r} does not run on {loaded.info.model}, a {loaded.info.architecture}: {reason(error)}; choose "
+            f"task {task.name!r} does not run on {loaded.info.model} ({loaded.info.architecture}): {reason(error)}; choose "
             f"a different task family ({', '.join(others)}), or remove the tasks"
         ) from error

@@ -2,7 +2,7 @@
 
 To add a method, write its class and add it to `METHODS`; CONTRIBUTING.md has the recipe.
 
-Importing this package does not import torch, and does not search for plugins: that happens when they are first needed.
+Importing this package neither imports torch nor searches for plugins; both are done only when first needed.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def all_methods() -> tuple[type[Method], ...]:
 
 
 def plugin_faults() -> tuple[str, ...]:
-    """One sentence for each method from another package that cannot be used, or that has a fault."""
+    """One sentence for each fault in a method of another package, whether or not the method can be used."""
     return _plugins().faults
 
 
 def packages_of(names: Iterable[str]) -> dict[str, str]:
-    """The packages, besides offcomp, that provide the methods with these names, and their versions."""
+    """Name -> version of the packages, other than offcomp, that provide the methods with these names."""
     foreign = {*names} - {method.name for method in METHODS}
     return {plugin.package: plugin.version for plugin in _plugins().found if plugin.method.name in foreign} if foreign else {}
 
@@ -130,10 +130,10 @@ def default_options(name: str, preset: str | None = None) -> dict[str, Any]:
 
 
 def stated_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """All options of a method as plans and run ids state them: the given options, and the defaults of all others.
+    """All options of a method as plans and run ids state them: the given ones, and the default of each option not given.
 
-    Options with the metadata `omit_default` are left out if they have their default value, so that plans from before they
-    were added stay the same. Raises InputError if the method is unknown.
+    Options with the metadata `omit_default` are left out if they have their default value, so that plans made before such an
+    option was added stay the same. Raises InputError if the method is unknown.
     """
     known = options_of(method_class(name, _preset(options)))
     omitted = {option.name: option.default for option in known if option.metadata.get("omit_default")}

@@ -33,16 +33,16 @@ class Method:
     """Base class of all compression methods: frozen dataclasses whose fields are the method's options.
 
     A subclass sets its name and declares the tensors to store (`tensor_shapes`). The function `fit` computes these tensors, and
-    decoders turn them back into a matrix (`computing_module`). All other defaults are suitable for a data-free method whose
+    decoders turn them back into a matrix (`computing_module`). The defaults of everything else suit a data-free method whose
     size is a rank. The result of `fit` holds no reference to the method.
 
     name            the method's name in a plan; several methods may share a name and differ in their `preset`
-    style_key       unique key that identifies the method in charts, links and on the command line
+    style_key       unique key that identifies the method in charts, in links and on the command line
     decoders        names of its decoders, functions that turn stored tensors back into a matrix; unique among all methods
     look            marker and colours in charts; None for neutral ones
     has_rank        whether the size is a rank, latent width or number of terms, which a plan may request
-    memory          rough peak memory of `fit` on a large matrix, excluding the input, as a multiple of the matrix in float32
-                    (`benchmarks.memory`)
+    memory          rough peak memory that `fit` needs besides its input, for a large matrix, as a multiple of the size of the
+                    matrix in float32 (measured by `benchmarks.memory`)
     fast_options    options that make `fit` several times faster, for a first look; empty if it is already fast
     """
 
@@ -64,7 +64,7 @@ class Method:
 
     @property
     def follows(self) -> bool:
-        """Whether earlier matrices of the model should be compressed first, so groups are compressed in the model's order."""
+        """Whether to compress matrices only after those before them in the model, so groups are compressed in model order."""
         return False
 
     def sizes(self, rows: int, cols: int) -> range:
@@ -78,7 +78,7 @@ class Method:
     def seconds(self, rows: int, cols: int, size: int) -> float:
         """Estimated duration of `fit` in seconds on two cores, for progress bars and warnings.
 
-        The default estimate is for a Gram matrix and its eigenvectors.
+        By default, the time to compute a Gram matrix and its eigenvectors.
         """
         side = min(rows, cols)
         return 0.01 + 5e-11 * rows * cols * side + 1e-9 * side**3
@@ -93,7 +93,7 @@ class Method:
         seed: int = 0,
         report: Report = ignore_progress,
     ) -> CompressedMatrix:
-        """Compress `matrix` (rows, cols) at the largest size that fits the budget, or store it dense if it already fits.
+        """Compress `matrix` (rows, cols) at the largest size that fits the budget, or store it dense if the dense matrix fits.
 
         With a `size`, compress at exactly this size, even if the dense matrix takes no more space.
 
@@ -122,9 +122,9 @@ class Method:
 
     @property
     def trains_together(self) -> bool:
-        """Whether `fit_together` compresses several matrices of one shape faster than `fit` does one by one.
+        """Whether one call of `fit_together` for several matrices of the same shape is faster than one call of `fit` for each.
 
-        Only for methods that need no calibration hints.
+        Can be true only for methods that need no calibration hints.
         """
         return False
 
@@ -133,7 +133,7 @@ class Method:
     ) -> Iterator[CompressedMatrix]:
         """Compress stacked matrices (count, rows, cols) at `size`. Each result equals that of `fit`, up to rounding.
 
-        All matrices are fitted in this call. Results are returned one by one, so an error in one is raised when its turn comes.
+        All matrices are fitted in this call. Results are yielded one by one; an unusable one raises its error in its turn.
         Called only if `trains_together`. The default implementation calls `fit_together` of the `computing_module`.
         """
         fitted: Iterator[CompressedMatrix] = self.computing_module().fit_together(
@@ -147,9 +147,9 @@ class Method:
 
     @classmethod
     def computing_module(cls) -> ModuleType:
-        """The module that defines `fit` and the decoders: `fit.py` beside the method's own file or, without one, that file.
+        """The module that defines `fit` and the decoders: `fit.py` in the method's folder or, if missing, the method's file.
 
-        `fit.py` may import torch at module level; the method's own file must not. Raises InputError if it cannot be imported.
+        `fit.py` may import torch at module level; the method's file must not. Raises InputError if an import fails.
         """
         own = sys.modules[cls.__module__]
         beside = f"{own.__package__}.fit"
@@ -178,7 +178,7 @@ class CompressedMatrix:
     """A compressed (rows, cols) matrix: its stored tensors and the function that decodes them.
 
     tensors         the tensors exactly as in the safetensors file, in the storage dtype
-    decode          function that takes float32 tensors by name, without modifying them, and returns a new float32 matrix
+    decode          function that computes a new float32 matrix from float32 tensors, given by name and left unmodified
     size            rank or latent width; 0 if the matrix is stored dense
     history         training losses, per epoch or every few steps; empty for closed-form methods
     codes           name of a packed tensor -> number of integers in it
@@ -274,7 +274,7 @@ def multiples_of(multiple: int, sizes: range) -> range:
 
 
 def rank_budget(method: Method, rows: int, cols: int, rank: int, *, unit: str, dtype: str) -> Budget:
-    """The budget that a (rows, cols) matrix takes at this rank, latent width or number of terms.
+    """The budget that exactly covers a (rows, cols) matrix at this rank, latent width or number of terms.
 
     Raises InputError if the method has no rank, or if this rank does not exist for the matrix.
     """

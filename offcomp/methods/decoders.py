@@ -1,6 +1,6 @@
 """All decoders: functions that turn stored tensors back into a matrix.
 
-`CompressedMatrix.decoder` is the name of one of these functions. Each method lists its own in `Method.decoders`.
+`CompressedMatrix.decoder` is the name of one of these functions. Each method lists its decoders in `Method.decoders`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DECODERS: tuple[Decode, ...] = (
 def find_decoder(name: str) -> Decode | None:
     """The decoder with this name, of offcomp or of an installed plugin; None if there is none.
 
-    Raises InputError if its plugin cannot be imported.
+    Raises InputError if the plugin that defines it cannot be imported.
     """
     for decode in DECODERS:
         if decode.__name__ == name:

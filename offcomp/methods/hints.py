@@ -38,11 +38,11 @@ class Statistics(Protocol):
 
     @property
     def cross_moment(self) -> Tensor | None:
-        """Cross moment of the inputs in the original model and those with all substitutions: (cols, cols)."""
+        """Cross moment between the inputs in the original model and the inputs after all substitutions: (cols, cols)."""
 
     @property
     def input_means(self) -> tuple[Tensor, Tensor] | None:
-        """Mean inputs in the original model and with all substitutions: (cols,) each."""
+        """Mean inputs in the original model, and mean inputs after all substitutions: (cols,) each."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ModuleStatistics:
     num_tokens          number of tokens over which the statistics are averaged
     cross_moment        (cols, cols): mean over tokens of x x'ᵀ, where x is the input of W in the original model and x' its
                         input in the model with all substitutions so far; tokens are weighted as in the column moment, which is
-                        the mean of x' x'ᵀ; None for an embedding, and if the original model is not kept
+                        then the mean of x' x'ᵀ; None for an embedding, or if the original model is not kept
     input_means         (cols,) each: means of x and of x', with the same token weights; None whenever the cross moment is None
     """
 
@@ -95,9 +95,9 @@ class Hints(Protocol):
     def use_compressed_predecessors(self, *, keep_original: bool = False, one_by_one: bool = True) -> None:
         """Measure all subsequent statistics on the model with the previously compressed groups in place.
 
-        Call this before substituting. Without `one_by_one`, no member will be substituted, so the statistics of all members may
-        be measured together. With `keep_original`, a copy of the original model is kept for the statistics
-        `cross_moment` and `input_means`. They are None without it, and for a model too large to stay in memory.
+        Call this before substituting. Set `one_by_one` to False only if no member will be substituted; the statistics of all
+        members may then be measured together. With `keep_original`, a copy of the original model is kept for the statistics
+        `cross_moment` and `input_means`. Without a copy, or if the model is too large to stay in memory, both are None.
         """
 
     def substitute(self, index: int, reconstruction: Tensor) -> None:

@@ -3,8 +3,8 @@
     [project.entry-points."offcomp.methods"]
     rowmean = "toy_plugin.method:RowMean"
 
-The class follows the same rules as those in this folder (`Method`). A method that cannot be used is left out and described in
-one sentence, so that a broken package does not affect the others.
+The class follows the same rules as the methods in this folder (`Method`). A method that cannot be used is left out, and one
+sentence says why, so that a broken package does not affect other packages.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SYMBOLS = (
     *("circle", "square", "diamond", "cross", "x", "triangle-up", "triangle-down", "triangle-left", "triangle-right"),
     *("pentagon", "hexagon", "hexagon2", "octagon", "star", "hexagram", "star-square", "star-diamond", "line-ew"),
 )
-"""Marker symbols that charts can vary by fill."""
+"""Marker symbols that charts can draw with different fills."""
 SIDE = 64
 """Number of rows and columns of the matrix used to check that a plugin can state its tensor shapes."""
 
@@ -50,7 +50,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Plugins:
-    """The methods that can be used, and one sentence for each that cannot."""
+    """The methods that can be used, and one sentence for each fault that was found."""
 
     found: tuple[Plugin, ...]
     faults: tuple[str, ...]
@@ -99,7 +99,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _fault(method: Any, others: Sequence[type[Method]]) -> str:
-    """Why a class cannot be used as a method, as a clause; empty if it can. May raise whatever the class raises."""
+    """A clause that says why a class cannot be used as a method; empty if it can. May raise whatever the class raises."""
     if not isinstance(method, type) or not issubclass(method, Method):
         return f"{method!r:.80} is not a class derived from offcomp.methods.base.Method"
     if "__dataclass_fields__" not in vars(method):
@@ -124,7 +124,10 @@ def _text_faults(method: type[Method]) -> Iterable[str]:
         if not isinstance(value, str) or not value.strip():
             yield f"its {name} is {value!r:.80}; it must be a non-blank string"
         elif name in ("name", "style_key") and not KEY.fullmatch(value):
-            yield f"its {name} is {value!r:.80}; only lower-case letters, digits, - and _ are allowed, starting with a letter"
+            yield (
+                f"its {name} is {value!r:.80}; only lower-case letters, digits, - and _ are allowed, "
+                "at most 40 in all, and the first must be a letter"
+            )
     decoders = method.decoders
     if not isinstance(decoders, tuple) or not all(isinstance(name, str) and name.isidentifier() for name in decoders):
         yield f"its decoders are {decoders!r:.80}, not a tuple of function names"

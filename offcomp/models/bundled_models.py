@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class CatalogueModel:
     """A catalogue model, loaded from an installed package or, if `package` is empty, from offcomp's own files.
 
-    `sha256` is the checksum of `model.safetensors`, verified when the model is loaded. The defaults apply to the
-    models trained for offcomp.
+    `sha256` is the checksum of `model.safetensors`, verified when the model is loaded. The defaults of the other
+    fields are those of the models trained for offcomp.
     """
 
     name: str

@@ -86,15 +86,15 @@ class ModelInfo:
         dtype: dtype of most values in the checkpoint (`float32`, `float16` or `bfloat16`); see also `ModuleSpec.dtype`.
         num_parameters: number of parameters in the model, counting tied tensors once.
         matrix_parameters: number of parameters in linear and embedding weights, counting tied tensors once.
-        num_layers: number of layers in the config (of the encoder in an encoder-decoder model); 0 if not specified.
+        num_layers: number of layers according to the config (encoder layers in an encoder-decoder model); 0 if not specified.
         fingerprint: hash of the weights and the config; see `offcomp.models.identity`.
         modules: every linear and embedding weight.
         reads: hash of all files used by the model, including the tokenizer and pooling config; empty if unknown.
         num_bytes: size of all parameters in their stored dtypes, counting tied ones once. A value of 0, as in files written
             before this field existed, is recomputed from `num_parameters` and `dtype`.
         matrix_bytes: like `num_bytes`, but for linear and embedding weights only.
-        unlisted: number of parameters in tensors outside `modules` with two or more dimensions, such as convolutions and
-            stacked experts. Like vectors (biases, norms), these tensors are not compressed.
+        unlisted: number of parameters in those tensors with two or more dimensions that are not in `modules`, such as
+            convolutions and stacked experts. Like vectors (biases, norms), they are not compressed.
         reads_text: whether the model takes tokenised text as input, as opposed to images or audio.
     """
 

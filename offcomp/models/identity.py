@@ -110,7 +110,7 @@ def _digest_of(folder: Path, files: list[Path], start: str = "") -> str:
 
 
 def _other_files(folder: Path) -> list[Path]:
-    """Files other than the config and weights that may be read, including all files in the folders listed in modules.json."""
+    """All files that may be read besides the config and weights, including those in the folders listed in modules.json."""
     entries = {entry for entry in folder.iterdir() if entry.name != CONFIG and _may_be_read(entry)}
     entries |= {entry for module in _module_folders(folder) for entry in module.rglob("*")}
     return sorted(entry for entry in entries if entry.is_file())

@@ -1,4 +1,4 @@
-"""Read model listings from files, either bundled with offcomp or cached in the home folder when a model is first used.
+"""Read model listings from files that are bundled with offcomp, or cached in the home folder on a model's first use.
 
 Saved listings let the app's main process work without torch. Only the first use of a model requires `loading.describe`,
 which the app runs in a separate process. Listings are keyed by content, so a copy of a known model is recognised wherever it

@@ -104,7 +104,7 @@ def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
 
 
 def stored_dtypes(loaded: LoadedModel) -> dict[str, torch.dtype]:
-    """The dtype of each parameter, by path: in the files of a loaded model, or in memory if the model was created there."""
+    """The dtype of each parameter, by path: in the model's files or, if it has none, in memory."""
     if loaded.folder is None:
         return {path: parameter.dtype for path, parameter in loaded.model.named_parameters(remove_duplicate=False)}
     tensors = stored_tensors(weight_files(loaded.folder))
@@ -115,8 +115,8 @@ def stored_dtypes(loaded: LoadedModel) -> dict[str, torch.dtype]:
 def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:
     """The last hidden states (batch, tokens, hidden) for a tokenised batch.
 
-    Only the encoder of an encoder-decoder model is run. `labels` and `decoder_*` inputs are ignored. The caller controls
-    gradients.
+    Only the encoder of an encoder-decoder model is run. `labels` and `decoder_*` inputs are ignored. The caller decides
+    whether gradients are recorded.
     """
     inputs = {key: value for key, value in batch.items() if key != "labels" and not key.startswith("decoder_")}
     encoder = model.get_encoder() if model.config.is_encoder_decoder else model.base_model

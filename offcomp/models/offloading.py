@@ -31,7 +31,7 @@ class StoredMatrices:
     device = torch.device("cpu")
 
     def __init__(self, loaded: LoadedModel, specs: Sequence[ModuleSpec]) -> None:
-        """Locate a loaded model's matrices in its files, and copy any that cannot be read from the files into memory."""
+        """Locate a loaded model's matrices in its files; those that cannot be read from there are kept as copies in memory."""
         model = loaded.info.model
         tensors = stored_tensors(weight_files(resolve(model).folder or hub.snapshot(model)))
         self._digests = {file: file_digest(file) for file in {tensor.file for tensor in tensors.values()}}
@@ -72,7 +72,7 @@ def _values(stored: StoredTensor) -> Tensor:
 
 @contextmanager
 def offloaded(loaded: LoadedModel) -> Iterator[None]:
-    """Free the memory used by a model's parameters inside the `with` block.
+    """Free the memory of a model's parameters for the duration of the `with` block.
 
     On exit, the original weights are reloaded into the same modules.
 

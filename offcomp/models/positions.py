@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
-SPARE_POSITIONS = 2  # left unused so that scores stay comparable with the first version
+SPARE_POSITIONS = 2  # left unused so that scores stay comparable with those of the first version
 POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
 
 

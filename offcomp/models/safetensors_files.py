@@ -167,7 +167,7 @@ def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
 
 
 def header_entries(file: Path, header: bytes) -> dict[str, StoredTensor]:
-    """Parse the tensors in a header and check that they are contiguous and match their shapes. Raises ModelError."""
+    """Parse a header; check that tensors follow one another without gaps and have the right lengths. Raises ModelError."""
     payload = 8 + len(header)
     try:
         document = json.loads(header, object_pairs_hook=_without_duplicates)

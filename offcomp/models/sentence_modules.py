@@ -1,6 +1,6 @@
 """Parse the modules of a sentence-transformers folder that turn hidden states into sentence embeddings. Does not require torch.
 
-`modules.json` lists the modules after the transformer: Pooling (one mode, or several concatenated), Dense and Normalize.
+`modules.json` lists the Transformer, then Pooling (one mode, or several concatenated), and any Dense and Normalize modules.
 `sentence_bert_config.json` limits the number of tokens per text, and `config_sentence_transformers.json` can specify a prompt
 to prepend to each text. As in sentence-transformers, a folder without `modules.json` defaults to mean pooling. Unknown modules
 and options are rejected with an error that names them, since ignoring them would produce different embeddings.

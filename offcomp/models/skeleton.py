@@ -48,7 +48,7 @@ def check_memory(folder: Path, tensors: Mapping[str, StoredTensor], network: Pre
 def check_names(folder: Path, tensors: Mapping[str, StoredTensor], network: PreTrainedModel) -> None:
     """Check that the files use the model's parameter names.
 
-    A model that is wrapped when saved has an extra prefix on every name: `_orig_mod.` from torch.compile, `module.` from
+    If a model is saved while it is wrapped, every name has an extra prefix: `_orig_mod.` from torch.compile, `module.` from
     DataParallel, or `model.` from a custom class. As a result, transformers cannot find the model's parameters.
 
     Raises:

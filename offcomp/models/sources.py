@@ -67,7 +67,7 @@ DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from. `folder` is None for a hub id, whose files may not be local."""
+    """Where a model comes from. `folder` is None for a hub id, which is not necessarily downloaded."""
 
     model: str
     source: Literal["catalogue", "folder", "hub"]
@@ -122,7 +122,7 @@ def _existing(model: str) -> Path | None:
 
 
 def _folder_of(entry: CatalogueModel) -> Path:
-    """The folder of a catalogue model: bundled with offcomp, or `model` in an installed package, which is not imported."""
+    """The folder of a catalogue model, bundled with offcomp or named `model` in an installed package (never imported)."""
     if not entry.package:
         return BUNDLED / entry.name
     package = importlib.util.find_spec(entry.package)

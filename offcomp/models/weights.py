@@ -95,7 +95,7 @@ def _as_stored(view: Tensor, spec: ModuleSpec, matrix: Tensor) -> Tensor:
 
 
 def _finite(values: Tensor, name: str) -> Tensor:
-    """The values to be written to the weight with this name. Raises ModelError if any is not finite."""
+    """Check the values for the weight with this name, and return them. Raises ModelError if any is not finite."""
     if bad := num_not_finite(values):
         raise ModelError(f"The new weight for {name} has {bad} values that are not finite in {values.dtype}.")
     return values
@@ -104,7 +104,7 @@ def _finite(values: Tensor, name: str) -> Tensor:
 def replace(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor], vectors: Mapping[str, Tensor] = NO_VECTORS) -> None:
     """Write matrices (rows, cols) into the model permanently, then verify each weight and all weights tied to it.
 
-    `vectors` are other parameters to be written, such as biases, by their full path.
+    `vectors` maps the full paths of other parameters, such as biases, to their new values.
 
     Raises:
         ModelError: a matrix is rejected (see `write`), two matrices overlap, or a tied weight was not updated; or a vector does
@@ -117,7 +117,7 @@ def replace(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor], vectors: Ma
     for path, vector in vectors.items():
         parameter = _parameter(model, path).data
         if vector.shape != parameter.shape:
-            raise ModelError(f"'{path}' has the shape {tuple(parameter.shape)}, but its correction has {tuple(vector.shape)}.")
+            raise ModelError(f"'{path}' has the shape {tuple(parameter.shape)}, but its new value has {tuple(vector.shape)}.")
         parameter.copy_(_finite(vector.detach().to(parameter), path))
 
 

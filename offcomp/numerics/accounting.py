@@ -2,7 +2,7 @@
 
 This module does not import torch, because that would slow down the app's pages.
 
-A method declares the tensors it stores as `Shapes`: name -> shape. Together with a storage dtype, the shapes determine a
+To say which tensors it stores, a method declares `Shapes`: name -> shape. Together with a storage dtype, the shapes determine a
 layout: name -> shape and dtype. The predicted size and the ledger of a compressed group are both computed from
 `storage_layout`, so they agree.
 
@@ -63,7 +63,7 @@ SCALE_SUFFIX = ".scale"
 
 @dataclass(frozen=True)
 class Size:
-    """A storage size in bytes and in parameters, which are stored values of any kind (including codes, scales and norms)."""
+    """A storage size in bytes and in parameters; every stored value is a parameter, including codes, scales and norms."""
 
     num_parameters: int
     num_bytes: int

@@ -18,8 +18,8 @@ def weight_for_changed_inputs(
 ) -> Float64[Tensor, "rows cols"]:
     """The minimiser W* of E ‖W x - W* x'‖² + λ ‖W* - W‖² for inputs x that have become x'.
 
-    W* = (W C + λ W) (H + λ I)⁻¹ with H = E x' x'ᵀ (`moment`), C = E x x'ᵀ (`cross`) and λ = damping · mean diagonal of H. W is
-    returned if λ is zero.
+    W* = (W C + λ W) (H + λ I)⁻¹ with H = E x' x'ᵀ (`moment`), C = E x x'ᵀ (`cross`) and λ = damping · mean diagonal of H. If
+    λ is zero, W is returned unchanged.
     """
     penalty = damping * float(moment.diagonal().mean())
     if penalty <= 0:

@@ -24,7 +24,7 @@ from offcomp.numerics.chunks import float64_chunks
 from offcomp.numerics.training import one_thread_if
 
 COLUMN_BLOCKS = 6  # with 6, computing the upper triangle takes 7/12 of the work of the full square
-NARROWEST_BLOCK = 128  # columns; the products of narrower blocks take longer than they save
+NARROWEST_BLOCK = 128  # columns; narrower blocks slow the products down by more than they save
 SMALL_SIDE = 1024
 """Matrices up to this size are decomposed on one thread, since a second one hardly helps and may have to wait for a core."""
 

@@ -39,7 +39,7 @@ def nearest_codes(blocks: Blocks, scale: PerBlock, lowest: PerBlock, bits: int) 
 
 
 def searched_grid(blocks: Blocks, bits: int, symmetric: bool) -> tuple[PerBlock, PerBlock]:
-    """(scale, lowest) found by search: the best fraction of the full range, refitted while the error decreases."""
+    """(scale, lowest) found by search: the best fraction of the full range, refitted as long as this lowers the error."""
     full_scale, full_lowest = spanning_grid(blocks, bits, symmetric)
     centre = torch.zeros_like(full_scale) if symmetric else blocks.mean(1)
     scale, lowest = full_scale, full_lowest

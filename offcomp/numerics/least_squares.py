@@ -1,7 +1,7 @@
 """Small least-squares problems with constraints, solved with NumPy alone.
 
-SciPy solves them as well, but importing `scipy.optimize` takes 40 MB and half a second, which the app's process would pay for
-problems of fifty unknowns. The tests compare with SciPy.
+SciPy solves them as well, but importing `scipy.optimize` takes 40 MB and half a second, which is too much in the app's process
+for problems with fifty unknowns. Tests compare the results with those of SciPy.
 """
 
 from __future__ import annotations

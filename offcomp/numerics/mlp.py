@@ -1,8 +1,9 @@
 """Small fully connected networks that are applied to the rows of a matrix, with a hand-written backward pass.
 
-For batches of only 16 rows, the overhead of autograd is as large as the cost of the arithmetic. Writing explicit gradients
-to preallocated buffers reduces the time per step by about a third. Networks of the same widths can also be stacked, so that one
-batched product computes a layer of all of them. `tests/numerics/test_mlp.py` checks the gradients against autograd.
+For batches of only 16 rows, the overhead of autograd is as large as the cost of the arithmetic. Computing gradients explicitly
+and writing them to preallocated buffers reduces the time per step by about a third. Networks of the same widths can also be
+stacked, so that one batched product computes a layer of all of them. `tests/numerics/test_mlp.py` checks the gradients against
+autograd.
 """
 
 from __future__ import annotations

@@ -101,8 +101,8 @@ def _orthogonal(
 ) -> tuple[Float64[Tensor, "rows rank"], Float64[Tensor, "cols rank"]]:
     """U Σ and V from the SVD of product · lastᵀ.
 
-    If last = Q R, the right singular vectors of product · Rᵀ are computed from its Gram matrix. Since rotating both factors
-    leaves their product unchanged, squaring does not reduce its accuracy.
+    If last = Q R, the right singular vectors of product · Rᵀ are computed from its Gram matrix. They only
+    rotate both factors, which leaves the product unchanged, so squaring does not make the product less accurate.
     """
     last, core = torch.linalg.qr(last)
     product = product @ core.T

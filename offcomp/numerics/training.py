@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 SMALL_BATCH = 64
 STEPS_AT_ONCE = 64
-"""The rows of this many batches are gathered in one go."""
+"""Number of batches whose rows are gathered in one operation."""
 
 
 def shuffled_rows(count: int, generator: Generator) -> Tensor:
@@ -96,7 +96,7 @@ def train(
     """Train one or more stacked models with Adam on shuffled batches.
 
     `step(batch, epoch)` writes the gradients of `parameters` and returns the loss of each model. Each table has one row per
-    sample and model, and a batch takes the same rows from every table, for all models alike. The parameters are moved into one
+    model and sample, and a batch takes the same samples from every table and for every model. The parameters are moved into one
     buffer. `report` receives the completed fraction every 64 steps and may raise an exception to stop training. Returns the
     mean losses of each epoch.
     """

@@ -22,7 +22,8 @@ STACK_HELP = {
     "attention-output and FFN-out modules by columns, and mixed groups by residual.",
     "rows": "Modules are stacked vertically and share their input space.",
     "columns": "Modules are transposed, then stacked vertically, and share their output space.",
-    "residual": "Modules are transposed where needed to share their residual-stream side. Works for any kind that reads from or writes to that stream.",
+    "residual": "Modules are transposed where needed to share their residual-stream side. "
+    "Works for any kind that reads from or writes to that stream.",
 }
 
 

@@ -1,4 +1,4 @@
-"""Identify the process working on a run by its host, process id and start time. Does not import torch.
+"""Identify the process that works on a run, by host, process id and start time. Does not import torch.
 
 These values are recorded in worker.json for users and other hosts. To find out whether a worker on this host is alive, check
 its lock (`offcomp.files`) instead, since process ids are reused and clocks get adjusted. Only workers from earlier versions,

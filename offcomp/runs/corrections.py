@@ -46,7 +46,7 @@ def corrections_of(
 
 
 def ledger_of(corrections: Mapping[str, Tensor]) -> tuple[LedgerEntry, ...]:
-    """The stored tensors with their sizes, in the order of their names."""
+    """The names, shapes, dtypes and sizes of the stored tensors, sorted by name."""
     return tuple(
         LedgerEntry(
             name=path,
@@ -75,7 +75,7 @@ def stored_corrections(run: Run) -> Corrections:
 
 
 def read_corrections(file: Path, ledger: Sequence[LedgerEntry]) -> Corrections:
-    """Read the corrections in a ledger; an empty ledger needs no file. Raises StorageError if the file does not match it."""
+    """Read the corrections that a ledger lists, if any. Raises StorageError if the file does not match the ledger."""
     if not ledger:
         return {}
     if faults := correction_faults(file, ledger):

@@ -1,9 +1,9 @@
 """Export the whole compressed model: a copy of the original folder in which only compressed or corrected weights differ.
 
-Files are copied byte for byte. Each such weight then overwrites the original weight in the copy, with the same dtype and
-layout, so keys, shards, tied copies, dtypes and file sizes stay the same. Some files are left out and listed: weights in other
-formats (which would still be the original weights), files from an earlier export, broken links, and links to one of their own
-parent folders. Other links within the model's folder are replaced by copies of their targets.
+Files are copied byte for byte. Each compressed or corrected weight then overwrites the original one in the copy, with the same
+dtype and layout, so keys, shards, tied copies, dtypes and file sizes stay the same. Some files are left out and listed: weights
+that were not loaded, such as those in other formats (they would not be compressed), files from an earlier export, broken links,
+and links to one of their own parent folders. Other links within the model's folder are replaced by copies of their targets.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class DenseModel:
             self._overwrite(spec.name, copies, matrix, partial(canonical_view, spec=spec))
 
     def write_vectors(self, vectors: Mapping[str, Tensor]) -> None:
-        """Overwrite whole parameters, given by their path. Raises ModelError, see `write`."""
+        """Overwrite whole parameters, which are given by path. Raises ModelError for the same reasons as `write`."""
         for path, vector in vectors.items():
             self._overwrite(path, [self._sources.get(path, [])], vector, lambda stored: stored)
 

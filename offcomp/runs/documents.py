@@ -35,7 +35,7 @@ Timestamp = Annotated[float, Strict(), Field(ge=0, le=LATEST_SECONDS), MustBe(f"
 
 
 class WorkerRecord(Claim):
-    """The process that works on a run, and since when."""
+    """The process that works on a run, and when the run was submitted."""
 
     submitted: Timestamp
     """When the run was submitted, in seconds since 1970."""
@@ -48,7 +48,7 @@ class Progress(Document):
 
     stage: Line
     fraction: Fraction
-    """Share of the estimated duration of all stages that is done."""
+    """Elapsed time as a share of the predicted duration of the whole run."""
     remaining_seconds: Amount | None = None
     elapsed_seconds: Amount | None = None
     note: Line | None = None
@@ -101,9 +101,9 @@ def read_inputs(folder: Path) -> Inputs | None:
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """Read the progress of a run; None if the file is missing or malformed, as it will soon be rewritten. Raises OSError.
+    """Read the progress of a run; None if the file is missing or malformed (it will soon be rewritten). Raises OSError.
 
-    The remaining seconds are those at the time of reading.
+    The time since the file was written is subtracted from `remaining_seconds`.
     """
     file = folder / PROGRESS
     try:

@@ -69,7 +69,7 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
 
 
 def _figures(run: Run, original: ModelInfo) -> tuple[tuple[GroupResult, ...], ModelSizes]:
-    """Return the figures of the groups of a run, and its sizes. Raises InputError if the run cannot be exported."""
+    """Return the figures of a run's groups, and the sizes of its model. Raises InputError if the run cannot be exported."""
     if run.result is None or run.result.model is None or run.status != "done":
         raise InputError(f"run {run.id} has status {run.status} and no compressed weights; choose a finished run")
     if not run.plan.groups:

@@ -27,7 +27,7 @@ OF_A_SAMPLE = "identified by a sample of its weights, as in earlier versions, ra
 """Describes a model's identity in messages if `Run.of_a_sample` is true."""
 TABLE_COLUMNS = ("name", "method", "size", "compression_ratio", "relative_error", "num_parameters", "num_bytes", "seconds")
 SILENT_SECONDS = 120.0
-"""Longer silence is reported: a worker shows signs of life every five seconds unless it has ended or is suspended."""
+"""A longer silence is reported, since a worker shows a sign of life every five seconds unless it has ended or is suspended."""
 ENDED = ("done", "failed", "cancelled", "interrupted")
 
 
@@ -71,7 +71,7 @@ class Run:
         return self.status in ENDED
 
     def table(self) -> pd.DataFrame:
-        """One row per group of a finished run: `TABLE_COLUMNS`. A run without a result has no rows."""
+        """A table with one row per group and the columns `TABLE_COLUMNS`. It has no rows if the run has no result."""
         import pandas as pd
 
         groups = self.result.groups if self.result else ()

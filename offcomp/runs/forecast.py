@@ -3,8 +3,8 @@
     remaining = remaining seconds of the current stage + pace * estimated seconds of the stages ahead
     pace      = (PRIOR_SECONDS + actual seconds) / (PRIOR_SECONDS + estimated seconds) of the finished stages
 
-If a stage reports its progress, its duration is extrapolated: from the progress alone once a quarter is done, and until then as
-an average with the estimate. The displayed time counts down with the clock. It is raised only if the prediction is clearly
+If a stage reports its progress, its duration is extrapolated from that. Until a quarter of the stage is done, the extrapolation
+is averaged with the estimate. The displayed time counts down with the clock. It is raised only if the prediction is clearly
 longer, and a note then says so. Does not import torch.
 """
 
@@ -99,7 +99,7 @@ class Forecast:
         return rest if rest > 0 else OVERDUE * spent
 
     def _counted_down(self, now: float, predicted: float) -> float:
-        """The remaining seconds to display: the prediction, or the last displayed time counted down if it is close."""
+        """The remaining seconds to display: the prediction, unless it is only slightly longer than the countdown so far."""
         shown = predicted
         if self._shown:
             counted = max(self._shown[0] - (now - self._shown[1]), 0.0)

@@ -1,6 +1,6 @@
 """Clean up what killed processes left in the home folder, removing only unused files of offcomp. Does not import torch.
 
-.NAME.XXXXXXXX.part     a file or a run's folder that was being written; the writer of a file holds its lock
+.NAME.XXXXXXXX.part     a file or a run's folder that was being written; a file stays locked while it is written
 runs/.ID.former         a run that was about to be replaced by a new run
 runs/.ID.lock           the lock that earlier versions held while starting a run
 runs/ID                 if it contains no plan: a run that an earlier version was about to start
@@ -50,7 +50,7 @@ def sweep(home: Path) -> None:
 
 
 def _restrict_access(home: Path) -> None:
-    """Make the home folder accessible only to its owner, or just its subfolders if it is shared or contains other files."""
+    """Make the home folder private to its owner; if it is shared or contains other files, make only our subfolders private."""
     own = [home / name for name in ("runs", *FOLDERS)]
     others = [entry for entry in home.iterdir() if entry not in own and not entry.name.startswith(".")]
     shared = home.stat().st_mode & (stat.S_ISVTX | stat.S_ISGID) or home.resolve() == Path.home().resolve()

@@ -5,14 +5,14 @@ A question is a JSON object:
     {"kind": "texts", "run": RUN_ID or null, "texts": [1 to 8 texts of at most 500 characters]}
 
 The answer is {"kind": KIND, "model": NAME, "run": RUN_ID or null, "texts": [one object per text]}. KIND depends on what the
-model does, and the objects hold `original` and, if the question names a run, `compressed`:
+model does. Each object has the fields below; `compressed` is present only if the question names a run:
 
     next-words     {"text", original: {"continuation", "next": [[token, probability], ... 5]}, compressed: ...}
     masked-words   {"text" (with its masks), original: {"masks": [[[token, probability], ... 5], ... one per mask]}, ...}
     classes        {"text", original: {"probabilities": {class: probability}}, ...}
-    embeddings     {"text", "cosine"}: cosine similarity between the original model's and the compressed model's embeddings, or
-                   null. The answer also has the key "similarities": {"original": matrix, "compressed": matrix}, the
-                   similarities of every pair of texts.
+    embeddings     {"text", "cosine"}: cosine similarity between the original model's and the compressed model's embeddings;
+                   null if no run is named. The answer also has the key "similarities": {"original": matrix,
+                   "compressed": matrix}, with the similarity of every pair of texts.
 
 If there is no answer, the object is {"error": SENTENCE, "input": whether the question is at fault}.
 """

@@ -126,7 +126,7 @@ class Manifest(JsonModel):
     corrections: Annotated[
         tuple[LedgerEntry, ...], Field(strict=False), MustBe("a list of tensors, each with name, shape, dtype and bytes")
     ] = Field(default=(), exclude_if=lambda corrections: not corrections)
-    """Corrected biases and gains, by parameter path. They replace parameters of the same size and do not count as stored."""
+    """Corrected biases and gains, by parameter path. They replace parameters of the same size and are not counted below."""
     num_parameters: Count
     """Number of stored values."""
     num_bytes: Count

@@ -1,8 +1,8 @@
 """The resident: a background process that keeps a model loaded and carries out the runs that use it.
 
-Starting Python, importing torch and loading the model take longer than many runs. The resident does so once and carries out
-each run in a fork of itself, which starts within milliseconds with exactly the loaded weights; a fork that fails, is cancelled
-or is killed does not affect the weights in the next fork. See `resident_process` for the process itself.
+Starting Python, importing torch and loading the model take longer than many runs. The resident does all this once and
+carries out each run in a fork of itself, which starts within milliseconds with exactly the loaded weights; a fork that fails,
+is cancelled or is killed does not affect the weights in the next fork. See `resident_process` for the process itself.
 
 The resident belongs to the process that starts it. A pair of sockets connects the two, so no other process can reach it;
 every message is a JSON object, with file descriptors attached:
@@ -46,7 +46,7 @@ STOP_SECONDS = 10.0
 ASK_SECONDS = 60.0
 LARGEST_ANSWER = 1_000_000  # bytes
 NVML_CHECK = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-"""Makes torch look for a GPU without initialising CUDA, since a fork cannot use CUDA once it is initialised."""
+"""Makes torch look for a GPU without initialising CUDA, since a fork cannot use CUDA if its parent has initialised it."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class _Resident:
 
 @dataclass
 class ResidentRun:
-    """A run that was handed to a resident. Its `pid` is that of the resident; the fork that takes over updates the claim."""
+    """A run handed to a resident. `pid` is the resident's; the fork that takes over the run records its own in the claim."""
 
     _resident: _Resident
     _number: int

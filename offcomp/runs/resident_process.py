@@ -1,13 +1,13 @@
 """The resident process: `python -m offcomp.runs.resident_process HOME MODEL IDLE_SECONDS SOCKET`. Its client is `resident`.
 
 The main thread is an event loop that never blocks for long. A second thread imports torch and loads the model; runs that arrive
-meanwhile wait in the resident, which handles requests to cancel them and shows the progress of the first. Once that thread has
-finished, the only other threads belong to fork-safe libraries, and each run is carried out by a fork:
+meanwhile wait in the resident, which handles requests to cancel them and shows the progress of the first. Once the second
+thread has finished, the only other threads belong to fork-safe libraries, and each run is carried out by a fork:
 
-- The fork shares the memory of the model until it writes to it, so every run begins with exactly the weights that were loaded.
-- OpenMP cannot be used in a fork after it started threads in the parent. The resident therefore computes with one thread, and
+- Forks share the memory of the model until they write to it, so every run begins with exactly the weights that were loaded.
+- OpenMP cannot be used in a fork if it has started threads in the parent. The resident therefore computes with one thread, and
   each fork sets the usual number of threads before it starts work.
-- The resident holds the lock of a run until the run's fork has ended and, if it was killed, the log says why.
+- The resident holds the lock of a run until the run's fork has ended. If the fork was killed, the log says why by then.
 
 The resident exits with the process that started it, after IDLE_SECONDS without a job, or when told to. If a model is too large
 to keep in memory or cannot be loaded, the forks load it themselves and report any errors.
@@ -43,7 +43,7 @@ log = logging.getLogger("offcomp")
 LARGEST_MESSAGE, MAX_FILES = 1 << 16, 4
 RECEIVING = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 LOADING_SECONDS, BUSY_SECONDS, REST_SECONDS = 0.05, 0.1, 1.0
-"""Polling interval of the event loop while loading, while there are jobs, and while there are none."""
+"""Polling intervals of the event loop: while loading, while there are jobs, and while there are none."""
 
 
 class Resident:

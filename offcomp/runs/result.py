@@ -69,11 +69,11 @@ class Errors(Document):
     relative_error: Amount
     """Norm of the difference, divided by the norm of the original."""
     rmse: Amount
-    """Root mean squared difference of an entry."""
+    """Root mean squared difference per entry."""
     mae: Amount
-    """Mean absolute difference of an entry."""
+    """Mean absolute difference per entry."""
     cosine_distance: Figure
-    """Mean over the rows of 1 minus the cosine similarity of a row and its reconstruction."""
+    """1 minus the cosine similarity between a row and its reconstruction, averaged over the rows."""
 
 
 class LedgerEntry(Document):
@@ -139,7 +139,7 @@ class GroupResult(Document):
     mae: Amount
     cosine_distance: Figure
     num_rows: Positive
-    """Rows of all modules, before stacking."""
+    """Total number of rows of all modules, before stacking."""
     squared_norm: Amount
     """Squared Frobenius norm of the original matrix."""
     module_errors: Named[Name, Errors]

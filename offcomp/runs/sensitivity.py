@@ -5,8 +5,9 @@
 The loss needs no labels and is measured on a few texts: the KL divergence of the predicted distributions, or 1 - the cosine
 similarity of sentence embeddings. Both have their minimum, 0, at the original weights, so they are quadratic in a small error,
 and the losses of several groups add up if their errors act independently. Each group is compressed by its own method at a few
-ratios. For larger errors, s_g depends on the size, so s_g is interpolated between these ratios. `benchmarks.sensitivity` tests
-these approximations. HAWQ (Dong et al. 2019, arXiv 1905.03696) expands a supervised loss in the same way, using its Hessian.
+ratios. For larger errors, s_g depends on the stored size, so it is interpolated between these ratios. `benchmarks.sensitivity`
+tests these approximations. HAWQ (Dong et al. 2019, arXiv 1905.03696) expands a supervised loss in the same way, using its
+Hessian.
 
 Sensitivities are cached in the home folder, one file per group, under a hash of everything they depend on (`_paths`). Torch is
 imported only to measure them.
@@ -55,7 +56,7 @@ TINY = float(np.finfo(float).tiny)
 RATIOS = (2.5, 6.0, 15.0)
 """Each group is compressed at these ratios; those that its method cannot reach are left out."""
 PREFERRED = ("head-fidelity", "causal-fidelity", "masked-fidelity", "embedding-fidelity")
-"""The first of these families that suits the model is measured."""
+"""The loss is measured by the first of these task families that suits the model."""
 NUM_TEXTS, MAX_TEXT_LENGTH, POSITIONS = 32, 400, 512
 """Maximum numbers of texts, of characters per text, and of token predictions compared in total."""
 
@@ -180,7 +181,7 @@ def estimated_seconds(plan: Plan, info: ModelInfo) -> float:
 
 
 def _paths(plan: Plan, info: ModelInfo, home: Path) -> dict[str, Path]:
-    """Where the sensitivity of each group is cached. The name is a hash of everything that determines it, except the size."""
+    """The cache file of each group. Its name is a hash of what determines the sensitivity; the group's own ratio does not."""
     folder, text = home / "sensitivities" / info.fingerprint, text_digest(plan.calibration)
     shared = {
         "version": [VERSION, RATIOS, NUM_TEXTS, MAX_TEXT_LENGTH, POSITIONS],
@@ -202,7 +203,7 @@ def _paths(plan: Plan, info: ModelInfo, home: Path) -> dict[str, Path]:
 
 
 def _unit(group: Group, info: ModelInfo) -> str:
-    """The unit of the ratios that are measured: the group's own, or bytes if its method does not save parameters."""
+    """The unit in which ratios are measured: that of the group, or bytes if the group's method does not save parameters."""
     return group.unit if predict_group(group.at_ratio(1.0), info).largest_ratio > 1 else "bytes"
 
 

@@ -1,4 +1,4 @@
-"""The queue: a run waits for a slot, in order of submission. OFFCOMP_SLOTS sets how many may run at once (default: 1)."""
+"""The queue: runs wait for a slot in order of submission. OFFCOMP_SLOTS sets the number of slots (default: 1)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SLOTS = re.compile(r"[1-9][0-9]{0,2}")
 
 @contextmanager
 def slot(worker: Worker) -> Iterator[None]:
-    """Wait for a free slot, first come, first served. The slot is released when the process exits."""
+    """Wait for a free slot, first come, first served. The slot is released when the `with` statement or the process ends."""
     worker.wait_in_queue()
     while (file := free_slot(worker.folder)) is None:
         time.sleep(WATCH_SECONDS)

@@ -89,7 +89,7 @@ def _write(file: Path, document: Mapping[str, Any]) -> None:
 
 
 class Started(Protocol):
-    """A run that has just been started. `kill` and `wait` undo the start."""
+    """A run that has just been started. Call `kill` and then `wait` to undo the start."""
 
     @property
     def pid(self) -> int:
@@ -105,10 +105,10 @@ class Started(Protocol):
 def start_worker(folder: Path, log: Path, lock: int, model: resident.Model) -> Started:
     """Have a run carried out by this process's resident, or by a new worker process where no resident is possible.
 
-    The process that works on the run holds its lock until the run has ended, and writes to the log. Raises OSError.
+    The process that works on the run holds the run's lock until the run has ended, and writes to the log. Raises OSError.
 
     folder      the final path of the run's folder
-    model       what the run reads
+    model       the model of the run
     """
     with files.closing(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)) as output:
         if resident.is_available():

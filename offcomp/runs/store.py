@@ -1,4 +1,4 @@
-"""Runs on disk, one folder per run, written atomically and readable by concurrent processes. Does not import torch.
+"""The runs on disk: one folder per run, written atomically and readable by concurrent processes. Does not import torch.
 
     RUN/plan.json       the plan
     RUN/inputs.json     its inputs: model, calibration text, examples, versions

@@ -1,4 +1,4 @@
-"""Fit groups of a plan that are faster to compress together (`planning.together`) when the first of them is due."""
+"""If some groups are faster to compress together (`planning.together`), fit all of them when the first is due."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from offcomp.runs.compress import Fitted, read_stacked
 
 
 class FitsTogether:
-    """The fits of the groups of a plan that are compressed in one call. Take them in the order of `groups`."""
+    """The fits of those groups of a plan that are fitted together in one call. Take them in the order of `groups`."""
 
     def __init__(self, model: PreTrainedModel | StoredMatrices, info: ModelInfo, groups: Iterable[Group], seed: int) -> None:
         self._model, self._info, self._seed = model, info, seed

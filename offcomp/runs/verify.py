@@ -1,7 +1,7 @@
-"""Check that an export matches its manifest by re-reading, decoding and measuring its files.
+"""Check an export against its manifest: read its files again, decode them and measure their errors.
 
     files           the files match their checksums
-    ledger          the ledgers match the stored tensors, byte for byte
+    ledger          the ledgers list the stored tensors with the right shapes, dtypes and sizes
     decoding        every group decodes to a matrix of the expected shape with finite values
     errors          the errors relative to the original match those in the manifest
     dense model     the dense model equals the original, except for the decoded matrices and the corrections
@@ -36,7 +36,7 @@ from offcomp.runs.manifest import Manifest, StoredGroup, correction_faults, file
 
 ERROR_TOLERANCE = 1e-4  # relative; the order of summation depends on the machine
 ROUNDING = {"float32": 1e-6, "float16": 5e-4, "bfloat16": 4e-3}
-"""Largest absolute difference between relative errors that rounding to a dtype can cause."""
+"""The largest absolute change in a relative error that rounding to a dtype can cause."""
 SAME_WEIGHT = {"float32": 1e-5, "float16": 5e-4, "bfloat16": 4e-3}
 """Largest relative error at which two decodings count as equal, since rounding may differ across machines."""
 DECODING_FAULTS = (OffcompError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError)

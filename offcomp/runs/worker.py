@@ -55,7 +55,7 @@ def estimated_stages(plan: Plan, info: ModelInfo) -> dict[str, float]:
 
 
 def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
-    """Load, compress and evaluate the model. `preloaded` is the model as it was loaded earlier; its weights are overwritten."""
+    """Load, compress and evaluate the model. `preloaded` is the model, if loaded already; its weights are overwritten."""
     plan = worker.plan
     if not worker.has_begun:
         stages = estimated_stages(plan, model_info(plan.model, worker.folder.parent.parent))

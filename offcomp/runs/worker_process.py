@@ -187,7 +187,7 @@ class Worker:
             reserve.write_bytes(bytes(RESERVED_BYTES))
 
     def report(self, stage: str, fraction: float) -> None:
-        """Record the progress of the current stage, and write progress.json, at most four times per second."""
+        """Record the progress of the current stage, and write it to progress.json at most four times per second."""
         with self._writing:
             self._forecast.advance(fraction)
             if fraction >= 1 or time.monotonic() - self._last_write >= PROGRESS_SECONDS:

@@ -51,7 +51,7 @@ def fit_together(
     seed: int,
     report: Report,
 ) -> Iterator[CompressedMatrix]:
-    """See `Method.fit_together`. Each processor core trains its share of the matrices in batched products."""
+    """See `Method.fit_together`. On the CPU, each thread trains a share of the matrices, with batched matrix products."""
     threads = torch.get_num_threads() if matrices.device.type == "cpu" else 1
     parts = matrices.float().tensor_split(min(threads, len(matrices)))
     done, lock = [0.0] * len(parts), Lock()
@@ -89,7 +89,7 @@ class Trained:
     dtype: str
 
     def compressed(self, index: int) -> CompressedMatrix:
-        """The stored form of one matrix. Raises InputError if it has values that are not finite."""
+        """The stored form of one matrix. Raises InputError if any value to be stored is not finite."""
         _, rows, latent = self.latents.shape
         tensors = {"latents": self.latents[index]} if self.grid is None else self.grid.tensors(self.latents, index)
         for layer, (weight, bias) in enumerate(self.decoder.layers):

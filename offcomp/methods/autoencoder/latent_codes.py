@@ -1,4 +1,4 @@
-"""Latents as integers: each latent has a uniform grid over all rows, and a row stores the index of the nearest level.
+"""Latents as integers: all rows share a uniform grid for each of the d latents, and a row stores the indices of its levels.
 
 The grid of a latent is the one with the smallest squared error (`numerics.grids`); its scale and lowest level are stored.
 """

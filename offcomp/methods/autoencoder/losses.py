@@ -98,7 +98,7 @@ class RowLoss:
     def _of_directions(
         self, output: Tensor, target: Tensor, norms: Tensor, coefficients: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Equivalent to `of_rescaled` without the L1 term, but with fewer operations.
+        """Like `of_rescaled` for losses that have no L1 term, but with fewer operations.
 
         If u and t are the output and target rows scaled to unit length, then 1 - cos = |u - t|² / 2. The squared error of a row
         w is |w|² |u - t|², so both terms depend on a single number per row. Rows whose norm is too small to define a

@@ -26,9 +26,9 @@ onto the leading singular vectors (of the unit-length rows if norms are enforced
 exactly. A nonlinear network passes each latent through a pair of LeakyReLU units and also starts as this projection, apart from
 the curvature of a final tanh (`svd_start`). With larger batches and a cosine schedule, this initialisation reaches the loss of
 the paper's recipe in a fraction of the time. `refine_epochs` adds a final training phase in which the latents are free
-parameters, trained together with the decoder. If they are stored as codes, the decoder is trained on the rounded latents, and
-gradients pass through the rounding unchanged (Bengio et al., arXiv 1308.3432). `coefficients` weights rows or entries by their
-gradients on calibration text.
+parameters, trained together with the decoder. If latents are stored as codes, the decoder is trained on the rounded latents,
+and gradients pass through the rounding unchanged (Bengio et al., arXiv 1308.3432). With `coefficients`, rows or entries are
+weighted by their gradients on calibration text.
 
 Training keeps four numbers in memory for each encoder and decoder parameter: the value, its gradient, and Adam's two moments.
 At a low ratio, the paper's wide encoder therefore dominates the memory use for a nearly square matrix; at ratios of about 4 and
@@ -118,7 +118,7 @@ class Autoencoder(Method):
     init: str = field(
         default="random",
         metadata={
-            "help": "Initialisation: random, as in the paper, or by SVD. To save time, combine svd with a batch size of 128, "
+            "help": "Initialisation: random (as in the paper) or by SVD. To save time, combine svd with a batch size of 128, "
             "the cosine schedule and a learning rate of 0.0003: 10 epochs then reach the same loss as the paper's 30.",
             "choices": ("random", "svd"),
         },
@@ -126,7 +126,7 @@ class Autoencoder(Method):
     schedule: str = field(
         default="step",
         metadata={
-            "help": "Learning rate schedule: multiply by 0.8 every 10 epochs, as in the paper, or decay to zero (cosine).",
+            "help": "Learning rate schedule: multiply by 0.8 every 10 epochs (step, as in the paper) or decay to 0 (cosine).",
             "choices": ("step", "cosine"),
         },
     )
@@ -153,7 +153,7 @@ class Autoencoder(Method):
 
     @property
     def trains_together(self) -> bool:
-        """Whether several matrices can be trained in batched products: if no coefficients are computed from text."""
+        """Whether several matrices can be trained in batched products: true unless coefficients are computed from text."""
         return not self.calibrated
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
@@ -185,7 +185,7 @@ class Autoencoder(Method):
         return self.seconds_together(rows, cols, size, 1)
 
     def seconds_together(self, rows: int, cols: int, size: int, count: int) -> float:
-        """Each of two threads trains half of the matrices; part of the overhead of a step does not depend on their number."""
+        """Each of two threads trains half of the matrices; part of the overhead of a step is the same for any number."""
         widths = self.encoder_widths(size, cols) + self.decoder_widths(size, cols)[1:]
         trained = sum(a * b for a, b in pairwise(widths))
         steps = self.epochs * -(-rows // self.batch_size)

@@ -105,7 +105,7 @@ class Codebook:
     def learn(
         matrix: Float[Tensor, "rows cols"], length: int, bits: int, stages: int, *, dtype: str, iterations: int, seed: int
     ) -> Codebook:
-        """Learn codewords, stage by stage, for pieces of rows scaled to a root mean square of 1.
+        """Learn codewords, stage by stage, for pieces of rows, after scaling each row to a root mean square of 1.
 
         The training set is a random sample of 128 pieces per codeword, but at least 2^16 pieces.
         """

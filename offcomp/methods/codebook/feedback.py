@@ -98,7 +98,7 @@ def _code_transposed(
     order, factor = ordered[0].to(matrix.device), ordered[1]
 
     def rounding(inputs: Tensor, weights: Tensor, corner: Tensor) -> Tensor:
-        del corner  # with one input per step, a scalar that scales all distances equally
+        del corner  # with one input per step, it is a scalar, which scales all distances equally
         row_scale = book.round_scales(root_mean_square(weights))
         padded = functional.pad(scaled(weights, row_scale), (0, -cols % length))
         chosen, values = book.quantize(padded.reshape(-1, length))

@@ -79,7 +79,7 @@ class CodebookAutoencoder(Method):
     rank: int = field(default=0, metadata={"help": "Rank of an additional low-rank part.", "range": (0, 1024)})
     outliers: float = field(
         default=0.0003,
-        metadata={"help": "Fraction of entries to store exactly, starting with the largest errors.", "range": (0.0, 0.05)},
+        metadata={"help": "Fraction of entries whose coding errors are stored, largest errors first.", "range": (0.0, 0.05)},
     )
     iterations: int = field(default=15, metadata={"help": "Number of k-means iterations for the codewords.", "range": (1, 200)})
     feedback: bool = field(
@@ -117,7 +117,7 @@ class CodebookAutoencoder(Method):
 
 
 def num_outliers(method: CodebookAutoencoder, rows: int, cols: int) -> int:
-    """Number of outliers, the entries that are stored exactly."""
+    """Number of outliers, the entries whose coding errors are stored."""
     return round(method.outliers * rows * cols)
 
 

@@ -12,8 +12,8 @@ needs. In total, this takes terms · (m1 n1 + m2 n2) + 2 parameters.
 
 The factor shapes depend only on rows and cols. By default, the two factors are as similar in size as the divisors allow, which
 minimises the size of a term; among equally good shapes, the widest A is chosen. The shapes (rows, 1) for A and (1, cols) for B,
-and vice versa, are excluded because they are equivalent to the SVD. On the weights of MiniLM-L6, no other shape comes close to
-the SVD at equal size (`benchmarks/methods_quality.py`).
+and vice versa, are excluded because they are equivalent to the SVD. On the weights of MiniLM-L6, none of the remaining shapes
+comes close to the SVD at equal size (`benchmarks/methods_quality.py`).
 
 The official repository of arXiv 2302.04045 also sums r terms (50 in its configuration, regardless of the ratio). All
 factors have shape (⌈√rows⌉, ⌈√cols⌉), so the sum is larger than the matrix and has to be cropped. The factors are initialised

@@ -13,7 +13,7 @@ than a flat index, which needs log2(rows) more bits). Each bit of the mask and e
     indices    2 + kept + kept + rows          parameters, ⌈log2 cols⌉ bits per column, ⌈log2(cols + 1)⌉ bits per row count
 
 `positions="auto"` chooses whichever needs fewer bytes: the mask if more than about one entry in ⌈log2 cols⌉ is kept. The mask
-alone counts as one parameter per entry of the matrix, so only indices can reduce the number of parameters.
+by itself has one parameter per entry of the matrix, so only indices can reduce the number of parameters.
 
 The official repository of arXiv 2302.04045 counts only the kept values, not their positions.
 """

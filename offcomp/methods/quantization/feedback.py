@@ -3,11 +3,11 @@
     minimise ‖(W* - A B - Q) H^½‖ over a quantized Q and a low-rank A B,     H = E x'x'ᵀ
 
 x' is an input of a member in the model with the earlier members already rounded, and W* the matrix that best reproduces the
-outputs of the original model from x' (`numerics.changed_inputs`), or W itself. The weights of one input at a time are rounded
-to a grid that is found beforehand, and the weights of later inputs compensate for the errors (`gptq`).
+outputs of the original model from x' (`numerics.changed_inputs`), or W itself. Inputs are processed one at a time: the weights
+of an input are rounded to a grid that is found beforehand, and the weights of later inputs compensate for the errors (`gptq`).
 
-The alternating fits of the integers and the low-rank part use inputs of the model in which all earlier groups are rounded, but
-no member of this group is. The members share the low-rank factors, which are fitted to the stacked matrix under the metrics of
+For the alternating fits of the integers and the low-rank part, inputs are measured with all earlier groups already rounded, but
+no member of this group. The members share the low-rank factors, which are fitted to the stacked matrix under the metrics of
 `svd.group_metrics`.
 """
 

@@ -1,7 +1,7 @@
 """The low-rank part A B of a quantized matrix. Each column of A and each row of B is stored as 4-bit integers with a scale.
 
 At the same size, four bits allow twice the rank that eight bits would. The lower precision costs little, because the integers
-of the remainder are chosen after the factors are rounded and make up for the rounding errors.
+that represent the rest of the matrix are chosen after the factors are rounded, and make up for the rounding errors.
 """
 
 from __future__ import annotations

@@ -16,15 +16,15 @@ keeps in float32.
 
 With `search`, the grid covers only part of the range: entries outside it are clipped, and entries inside it are rounded more
 finely. The search tries several fractions of the full range, keeps the one with the smallest squared error, and then refits the
-scale and zero point to the codes by least squares while the error decreases. At 2 and 3 bits, the search accounts for most of
-the quality. Without `search`, the grid spans the full range of the block (round to nearest). Related methods are HQQ and the
+scale and zero point to the codes by least squares as long as this lowers the error. At 2 and 3 bits, most of the quality is due
+to the search. Without `search`, the grid spans the full range of the block (round to nearest). Related methods are HQQ and the
 clipping search of Banner et al., "Post training 4-bit quantization", NeurIPS 2019 (arXiv 1810.05723).
 
 With `rank`, a low-rank part is fitted in alternation with the integers, as in LoftQ (Li et al. 2024, arXiv 2310.08659). With
 `feedback`, integers are chosen using calibration text as in GPTQ (Frantar et al. 2023, arXiv 2210.17323), and the low-rank part
 minimises the output error, as in LQER (Zhang et al. 2024, arXiv 2402.02446) and CALDERA (Saha et al. 2024, arXiv 2405.18886);
-see `feedback`. The factors are stored as integers too, as in CALDERA. The integers of the remainder are chosen last, so
-that they make up for the rounding of the factors. `benchmarks/low_rank_codes.py` shows where a low-rank part helps.
+see `feedback`. As in CALDERA, the factors are stored as integers too. The integers of the rest, W - A B, are chosen
+last, so that they make up for the rounding of the factors. `benchmarks/low_rank_codes.py` shows where a low-rank part helps.
 
 The official repository of arXiv 2302.04045 rounds each row to steps of (max - min) / 2^bits. This yields 2^bits + 1 levels, one
 more than `bits` bits can represent. The reported size assumes `bits` bits per entry plus two floats per row, although the
@@ -65,7 +65,8 @@ class Quantization(Method):
         metadata={"help": "Number of entries per scale. 0 means the whole row; 16 to 128 is typical.", "range": (0, 256)},
     )
     symmetric: bool = field(
-        default=False, metadata={"help": "Make the levels symmetric around zero. Otherwise, each scale has a zero point."}
+        default=False,
+        metadata={"help": "Make the levels symmetric around zero. Otherwise, a zero point is stored with each scale."},
     )
     search: bool = field(
         default=True, metadata={"help": "Search for the range with the smallest squared error. Otherwise, use the full range."}
@@ -93,7 +94,7 @@ class Quantization(Method):
     toward_original: bool = field(
         default=True,
         metadata={
-            "help": "With feedback, match the original model's outputs, not the weight's outputs for changed inputs.",
+            "help": "With feedback, match a weight's outputs in the original model, not those for inputs with earlier errors.",
             "omit_default": True,
         },
     )
@@ -113,7 +114,7 @@ class Quantization(Method):
         return BITS
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
-        """Codes, scales (a vector if there is one per row), zero points if asymmetric, numbers for the decoder, and factors."""
+        """Codes, scales (a vector if each row has just one), any zero points, numbers for the decoder, and any factors."""
         width = self.width(cols)
         blocks = -(-cols // width)
         scales = (rows,) if blocks == 1 else (rows, blocks)
@@ -136,7 +137,7 @@ class Quantization(Method):
     def seconds(self, rows: int, cols: int, size: int) -> float:
         """Time for passes over the matrix: one for rounding and packing, and about thirty for the search.
 
-        Feedback adds a factorisation and a pass over the text. With a low-rank part, each round repeats all of this and an SVD.
+        Feedback adds a factorisation and a pass over the text. With a low-rank part, each round takes this time plus an SVD.
         """
         rounding = 0.01 + rows * cols * (2e-8 + 2e-8 * size + 1.5e-7 * self.search + 1e-6 * self.feedback)
         if not self.rank:

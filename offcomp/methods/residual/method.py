@@ -3,14 +3,15 @@
     Ŵ = Z D + φ(Z F + b) G + S,     minimise ‖R^½ (W - Ŵ) C^½‖_F,     φ = LeakyReLU
 
 Z (n, r) contains free latents, one for each of the n = max(rows, cols) rows (a wide W is transposed). D, F, b and G form a
-decoder with h hidden units, which all latents share. S contains k sparse latents, which are individually stored entries. The
+decoder with h hidden units; all rows share it. S contains k sparse latents, which are individually stored entries. The
 result is never worse than the SVD at the same budget, unit and storage dtype: if the SVD or Z D alone has a smaller error after
-rounding, it is stored instead. This guarantee is for the weight error under the metrics, not for task scores. Three ideas
+rounding, it is stored instead. This guarantee concerns the weight error under the metrics, not task scores. Three ideas
 improve on the SVD:
 
   interpolation   Z T⁻¹ and T D have the same product as Z and D, so r pivot rows of Z can be unit vectors and need no storage.
                   Nothing is learned here: a matrix of rank r has r (rows + cols - r) degrees of freedom, and the two factors of
-                  the plain SVD store r² more. This pays off at low ratios (384 x 384 at ratio 2: rank 112 instead of 96).
+                  the plain SVD store r² more numbers. Omitting these pays off at low ratios (384 x 384 at ratio 2: rank 112
+                  instead of 96).
   sparse latents  the entries that the low-rank part fits worst, refitted in alternation with Z D. A linear map cannot select
                   entries in this way.
   hidden units    a unit costs r + cols + 1 numbers and an extra rank costs rows + cols - 2 r, so hidden units pay off for tall
@@ -66,7 +67,7 @@ class ResidualAutoencoder(Method):
     preset: str = field(
         default="residual",
         metadata={
-            "help": "Fitting recipe: residual starts from the SVD, and its weight error is never larger than that of the SVD.",
+            "help": "Fitting recipe. It starts from the SVD, and its weight error never exceeds that of the SVD.",
             "choices": ("residual",),
         },
     )

@@ -1,8 +1,8 @@
 """Interpolative form of a factor, in which some rows become unit vectors and need not be stored.
 
 For Z (rows, rank), the product Z D equals (Z T⁻¹)(T D) for any invertible T. If T consists of `rank` pivot rows of Z, these
-rows become unit vectors. This saves rank² of the rank · (rows + cols) numbers and leaves one number per degree of freedom of Z
-D.
+rows become unit vectors. Of the rank · (rows + cols) numbers, rank² need not be stored, which leaves one number per degree of
+freedom of Z D.
 
 Pivots are chosen by a QR decomposition of Zᵀ with column pivoting and then swapped until no coefficient is larger than LARGEST,
 which keeps the form well conditioned (Gu and Eisenstat, "Efficient algorithms for computing a strong rank-revealing QR
@@ -26,8 +26,8 @@ def interpolate(
 ) -> tuple[Int64[Tensor, " rank"], Float[Tensor, "rows rank"]]:
     """Find pivot rows and float64 coefficients such that factor = coefficients @ factor[pivots].
 
-    The coefficients of the pivot rows are unit vectors. A rank-deficient factor is also reproduced up to rounding: pivots
-    beyond its rank get no weight in other rows.
+    The coefficients of the pivot rows are unit vectors. A rank-deficient factor is reproduced as well, up to
+    rounding: pivots beyond its rank get no weight in the other rows.
     """
     wide = factor.detach().cpu().double().numpy().T
     rank, rows = wide.shape

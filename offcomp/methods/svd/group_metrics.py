@@ -12,7 +12,8 @@ normalised per member, which preserves their relative sizes across members.
 
 In a mixed group (`stack="residual"`), members that read from the residual stream have their inputs along the columns, and
 members that write to the residual stream have their inputs along the rows. An input metric therefore weights the shared columns
-by the activations read from the residual stream, and the rows of a member that writes to the stream by that member's inputs.
+by the activations read from the residual stream; it weights the rows of a member that writes to the stream by that member's
+inputs.
 
 The inputs of an embedding are token ids, so an input metric weights each row of the embedding table by the frequency of its
 token in the text.

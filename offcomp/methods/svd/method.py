@@ -38,8 +38,8 @@ For λ = 0, mean ‖W x - A B x'‖² is ‖(W* - A B) H^½‖² plus a constant
 Token weights are computed from the outputs of the original model. If the model is too large to stay in memory, W is not
 replaced.
 
-Without `toward_original`, nothing ties the compressed model to the original: each matrix reproduces its outputs for inputs that
-drift away from the original ones. `follow` then helps language models less and makes sentence embeddings worse
+Without `toward_original`, nothing ties the compressed model to the original: a compressed matrix is fitted to the outputs of W
+for inputs that drift away from the original ones. `follow` then helps language models less, and harms sentence embeddings
 (`benchmarks.follow`).
 
 Our SVD is exact, whereas the paper (arXiv 2302.04045) uses a randomised SVD whose number of iterations is chosen by test
@@ -118,7 +118,7 @@ class SVD(Method):
     toward_original: bool = field(
         default=True,
         metadata={
-            "help": "With follow, match the original model's outputs, not the weight's outputs for changed inputs.",
+            "help": "With follow, match a weight's outputs in the original model, not those for inputs with earlier errors.",
             "omit_default": True,
         },
     )

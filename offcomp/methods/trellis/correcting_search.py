@@ -1,7 +1,7 @@
 """A Viterbi search in which every path carries its own errors and adjusts later targets to compensate for them.
 
-With H⁻¹ = UᵀU, the error (w_i - ŵ_i) of column i moves the target of a later column t by U_it / U_ii times that error
-(`codebook.gptq`), and the error of column t after all corrections costs (target - ŵ)² / U_tt². If steps are proportional to
+With H⁻¹ = UᵀU, the target of a later column t is lowered by U_it / U_ii times the error of column i, which is its target minus
+ŵ_i (`codebook.gptq`). The error of column t after all corrections costs (target - ŵ_t)² / U_tt². If steps are proportional to
 U_tt, a squared step costs the same in every column. A search over all columns would have to store the errors of every path, so
 only the best path is kept after each block of BLOCK columns, and its errors adjust the targets of all later columns.
 """
@@ -63,7 +63,7 @@ class _Paths:
     """The best path to each state for each row, over some columns. "Path" p stands for state p // rows and row p % rows.
 
     totals      (paths,): cost of the path
-    errors      (paths, columns): its errors w - ŵ, 0 for columns that are still to come
+    errors      (paths, columns): its errors, each target minus ŵ; 0 for columns that are still to come
     places      (columns, paths) int32: for each column, the last integer of each path, as an index in `Prices.flat_values`
     decoded     (columns, paths): the values that these integers decode to
     before      (columns, paths) int32: for each column, the path that each path continues

@@ -1,11 +1,11 @@
 """The entropy code of trellis integers: asymmetric numeral systems (Duda 2013), as implemented by the library `constriction`.
 
 Every integer is coded with a static table, selected by its context and quantizer. The context is the expected size of
-the entry, in steps, on a logarithmic scale: the sum of a row exponent and a column exponent. A table lists the code length of
-each magnitude |k| in sixteenths of a bit, as one byte; the sign takes one more bit.
+the entry, divided by the step, on a logarithmic scale: the sum of a row exponent and a column exponent. A table lists the code
+length of each magnitude |k| in sixteenths of a bit, as one byte; the sign takes one more bit.
 
-The decoder knows the quantizer of an entry only after it has decoded the integers before it, so the integers are coded column
-by column. The integers of one column, across all blocks, are sorted by table, so that many can be decoded at once.
+The decoder cannot tell the quantizer of an entry before it has decoded the earlier integers of the row, so integers are coded
+column by column. The integers of one column, across all blocks, are sorted by table, so that many can be decoded at once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Integers = NDArray[np.int64]
 
 
 def exponents(sizes: NDArray[np.floating]) -> Integers:
-    """Convert sizes, measured in steps, to integers on a logarithmic scale; zero becomes the smallest exponent."""
+    """Convert sizes, in units of the step, to integers on a logarithmic scale; zero becomes the smallest exponent."""
     with np.errstate(divide="ignore"):
         logarithms = np.log2(sizes.astype(np.float64)) * EXPONENTS_PER_OCTAVE
     return np.rint(np.clip(logarithms, -EXPONENT_RANGE, EXPONENT_RANGE)).astype(np.int64)
@@ -85,7 +85,7 @@ class Tables:
         return np.concatenate([np.array([used[0], len(tables)], np.uint8), sizes, *tables])
 
     def bits(self, num_magnitudes: int) -> NDArray[np.float32]:
-        """Code lengths with the sign, in bits (2 · contexts, magnitudes); `NEVER` for magnitudes that have no code."""
+        """Code lengths in bits, including the sign (2 · contexts, magnitudes); `NEVER` for magnitudes that have no code."""
         found = np.full((2 * NUM_CONTEXTS, num_magnitudes), NEVER, np.float32)
         for row, table in zip(found, self.lengths, strict=True):
             row[: len(table)] = table / LENGTHS_PER_BIT + (np.arange(len(table)) > 0)

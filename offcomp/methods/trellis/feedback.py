@@ -92,7 +92,7 @@ class _Member:
     transposed: bool
 
     def frame(self, step: float) -> Block:
-        """The block of this member at a step, without its integers."""
+        """The block of this member if coded with this step, without its integers."""
         down, across = row_and_column_sizes(self.targets)
         empty = np.zeros((0, 0), np.int16)
         return Block(empty, exponents(down / step), exponents(across), step, self.step_exponents, self.transposed)
@@ -154,7 +154,7 @@ class _Coder:
         self.growth = 1.0  # length of a code with feedback as a multiple of its length without feedback
 
     def add(self, index: int, member: _Member) -> Float[Tensor, "rows cols"]:
-        """Code a member with its share of the bytes; returns what it decodes to, in natural order."""
+        """Code a member with its share of the bytes; returns the decoded matrix, with its columns in natural order."""
         entries = member.targets.numel()
         share = self.bytes_left * entries / self.entries_left
         step, model = self._step(member, (share - member.side_bytes) / self.growth)
@@ -203,7 +203,7 @@ class _Coder:
         return step, attempt(step, PRICED_ENTRIES)[1]
 
     def _coded(self, member: _Member, step: float, model: SymbolModel) -> tuple[Block, Coded, Tensor]:
-        """The block of a member at a step, its integers, and what they decode to in natural order."""
+        """Code a member with this step; returns its block, its integers, and the decoded matrix in natural column order."""
         frame = member.frame(step)
         order, contexts = frame.order, frame.contexts
         targets = member.targets[:, order]

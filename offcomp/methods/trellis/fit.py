@@ -26,7 +26,7 @@ def fit(
 ) -> CompressedMatrix:
     """Encode the matrix so that the code fills the bytes of `size`. The search has no randomness, so the seed is not used.
 
-    If the bytes are too few for exponents of every member, outliers or a basis, the matrix is coded without them.
+    If there are too few bytes for a code with feedback, for outliers or for a basis, the matrix is coded without these.
 
     Raises BudgetTooSmall if not even an all-zero matrix fits, and InputError if a value is not finite.
     """

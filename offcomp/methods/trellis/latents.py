@@ -5,9 +5,9 @@ A stacked matrix is cut into blocks, one above the other. In a block, entry (i, 
     ŵ_ij = Δ · 2^(e_j / 16) · sign(k_ij) · v(q_ij, |k_ij|)
 
 where Δ is the step of the block, e_j a column exponent, k_ij the integer and q_ij its quantizer (`machine`); each value v is
-the mean, in steps, of all entries with the same magnitude and quantizer. The columns of a block are coded in the order of their
-exponents e_j, and a block may be stored transposed. A rotated matrix is then multiplied by an orthogonal basis. Finally,
-outliers are replaced by their exact values.
+the mean, in units of the step, of all entries with the same magnitude and quantizer. The columns of a block are coded in the
+order of their exponents e_j, and a block may be stored transposed. A rotated matrix is then multiplied by an orthogonal basis.
+Finally, outliers are replaced by their exact values.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from offcomp.numerics.positions import decode_positions, encode_positions
 
 STEPS_PER_OCTAVE = 16
 NUM_VALUES = 12
-"""Number of magnitudes whose value is stored for each quantizer; larger magnitudes decode to the grid."""
+"""Number of magnitudes whose value is stored for each quantizer; larger ones decode to their grid values."""
 MAX_ENTRIES_PER_BYTE = 64
 """The number of entries per byte at the lowest rate of the method, an eighth of a bit per entry."""
 SECTIONS = ("i4", "f4", *("i4", "u1", "u4") * 3, "f2", "u1", "u4", "f4", "u1", "u1", "u1")
@@ -53,7 +53,7 @@ class Block:
     """The integers of some rows of a matrix, and the exponents needed to decode them.
 
     symbols             (rows, cols) int16, with the columns in coding order
-    row_exponents       (rows,): the expected size of each row, in steps, see `entropy`
+    row_exponents       (rows,): the expected size of each row, in units of the step, see `entropy`
     column_exponents    (cols,): the size of each column relative to the whole block, see `entropy`
     step                Δ
     step_exponents      (cols,): e_j
@@ -83,7 +83,7 @@ class Latents:
     """A coded matrix.
 
     blocks      its blocks, from top to bottom
-    values      (2, NUM_VALUES) float16: what the smallest magnitudes decode to, in steps, by quantizer
+    values      (2, NUM_VALUES) float16: what the smallest magnitudes decode to, by quantizer, in units of the step
     num_states  number of states of the machine
     outliers    positions and values of entries that are stored exactly
     basis       bytes of the coded basis of a rotated matrix, or empty
@@ -209,7 +209,7 @@ def check_plausible(shapes: Sequence[Sequence[int]], num_bytes: int, num_rows: i
 def decoded_block(
     block: Block, symbols: NDArray[np.int16], quantizers: NDArray[np.uint8], values: NDArray[np.float16]
 ) -> Float[Tensor, "rows cols"]:
-    """The entries of a block, untransposed, from its integers and their quantizers (rows, cols) in coding order."""
+    """The entries of a block, not yet transposed, from its integers and their quantizers, both (rows, cols) in coding order."""
     table = value_table(values, 1 + int(np.abs(symbols).max(initial=0)))
     order, steps = block.order, np.float32(block.step) * relative_steps(block.step_exponents)
     decoded = np.empty(symbols.shape, np.float32)
@@ -218,7 +218,7 @@ def decoded_block(
 
 
 def value_table(values: NDArray[np.float16], num_magnitudes: int) -> NDArray[np.float32]:
-    """What each magnitude decodes to, in steps (2, magnitudes)."""
+    """What each magnitude decodes to, in units of the step (2, magnitudes)."""
     magnitudes = torch.arange(num_magnitudes)
     table = torch.stack([grid_values(torch.full_like(magnitudes, quantizer), magnitudes) for quantizer in (0, 1)])
     found: NDArray[np.float32] = table.numpy().astype(np.float32)

@@ -28,7 +28,7 @@ PARITY_CHECKS = {4: (0o5, 0o2), 8: (0o13, 0o04), 16: (0o23, 0o04), 32: (0o45, 0o
 
 
 TARGETS_AT_ONCE = 1 << 14
-"""Number of targets for which magnitudes are chosen at a time, so that they stay in the cache."""
+"""Number of targets for which magnitudes are chosen at a time, small enough for the cache."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def machine(num_states: int) -> Machine:
 
 
 def grid_values(quantizers: Integer[Tensor, "*shape"], magnitudes: Integer[Tensor, "*shape"]) -> Integer[Tensor, "*shape"]:
-    """The absolute value that a magnitude |k| represents on the grid of its quantizer, in steps."""
+    """The absolute value that a magnitude |k| represents on the grid of its quantizer, in units of the step."""
     return (2 * magnitudes - quantizers).clamp_min(0)
 
 
@@ -74,7 +74,7 @@ class Prices:
 
     machine     the state machine
     bits        (contexts, 2, magnitudes): code length of an integer, with its sign, by context and quantizer
-    values      (2, magnitudes): the absolute value that it represents, in steps, by quantizer
+    values      (2, magnitudes): the absolute value that it represents, by quantizer, in units of the step
     per_bit     cost of one bit, in squared steps
     """
 
@@ -106,7 +106,7 @@ def best_magnitudes(
     quantizers: Integer[Tensor, "*shape"],
     parities: Integer[Tensor, "*shape"],
 ) -> tuple[Float[Tensor, "*shape"], Integer[Tensor, "*shape"]]:
-    """The cost of the cheapest magnitude for each target |x|, in steps, and its index in `Prices.flat_values` (int32).
+    """For each target |x|, in units of the step: the cost of the cheapest magnitude, and its index in `Prices.flat_values`.
 
     `quantizers` and `parities` (int32) are those that the magnitude must have; all shapes are broadcast. Only the
     nearest such magnitude and the next smaller one are compared.
@@ -131,7 +131,7 @@ def best_magnitudes(
 def shortest_path(
     targets: Float[Tensor, "rows cols"], contexts: Integer[Tensor, "rows cols"], prices: Prices
 ) -> Integer[Tensor, "rows cols"]:
-    """The integers (int16) with the lowest total cost for each row of targets, in steps. Every row starts in state 0."""
+    """For each row of targets, in units of the step, the integers (int16) with the lowest total cost. Rows start in state 0."""
     automaton, (rows, cols) = prices.machine, targets.shape
     quantizers, parities = torch.arange(2, dtype=torch.int32).view(1, 2, 1), torch.arange(2, dtype=torch.int32).view(2, 1, 1, 1)
     edges = automaton.edges.reshape(-1)

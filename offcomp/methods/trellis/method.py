@@ -9,8 +9,8 @@ the expected size of the entry (`entropy`). On Gaussian weights at 1 to 2 bits e
 entropy code is 1.5 dB away from it (Gish and Pierce 1968).
 
 Everything that is stored (`latents`) goes into one sequence of bytes: integers, code tables, values, exponents of rows and
-columns, outliers, and a basis if there is one. Its length is fixed by the size, the step Δ is chosen so that the code fills
-it, and the rest is padding. The number of stored parameters is at least the number of entries: this method only saves bytes.
+columns, outliers, and a basis if there is one. Its length is fixed by the size, the step Δ is chosen so that the code
+nearly fills it, and the rest is padding. As many parameters are stored as the matrix has entries: this method saves only bytes.
 
 Rotation. For a matrix with many more rows than columns (word embeddings), the rows may be rotated into the eigenbasis of WᵀW,
 the Karhunen-Loève transform: the entries of a row become uncorrelated, and most of the variance moves to a few columns. The
@@ -29,10 +29,10 @@ from offcomp.methods.base import Look, Method
 from offcomp.numerics.accounting import CodedBytes, Shapes
 
 RATES_PER_BIT = 512
-"""Number of sizes (rate steps) for each bit per entry."""
+"""Number of sizes (rate steps) that together add one bit per entry."""
 SMALLEST_RATE, LARGEST_RATE = RATES_PER_BIT // 8, 10 * RATES_PER_BIT
 FIXED_BYTES = 400
-"""Allowance for layout, tables and values, which do not depend on the shape."""
+"""Bytes allowed for layout, tables and values, regardless of the shape."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class TrellisAutoencoder(Method):
     outliers: float = field(
         default=10.0,
         metadata={
-            "help": "Store entries exactly if they exceed this many times the root mean square of their row.",
+            "help": "Store entries exactly if they exceed this many times the RMS of their row. Not used with rotation.",
             "range": (4.0, 1000.0),
         },
     )
@@ -87,7 +87,9 @@ class TrellisAutoencoder(Method):
 
     toward_original: bool = field(
         default=True,
-        metadata={"help": "With feedback, match the original model's outputs, not the weight's outputs for changed inputs."},
+        metadata={
+            "help": "With feedback, match a weight's outputs in the original model, not those for inputs with earlier errors.",
+        },
     )
     column_steps: bool = field(
         default=True, metadata={"help": "With feedback, use finer steps for columns whose inputs matter more."}

@@ -68,7 +68,7 @@ class Plain:
         return exponents(self.row_sizes / step), exponents(self.column_sizes)
 
     def step_at(self, limit: float) -> float:
-        """Estimate the step at which the code takes `limit` bytes from a sample of the rows, and learn the model."""
+        """From a sample of the rows, estimate the step with which the code takes `limit` bytes, and learn the model."""
         rows, cols = self.matrix.shape
         sample = self.matrix[self.sample]
         share = len(sample) / rows
@@ -104,7 +104,7 @@ def row_and_column_sizes(matrix: Float[Tensor, "rows cols"]) -> tuple[NDArray[np
 
 
 def far_out(matrix: Float[Tensor, "rows cols"], times: float) -> Bool[Tensor, "rows cols"]:
-    """Entries that exceed `times` the root mean square of their row."""
+    """Mask of the entries whose magnitude exceeds `times` the root mean square of their row."""
     return matrix.abs() > times * matrix.square().mean(1, keepdim=True).sqrt()
 
 
@@ -126,6 +126,6 @@ def coded_basis(method: TrellisAutoencoder, matrix: Float[Tensor, "rows cols"], 
 
 
 def bits_per_row(variances: Float64[Tensor, " cols"], bits: float) -> float:
-    """Bits per row at the distortion of an entry of mean variance that is coded with `bits` bits."""
+    """Bits per row if all entries have the distortion that `bits` bits achieve for an entry of mean variance."""
     level = variances.mean() * 2.0 ** (-2 * bits)
     return float((variances / level.clamp_min(1e-300)).clamp_min(1).log2().sum() / 2)

@@ -11,9 +11,9 @@ Found = TypeVar("Found")
 TOLERANCE = 0.0005
 """Share of the limit that may remain unused."""
 STEEPEST, FLATTEST = 8.0, 0.1
-"""Bits per entry that doubling the step can save: about 1 at high rates; at low ones, whole rows may become zero at once."""
+"""Most and fewest bits per entry that doubling the step may save: about 1 at high rates; whole rows become 0 at low ones."""
 WIDEST = 2.0
-"""Largest change of a step at a time, in octaves."""
+"""Largest change of the step from one attempt to the next, in octaves."""
 DOUBLINGS = 30
 
 
@@ -26,11 +26,11 @@ def fill(
     attempts: int,
     tolerance: float = TOLERANCE,
 ) -> tuple[float, Found] | None:
-    """Find a step whose code fills `limit` bytes; `attempt` returns the length in bytes and the code at a step.
+    """Find a step whose code fills `limit` bytes; `attempt` returns the code for a step, after its length in bytes.
 
     Uses the secant method on the logarithm of the step, falling back to bisection if the secant leaves the bracket. Stops after
     `attempts` codes, or once the unused share of the limit is at most `tolerance`. Returns the longest code that fits, with its
-    step. If none fits, the step is doubled up to DOUBLINGS times until one does; returns None if none does.
+    step. If none fits, doubles the step until a code fits, at most DOUBLINGS times; returns None if none ever fits.
     """
     best: tuple[float, float, Found] | None = None
     before: tuple[float, float] | None = None

@@ -36,7 +36,7 @@ ENTRIES_AT_ONCE = 1 << 19
 
 
 class Coded(NamedTuple):
-    """Targets (rows, cols), in steps, with the context and the integer of each."""
+    """Targets (rows, cols), in units of the step, with the context and the integer of each."""
 
     targets: Tensor
     contexts: NDArray[np.uint8]
@@ -63,7 +63,7 @@ class SymbolModel:
         return machine(self.num_states)
 
     def prices(self, largest: float) -> Prices:
-        """Prices and values of all magnitudes that targets up to `largest` (in steps) may need."""
+        """Prices and values of all magnitudes that targets up to `largest` (in units of the step) may need."""
         number = min(2 * int(largest / 4) + 4, MAX_MAGNITUDES)
         counts = expected_shares(number)
         known = self.counts[:, :number]
@@ -83,8 +83,8 @@ class SymbolModel:
     def refined(self, targets: Float[Tensor, "rows cols"], contexts: NDArray[np.uint8], *, values: bool = True) -> SymbolModel:
         """The model after a few rounds of choosing integers for these targets and learning from them.
 
-        If `values` is False, the values stay as they are and only the prices are learned. Start with the initial model: with
-        prices learned at a different step, the search would keep choosing the integers of that step, and their values would
+        If `values` is False, the values stay as they are and only the prices are learned. Call this on an initial model: with
+        prices learned for a different step, the search would keep choosing the integers of that step, and their values would
         drift off the grid.
         """
         model = self

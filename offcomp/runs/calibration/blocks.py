@@ -1,7 +1,7 @@
-"""Passes over a text that start from the captured inputs of the block (transformer layer) that contains the watched modules.
+"""Passes over a text that start at the block (transformer layer) with the watched modules, using inputs captured earlier.
 
-A method that compresses the members of a group one after another needs the inputs of each with the earlier ones replaced.
-Everything before the block that contains a member is the same for all members of that block, so it is computed once.
+A method that compresses the members of a group one after another needs the inputs that each member receives once the earlier
+members are replaced. Whatever precedes a block is the same for all members inside that block, so it is computed once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 def block_of(model: PreTrainedModel, specs: Sequence[ModuleSpec]) -> str | None:
-    """Path of the innermost item of an `nn.ModuleList` that contains all uses of these modules, or None."""
+    """Path of the block in which all these modules are used: the innermost such item of an `nn.ModuleList`, or None."""
     paths = [path.split(".") for spec in specs for path in (spec.path, *spec.tied)]
     for length in range(len(paths[0]) - 2, 1, -1):  # without the names of the module itself and of its parameter
         block = paths[0][:length]
@@ -37,7 +37,7 @@ def block_of(model: PreTrainedModel, specs: Sequence[ModuleSpec]) -> str | None:
 
 
 class BlockInputs:
-    """The inputs of one block for every part of a text, captured during a full pass, from which later passes start.
+    """The inputs of one block for every part of a text. A full pass captures them, and later passes start from them.
 
     Only the inputs of the latest block are kept. They are valid as long as no weight outside the block changes; a caller that
     changes one must call `drop`. The inputs of later blocks of the same list are computed from them (`Links`). Nothing is kept,
@@ -66,9 +66,9 @@ class BlockInputs:
 
     @contextmanager
     def passes(self, specs: Sequence[ModuleSpec]) -> Iterator[RunPart]:
-        """Yields a function that runs the parts of the text, in order, far enough to reach these modules.
+        """Yields a function that runs the next part of the text at each call, at least as far as these modules.
 
-        The pass starts at their block if its inputs are known; otherwise, they are captured.
+        The pass starts at their block if the inputs of the block are known; otherwise, the pass captures them if possible.
         """
         block = block_of(self.model, specs) if self.limit else None
         if block is not None and self._reach(block):
@@ -135,7 +135,7 @@ class BlockInputs:
 class ModelPair:
     """The model of a calibration, whose weights are substituted, and a copy of the original if it is kept.
 
-    Together, the captured inputs of their blocks take up at most `limit` bytes.
+    The captured block inputs of the two models together take up at most `limit` bytes.
     """
 
     def __init__(self, model: PreTrainedModel, limit: int) -> None:

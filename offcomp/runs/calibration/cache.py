@@ -12,7 +12,7 @@ from offcomp.models.catalogue import ModuleSpec
 
 FLOAT32_BYTES = 4
 Gather = Callable[[list[ModuleSpec]], Callable[[ModuleSpec], Any]]
-"""A function that gathers a statistic for some modules and returns a lookup function, to be called once per module."""
+"""Gathers a statistic for some modules. Returns a function to look it up, which is called once for each module."""
 
 
 class StatisticsCache:
@@ -31,7 +31,7 @@ class StatisticsCache:
         self.values = {key: value for key, value in self.values.items() if is_valid(*key)}
 
     def first(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int, gather: Gather) -> Any:
-        """A statistic of the first module, either cached or gathered now, along with others likely to be needed next."""
+        """A statistic of the first module. If it is not cached, gather it now, with as many others as fit in the cache."""
         if (specs[0], name) not in self.values:
             missing = [spec for spec in dict.fromkeys(specs) if (spec, name) not in self.values]
             sizes = accumulate(_num_bytes(spec, name) for spec in missing)

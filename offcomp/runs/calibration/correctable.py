@@ -18,14 +18,14 @@ from offcomp.runs.calibration.forward import is_embedding, modules_of
 DEAD_GAIN = 1e-4
 """Channels with at most this gain are left alone: their outputs are nearly constant, so ratios of spreads are meaningless."""
 PRIOR_TOKENS = 32
-"""Corrections are shrunk as if this many extra tokens had needed none, so that a short text does no harm."""
+"""Corrections are shrunk as if this many additional tokens had needed no correction, so that a short text does no harm."""
 WIDEST_RATIO = 2.0
 """Gains change by at most this factor."""
 
 
 @dataclass
 class Moments:
-    """Sums over tokens, in float64: weights, squared weights and, per channel, weighted outputs and their squares."""
+    """Sums over tokens, in float64: weights, their squares and, per channel, weighted outputs and weighted squared outputs."""
 
     weight: float = 0.0
     squared_weight: float = 0.0
@@ -60,7 +60,7 @@ class Target:
     """A module to be corrected.
 
     path          path of the module in the model
-    rows          (channels,) bool: the channels to be corrected; of a fused weight, those of the compressed parts
+    rows          (channels,) bool: the channels to be corrected; for a fused weight, only those of its compressed parts
     is_norm       whether the module is a normalisation
     rescaled      whether its gain is corrected as well
     num_uses      how often the module is used in a forward pass

@@ -44,7 +44,7 @@ MAX_TOKENS = 8192
 def corrected_vectors(
     calibration: Calibration, specs: Iterable[ModuleSpec], groups: Sequence[Reconstructed], what: str
 ) -> dict[str, Tensor]:
-    """The corrected parameters of a model, by full path, once the matrices of its compressed groups are replaced.
+    """The corrected parameters, by full path, for a model whose matrices are replaced by those of its compressed groups.
 
     specs   the members of these groups
     what    which parameters to correct, see `planning.plan.CORRECTIONS`
@@ -72,7 +72,7 @@ class Corrector:
 
     Args:
         specs: the modules whose matrices are replaced.
-        batches: the text; if it exceeds MAX_TOKENS with padding, texts are left out evenly across all lengths.
+        batches: the text; if it exceeds MAX_TOKENS, including padding, short and long texts are left out alike.
         what: which parameters to correct, see `planning.plan.CORRECTIONS`.
         weighting: "output" weights each token by 1 / ‖output of the original‖², "equal" weights all tokens alike.
     """
@@ -128,7 +128,7 @@ class Corrector:
         self.targets = [target for target in self.targets if len(target.weights) == target.num_uses]
 
     def correct(self) -> dict[str, Tensor]:
-        """The parameters that need a correction, by their full path, on the CPU. The model's own vectors are restored."""
+        """The corrected values of the parameters that change, by full path, on the CPU. The model's own values are restored."""
         originals = {path: parameter.clone() for target in self.targets for path, parameter in target.vectors.items()}
         try:
             pending = list(self.targets)
@@ -144,7 +144,7 @@ class Corrector:
     def _walk(self, pending: list[Target]) -> None:
         """Correct targets in order, removing them from the list; ends after one that was used before it could be corrected.
 
-        A target that is used more or less often than in the original, or for other tokens, is removed without a correction.
+        A target that is used less often than in the original, or for another number of tokens, is removed without a correction.
         """
         seen, uses, first = Moments(), 0, pending[0]
 

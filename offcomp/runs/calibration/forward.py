@@ -56,7 +56,7 @@ def run(entry: nn.Module, batch: TokenBatch) -> None:
 
 @contextmanager
 def without_cache(model: PreTrainedModel) -> Iterator[None]:
-    """Run a decoder without a cache of keys and values inside the block, since no text is generated."""
+    """Within the `with` statement, decoders run without a cache of keys and values, since no text is generated."""
     configs = {id(part.config): part.config for part in model.modules() if isinstance(part, PreTrainedModel)}
     caching = [config for config in configs.values() if getattr(config, "use_cache", False)]
     try:

@@ -77,7 +77,7 @@ class GradientSums:
 
 
 def _gradient(uses: Sequence[tuple[Tensor, Tensor]]) -> tuple[Any, Tensor]:
-    """Row indices and the corresponding rows of G for one text; for an embedding, only the rows of its tokens."""
+    """Row indices and the corresponding rows of G for one text; for an embedding, only the rows of the text's tokens."""
     if uses[0][0].is_floating_point():
         return slice(None), sum((at_output.T @ inputs for inputs, at_output in uses), torch.zeros(()))
     tokens, row = torch.cat([inputs.reshape(-1) for inputs, _ in uses]).unique(return_inverse=True)
@@ -139,7 +139,7 @@ class _Backward:
         return see
 
     def _collect(self, spec: ModuleSpec, numbers: bool, inputs: Tensor, gradient: Tensor) -> None:
-        """Backward hook: collect the gradient of one call's output; add up a module's calls once all of them have one."""
+        """Backward hook: collect the gradient at the output of one call; once all calls of the module have one, add them up."""
         own = gradient[..., spec.start : spec.start + spec.rows] if spec.fused else gradient
         total = self.totals[spec]
         total.add_tokens(self.batch.select(own))

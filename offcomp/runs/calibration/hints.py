@@ -21,7 +21,7 @@ from offcomp.runs.result import CalibrationResult
 class GroupHints:
     """Implements `Hints` for a group of modules of a loaded model, stacked as specified by `stack`.
 
-    When used as a context manager, restores substituted weights bit for bit at the end of the block (`restore_members`).
+    When used as a context manager, restores substituted weights bit for bit at the end (`restore_members`).
     `earlier` are the previously compressed groups.
     """
 
@@ -89,7 +89,7 @@ class GroupHints:
             self.calibration.end_group()
 
     def _ready(self) -> None:
-        """Restore the original model unless this group uses the compressed one; earlier groups may have been left in place."""
+        """Unless this group uses the compressed model, restore the original, since earlier groups may still be in place."""
         if not self.has_substitutes:
             self.calibration.restore()
 
@@ -123,7 +123,7 @@ class GroupHints:
         )
 
     def moments(self, spec: ModuleSpec) -> InputMoments:
-        """Input moments of one member; see `cross_moments` if the original model is kept."""
+        """Input moments of one member: those in `cross_moments`, unless that is None."""
         cross = self.cross_moments(spec)
         return cross.inputs if cross else self.calibration.moments(self._likely_next(spec), self.cache_bytes)
 

@@ -36,7 +36,7 @@ class Link(NamedTuple):
 
     @staticmethod
     def between(call: Call, outputs: Sequence[Any], target: str, following: Call) -> Link | None:
-        """The link between two calls; None if the second has arguments from elsewhere."""
+        """The link between the calls of two blocks; None if the second call has arguments from anywhere else."""
         if mapped(call, type) != mapped(following, type):
             return None
         numbers = {id(value): number for number, value in enumerate(outputs) if isinstance(value, Tensor)}
@@ -52,10 +52,10 @@ class Link(NamedTuple):
 
 
 class Links:
-    """The links between successive blocks of a list, found by watching passes through all of them.
+    """The links between successive blocks of a list, found by watching passes through all of the blocks.
 
-    An argument may come from elsewhere if its type differs, such as None instead of a mask for a text without padding. Each
-    combination of types is therefore watched in one pass, and a link is used only if it is the same for all of them.
+    If an argument has another type, such as None instead of a mask for a text without padding, it may also come from elsewhere.
+    One pass is therefore watched for each combination of types, and a link is used only if all combinations have the same one.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:

@@ -30,7 +30,7 @@ SHORTEST = 0.1
 
 @dataclass(frozen=True)
 class InputMoments:
-    """The second moment, in float64, over the tokens that reach a weight matrix W (rows, cols).
+    """The second moment, in float64, of the inputs x over all tokens that reach a weight matrix W (rows, cols).
 
     second      (cols, cols): weighted mean of x xᵀ; for an embedding, (rows,): the relative frequency of each token
     weight      sum of the weights of all tokens

@@ -48,12 +48,12 @@ class Calibration:
         special_tokens: whether to include tokens added by the tokenizer, such as [CLS]. Some special tokens have activations
             large enough to dominate all other tokens.
         weighting: "output" weights each token by 1 / ‖output of the module‖², since the normalisation that follows
-            equalises the tokens; "equal" is the plain mean used in the papers.
+            gives all tokens a similar norm; "equal" is the plain mean used in the papers.
         rows: row counts of the source that the texts were read from, for the run's record.
         cache_bytes: budget in bytes for cached statistics (at least half a group's matrix). The captured inputs of blocks
             have a budget of the same size.
         ahead: the modules of all calibrated groups. Each pass over the text gathers statistics for as many of them as fit in
-            the cache, and keeps these across groups. If empty, statistics are dropped once a group no longer needs them.
+            the cache, where they stay for later groups. If `ahead` is empty, each group's statistics are dropped after use.
 
     Raises InputError if the model has no tokenizer or the text contains no tokens.
     """
@@ -100,7 +100,7 @@ class Calibration:
 
     @contextmanager
     def offloaded(self) -> Iterator[None]:
-        """Offload the model within the block, except during passes over the text."""
+        """Offload the model within the `with` statement, except during passes over the text."""
         with self._weights.offloaded():
             self._models.reset(limit=0)
             try:
@@ -109,7 +109,7 @@ class Calibration:
                 self._models.reset(self.cache_bytes)
 
     def model_loaded(self) -> AbstractContextManager[None]:
-        """Keep the model in memory within the block."""
+        """Keep the model in memory within the `with` statement."""
         return self._weights.model_loaded()
 
     def keep_original(self) -> None:
@@ -130,9 +130,9 @@ class Calibration:
         return self._models.original is not None
 
     def follow(self, groups: Sequence[Reconstructed]) -> None:
-        """Replace the members of all earlier groups until `restore`, including each time the model is loaded.
+        """Replace the members of all these earlier groups until `restore`, and again whenever the model has been reloaded.
 
-        Groups that are in place already are not decoded again.
+        Groups that are already in place are not decoded again.
         """
         missing = self._weights.missing(groups)
         if missing is None:
@@ -144,7 +144,7 @@ class Calibration:
 
     @contextmanager
     def keeping_earlier_groups(self) -> Iterator[None]:
-        """Within the block, leave earlier groups in place for the next group that uses them; restores the model at the end.
+        """Within the `with` statement, leave earlier groups in place for the next group that uses them; then restore the model.
 
         A group that does not use them still sees the original weights. Has no effect on a model that is offloaded.
         """
@@ -215,7 +215,7 @@ class Calibration:
         return self._kept.first([self._owner(spec) for spec in self._alike(specs)], "inputs", cache_bytes, gather)
 
     def cross_moments(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> CrossMoments:
-        """Moments of the first module's inputs in both models; see `moments`. Needs the original; not for embeddings."""
+        """Moments of the first module's inputs in both models; see `moments`. Requires the original, and vectors as inputs."""
 
         def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], CrossMoments]:
             return sum_cross_moments(self._models, owners, self.batches, self.weighting).means

@@ -44,7 +44,7 @@ class Substitutions:
 
     @contextmanager
     def offloaded(self) -> Iterator[None]:
-        """Offload the model within the block, except within `model_loaded`."""
+        """Offload the model within the `with` statement, except within `model_loaded`."""
         with ExitStack() as stack:
             stack.enter_context(offloaded(self.loaded))
             self._offloaded = stack
@@ -55,7 +55,7 @@ class Substitutions:
 
     @contextmanager
     def model_loaded(self) -> Iterator[None]:
-        """Keep the model in memory within the block."""
+        """Keep the model in memory within the `with` statement."""
         self._users += 1
         try:
             if self._offloaded and self._users == 1:

@@ -60,7 +60,7 @@ class Watch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch the modules inside the `with` block, which calls `step` for each part of the text in turn."""
+        """Watch the modules within the `with` statement. The caller calls `step` there for each part of the text in turn."""
         with ExitStack() as stack:
             for spec in self.specs:
                 for module in modules_of(self.model, spec):
