@@ -213,7 +213,7 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     size.add_argument("--ratio", type=float, default=2.0, help="compression ratio: original size / stored size")
     size.add_argument("--rank", type=int, help="rank of every group (latent width, number of terms) instead of a ratio")
     size.add_argument(
-        "--energy", type=float, metavar="SHARE", help="SVD: share of the squared singular values to keep, as in .9"
+        "--energy", type=float, metavar="SHARE", help="SVD: share of the squared singular values to keep, such as 0.9"
     )
     targets.target_flags(size)
     flags.add_argument(

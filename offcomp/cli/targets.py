@@ -28,12 +28,12 @@ NEED_ERRORS = ("error", "loss")
 
 def target_flags(sizes: Any) -> None:
     """Add the flags that `requested_target` reads to a group of flags that set the size."""
-    sizes.add_argument("--size", metavar="TEXT", help="largest size of the whole model, as in '12 MB'")
+    sizes.add_argument("--size", metavar="TEXT", help="largest allowed size of the whole model, such as '12 MB'")
     sizes.add_argument(
-        "--max-error", type=float, metavar="ERROR", help="largest relative error over all chosen weights, as in .3"
+        "--max-error", type=float, metavar="ERROR", help="largest allowed relative error over all chosen weights, such as 0.3"
     )
     sizes.add_argument(
-        "--lose", metavar="TEXT", help="how much worse a score may get, as in '1 point of similarity' or '5 %% of perplexity'"
+        "--lose", metavar="TEXT", help="how much worse a score may get, such as '1 point of similarity' or '5 %% of perplexity'"
     )
 
 

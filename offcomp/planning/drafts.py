@@ -21,7 +21,7 @@ RATIO = 3.0
 LABELLED = {"embedding-fidelity": "similarity", "head-fidelity": "sentiment-head"}
 """Fidelity task -> the labelled task shown beside it."""
 FIDELITY = ("causal-fidelity", "masked-fidelity", "head-fidelity", "embedding-fidelity")
-"""The fidelity tasks, starting with those of a model's own head."""
+"""The fidelity tasks, starting with those that use the model's own head."""
 
 
 @dataclass(frozen=True)

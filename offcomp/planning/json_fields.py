@@ -31,7 +31,7 @@ from offcomp.planning.document import STANDARD_WORDS, MustBe
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 NAME_WORDS = "1 to 100 letters, digits, dots, dashes, plus signs or underscores, starting with a letter or digit"
 NAMED, DESCRIBED = "<name>", "<object>"
-"""Tags of a union of names and objects. Pydantic lists them in the location of a fault."""
+"""The tags of a union of names and objects that pydantic tells apart. Pydantic lists them in the location of a fault."""
 
 
 def is_name(value: Any) -> bool:

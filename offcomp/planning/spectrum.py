@@ -100,7 +100,7 @@ def svd_rank(shape: tuple[int, int], ratio: float, unit: str, dtype: str, bytes_
 
 
 def energy_rank(singular_values: NDArray[np.floating], share: float, multiple: int = 1) -> int:
-    """The smallest rank that keeps at least a share of the energy (sum of squared singular values), rounded up to a `multiple`.
+    """The smallest rank that keeps this `share` of the energy (sum of squared singular values), rounded up to a `multiple`.
 
     A rank never exceeds the number of singular values. A matrix of zeros has rank 1.
     """

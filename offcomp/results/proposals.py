@@ -137,7 +137,7 @@ def _as_requested(family: Family, target: Target) -> Candidate:
 
 
 def _for_megabytes(family: Family, target: Target, weights: np.ndarray | None) -> Candidate:
-    """The largest candidate with which the whole model fits the target size."""
+    """The largest candidate that keeps the whole model within the target size."""
     whole = family.at_ratio(1.0).prediction.model
     rest = whole.whole.bytes_before - whole.chosen.bytes_before
     limit = int(target.value * MB) - rest

@@ -105,8 +105,10 @@ def _checked_texts(question: Mapping[str, Any]) -> list[str]:
     if question.get("kind") != "texts" or not isinstance(texts, list) or not 1 <= len(texts) <= MAX_TEXTS:
         raise InputError(f"a question must have the kind 'texts' and 1 to {MAX_TEXTS} texts")
     for text in texts:
-        if not isinstance(text, str) or not text.strip() or len(text) > LONGEST:
-            raise InputError(f"{str(text)[:40]!r} is not a text of 1 to {LONGEST} characters; shorten it, or type a sentence")
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{str(text)[:40]!r} contains no text; type a sentence")
+        if len(text) > LONGEST:
+            raise InputError(f"the text {text[:40]!r} is longer than {LONGEST} characters; shorten it")
     return texts
 
 

@@ -93,7 +93,7 @@ class Started(Protocol):
 
     @property
     def pid(self) -> int:
-        """The process to name in the claim."""
+        """The id of the process, which the claim on the run records."""
 
     def kill(self) -> None:
         """End the work on the run at once."""

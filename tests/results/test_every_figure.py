@@ -365,7 +365,7 @@ def pairs(_style_key: str, palette: Palette) -> Drawn:
     one["pair"] = ["query 0-1", "query 0 and key 0", "query 1 and key 0"]
     both = pd.concat([one, one.assign(x=one["y"], y=one["x"])])
     hover = (
-        "<b>{pair}</b><br>stacked by {stack}, {gain:+.1f} thousandths<br>{separate_error:.3f} separately, "
+        "<b>{pair}</b><br>stacked by {stack}, gain {gain:+.1f} thousandths<br>relative error {separate_error:.3f} separately, "
         "{joint_error:.3f} together<br>both with {stored_parameters:,} parameters<extra></extra>"
     )
     place = {"x": "x", "y": "y"}

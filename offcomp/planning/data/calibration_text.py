@@ -48,7 +48,7 @@ class CalibrationText(JsonModel):
     weighting: Annotated[str, one_of(WEIGHTINGS)] = "output"
     """How tokens are weighted.
 
-    "output": by 1 / ‖output of the module‖², similar to the normalisation that follows; "equal": equally, as in the papers.
+    "output": by 1 / ‖output of the module‖², as the following normalisation layer does; "equal": equally, as in the papers.
     """
 
     def fault(self) -> str | None:

@@ -72,8 +72,8 @@ def _pair_hover(row: Mapping[Hashable, Any]) -> str:
     if pd.isna(row["gain"]):
         return f"{pair}<br>cannot be stacked into one matrix"
     return (
-        f"{pair}<br>stacked by {row['stack']}, {1000 * row['gain']:+.1f} thousandths<br>"
-        f"{row['separate_error']:.3f} separately, {row['joint_error']:.3f} together<br>"
+        f"{pair}<br>stacked by {row['stack']}, gain {1000 * row['gain']:+.1f} thousandths<br>"
+        f"relative error {row['separate_error']:.3f} separately, {row['joint_error']:.3f} together<br>"
         f"both with {row['stored_parameters']:,} parameters"
     )
 

@@ -78,7 +78,7 @@ class Lab:
 
 
 def lab_of(choices: Choices) -> Lab:
-    """Look up everything known about the draft. Raises PlanError and InputError if its plans are invalid."""
+    """Look up everything known about the draft. Raises PlanError or InputError if its plans are invalid."""
     info = choices.info
     reference = replace(choices, options={}).plan("svd")
     drafts = {style_key: choices.plan(style_key) for style_key in choices.methods if choices.specs}
