@@ -133,7 +133,8 @@ class Method:
     ) -> Iterator[CompressedMatrix]:
         """Compress stacked matrices (count, rows, cols) at `size`. Each result equals that of `fit`, up to rounding.
 
-        All matrices are fitted in this call. Results are yielded one by one; an unusable one raises its error in its turn.
+        All matrices are fitted in this call. Results are yielded one by one; the error of an unusable one
+        is raised once it is reached.
         Called only if `trains_together`. The default implementation calls `fit_together` of the `computing_module`.
         """
         fitted: Iterator[CompressedMatrix] = self.computing_module().fit_together(

@@ -1,4 +1,4 @@
-"""Choose which modules are compressed together, and how they are stacked into one matrix. Requires only shapes, not torch.
+"""Choose which modules are compressed together, and how they are stacked into one matrix. Does not import torch.
 
 The members of a group, transposed where necessary, are stacked vertically and must therefore have the same number of columns.
 

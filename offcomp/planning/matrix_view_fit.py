@@ -97,7 +97,7 @@ class _Side:
 
 @dataclass(eq=False)
 class _Sums:
-    """Sums of W, L = W V and L² over blocks of rows, where L² has the squared entries of L, and the sampled rows of L²."""
+    """Sums over blocks of rows of W, of L = W V, and of L², the squared entries of L; also the sampled rows of L²."""
 
     weights: dict[str, Tensor]
     left: dict[str, Tensor]

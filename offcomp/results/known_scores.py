@@ -213,7 +213,7 @@ def _fitted(question: _Question) -> FittedScores | None:
 
 
 def scored(measured: Sequence[Measured], task: Task, calibrated: str = "") -> list[tuple[Measured, Score]]:
-    """The measurements that an estimate is based on: those that compressed something and were scored on the task.
+    """The measurements that an estimate is based on: those of runs that compressed something and were scored on the task.
 
     calibrated      restricts them to runs with these methods, options and corrections; if empty, to runs that need no text
     """

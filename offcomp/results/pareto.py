@@ -166,7 +166,7 @@ def _value_columns(run: Run, measure: str, which: str) -> dict[str, Any]:
 
 
 def _undominated(sizes: pd.Series, ranked: pd.Series) -> list[bool]:
-    """Whether each point is Pareto-optimal, where small sizes and high ranks are better."""
+    """Whether each point is Pareto-optimal, where smaller sizes and higher values of `ranked` are better."""
     points = list(zip(sizes, ranked, strict=True))
     return [not any(s <= size and r >= rank and (s, r) != (size, rank) for s, r in points) for size, rank in points]
 

@@ -168,7 +168,7 @@ def _charts(runs: Sequence[Run]) -> Iterator[Chart]:
 
 
 def _fronts(runs: Sequence[Run]) -> Iterator[Chart]:
-    """For each task, yield a chart of score against size (of error if no task was scored); nothing if the models differ."""
+    """For each task, yield a chart of score against size; without tasks, one of error. None if the models differ."""
     measures = pareto.measures_of(runs)
     tasks, documents = [measure for measure in measures if measure != pareto.ERROR.name], list(read_measurements().values())
     for index, measure in enumerate(tasks or [pareto.ERROR.name]):

@@ -27,7 +27,7 @@ OF_A_SAMPLE = "identified by a sample of its weights, as in earlier versions, ra
 """Describes a model's identity in messages if `Run.of_a_sample` is true."""
 TABLE_COLUMNS = ("name", "method", "size", "compression_ratio", "relative_error", "num_parameters", "num_bytes", "seconds")
 SILENT_SECONDS = 120.0
-"""A longer silence is reported, since a worker shows a sign of life every five seconds unless it has ended or is suspended."""
+"""A longer silence is reported, since a worker writes a heartbeat every five seconds unless it has ended or is suspended."""
 ENDED = ("done", "failed", "cancelled", "interrupted")
 
 

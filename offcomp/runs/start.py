@@ -103,7 +103,7 @@ class Started(Protocol):
 
 
 def start_worker(folder: Path, log: Path, lock: int, model: resident.Model) -> Started:
-    """Have a run carried out by this process's resident, or by a new worker process where no resident is possible.
+    """Hand a run to this process's resident worker (see `resident`) or, where there can be none, to a new worker process.
 
     The process that works on the run holds the run's lock until the run has ended, and writes to the log. Raises OSError.
 

@@ -89,7 +89,7 @@ class Worker:
         self._ending = threading.Lock()
 
     def begin(self, costs: Mapping[str, float]) -> None:
-        """Start the clock: the run has left the queue. `costs` are the estimated seconds of each stage ahead."""
+        """Start the clock: the run has left the queue. `costs`: estimated seconds of each remaining stage."""
         self._started = time.time()
         self._forecast = Forecast()
         self._forecast.expect(costs)

@@ -112,7 +112,7 @@ class BlockInputs:
         return links is not None
 
     def _advance(self, path: str, link: Link) -> None:
-        """Run the block at `path` on its kept inputs, and replace these with the inputs of the next block."""
+        """Run the block at `path` on its saved inputs, and replace them with the inputs of the next block."""
         block, calls = self.model.get_submodule(path), self._calls
         self.drop()
         for number, (arguments, named) in enumerate(calls):

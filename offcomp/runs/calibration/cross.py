@@ -101,7 +101,7 @@ class CrossSums:
 def sum_cross_moments(
     models: ModelPair, specs: Sequence[ModuleSpec], batches: Sequence[TokenBatch], weighting: str
 ) -> CrossSums:
-    """Sum the joint moments of each module, none of them an embedding, in one pass over the text through both models.
+    """Sum the joint moments of modules that are not embeddings, in one pass over the text through both models.
 
     Raises InputError if the original is not kept, or if a module is not used for the same tokens in both models.
     """

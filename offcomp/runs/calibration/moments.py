@@ -114,7 +114,7 @@ def sum_moments(
 def sum_magnitudes(
     model: PreTrainedModel, specs: Sequence[ModuleSpec], batches: Sequence[TokenBatch], inputs: BlockInputs | None = None
 ) -> MagnitudeSums:
-    """Sum the absolute inputs of each module, none of them an embedding, in one pass over the text; see `Watch`."""
+    """Sum the absolute inputs of modules that are not embeddings, in one pass over the text; see `Watch`."""
     sums = MagnitudeSums()
     Watch(model, specs, sums, inputs).run(batches)
     return sums

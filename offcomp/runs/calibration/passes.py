@@ -115,7 +115,7 @@ class Calibration:
     def keep_original(self) -> None:
         """Keep a copy of the original model until `restore`, for `cross_moments`, unless it is too large and thus offloaded.
 
-        Raises InputError if a member has been replaced already.
+        Raises InputError if a member has already been replaced.
         """
         if self.has_original or self._weights.is_offloaded:
             return

@@ -77,7 +77,7 @@ def _ratio_sentence(lab: Lab) -> str:
 
 
 def _by_error(lab: Lab) -> list[tuple[str, str]]:
-    """The methods whose error is known or estimated, with the error as text, the lowest first."""
+    """The methods whose error is known or estimated, with the error as text, lowest first."""
     cells = next((row.cells for row in rows(lab.answers) if row.key == "error"), ())
     found = [(cell.value, answer.title, cell.text) for cell, answer in zip(cells, lab.answers, strict=True)]
     return [(title, text) for value, title, text in sorted(each for each in found if each[0] is not None)]
