@@ -9,6 +9,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def imports(name: str, file: Path, known: dict[str, Path], *, at_first: bool = F
     at_first    whether to exclude imports inside functions and under TYPE_CHECKING
     """
     package = name.split(".") if file.stem == "__init__" else name.split(".")[:-1]
-    for node in nodes(ast.parse(file.read_text(encoding="utf-8")), at_first):
+    for node in nodes_of(file.read_text(encoding="utf-8"), at_first):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -82,6 +83,11 @@ def imports(name: str, file: Path, known: dict[str, Path], *, at_first: bool = F
             base = ".".join([*above, *([node.module] if node.module else [])])
             members = [f"{base}.{alias.name}" for alias in node.names]
             yield from (member if member in known else base for member in members)
+
+
+@cache
+def nodes_of(source: str, at_first: bool) -> tuple[ast.AST, ...]:
+    return tuple(nodes(ast.parse(source), at_first))
 
 
 def nodes(tree: ast.AST, at_first: bool) -> Iterator[ast.AST]:

@@ -6,8 +6,7 @@ The loss needs no labels and is measured on a few texts: the KL divergence of th
 similarity of sentence embeddings. Both have their minimum, 0, at the original weights, so they are quadratic in a small error,
 and the losses of several groups add up if their errors act independently. Each group is compressed by its own method at a few
 ratios. For larger errors, s_g depends on the stored size, so it is interpolated between these ratios. `benchmarks.sensitivity`
-tests these approximations. HAWQ (Dong et al. 2019, arXiv 1905.03696) expands a supervised loss in the same way, using its
-Hessian.
+tests these approximations. HAWQ (Dong et al. 2019, arXiv 1905.03696) expands a supervised loss with its Hessian.
 
 Sensitivities are cached in the home folder, one file per group, under a hash of everything they depend on (`_paths`). Torch is
 imported only to measure them.

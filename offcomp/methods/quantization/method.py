@@ -23,8 +23,8 @@ clipping search of Banner et al., "Post training 4-bit quantization", NeurIPS 20
 With `rank`, a low-rank part is fitted in alternation with the integers, as in LoftQ (Li et al. 2024, arXiv 2310.08659). With
 `feedback`, integers are chosen using calibration text as in GPTQ (Frantar et al. 2023, arXiv 2210.17323), and the low-rank part
 minimises the output error, as in LQER (Zhang et al. 2024, arXiv 2402.02446) and CALDERA (Saha et al. 2024, arXiv 2405.18886);
-see `feedback`. As in CALDERA, the factors are stored as integers too. The residual W - A B is quantized
-last, so that its integers compensate for the rounding of the factors. `benchmarks/low_rank_codes.py` shows where a low-rank part helps.
+see `feedback`. As in CALDERA, the factors are stored as integers too. The residual W - A B is quantized last, so that its
+integers compensate for the rounding of the factors. `benchmarks/low_rank_codes.py` shows where a low-rank part helps.
 
 The official repository of arXiv 2302.04045 rounds each row to steps of (max - min) / 2^bits. This yields 2^bits + 1 levels, one
 more than `bits` bits can represent. The reported size assumes `bits` bits per entry plus two floats per row, although the
