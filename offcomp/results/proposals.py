@@ -166,7 +166,7 @@ def _largest_fitting(family: Family, limit: float, ratio: float, found: Candidat
 
 
 def _for_error(family: Family, target: Target, weights: np.ndarray | None) -> Candidate:
-    """The smallest candidate with a relative error of at most the target's."""
+    """The smallest candidate whose relative error is at most the target's."""
     if weights is not None and not family.sensitivities:
         equal = weights_for(family.curves, "frobenius")  # the error over all chosen weights counts, not that of a task
         total = smallest_total_for_error(family.curves, target.value, equal).total

@@ -18,11 +18,11 @@ CAUSES = {
         "other programs."
     ),
     signal.SIGABRT: (
-        "The worker was ended by SIGABRT, as when a library cannot allocate memory: choose fewer modules or close other "
-        "programs. The log above may contain details."
+        "The worker was terminated by SIGABRT, probably because a library could not allocate memory: choose fewer modules or "
+        "close other programs. The log above may contain details."
     ),
 }
-OTHER_CAUSE = "The worker was ended by {name}; run the plan again."
+OTHER_CAUSE = "The worker was terminated by {name}; run the plan again."
 
 
 @dataclass

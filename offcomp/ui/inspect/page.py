@@ -187,7 +187,7 @@ def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
         )
         with column:
             draw(figure, f"inspect_{name}", f"Heat map of {spec.name}: {title.format(rank)}; the table below has the energies.")
-    colours = f"All three use the same scale{f', except x{ZOOM} for the residual' if zoomed else ''}"
+    colours = f"All three use the same colour scale{f', except that the residual is amplified {ZOOM}x' if zoomed else ''}"
     cells = charts.cell_words(spec.shape)
     st.caption(
         plain(
