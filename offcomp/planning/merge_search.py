@@ -63,7 +63,7 @@ def merged(grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, threshold
 def merge_steps(
     grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, stacks: Sequence[str] = STACKS, threshold: float = -inf
 ) -> list[Merge]:
-    """The steps of `merged` in order, considering only the stackings in `stacks`; by default, merges that increase the error are included."""
+    """The steps of `merged` in order, using only these `stacks`; by default, merges that increase the error are included."""
     alone = {spec: _alone(grams, spec, ratio) for spec in specs}
     parts = dict(enumerate(alone.values()))
     energy = sum(part.energy for part in parts.values())

@@ -80,7 +80,8 @@ def paired_difference(first: Run, second: Run, task: str) -> tuple[float, float,
     """Accuracy of `first` minus accuracy of `second` on the same examples, with its 95 % interval: (value, low, high).
 
     Both runs start from the same original, so they only differ on predictions that exactly one of them flipped.
-    Returns None if the interval cannot be computed because a run does not list every flip, as is the case for tasks without classes.
+    Returns None if the interval cannot be computed because a run does not list every flip, as is the case
+    for tasks without classes.
     """
     scores = [result_of(run).scores[task] for run in (first, second)]
     ours, theirs = map(_changes, scores)

@@ -103,7 +103,7 @@ class Target:
             self.bias.data.add_(torch.where(self.rows, shift, 0.0))
 
     def _ratio(self, seen: Moments) -> Tensor:
-        """Ratio (channels,) of the original standard deviation to that in `seen`; that of their root mean squares if there is no bias."""
+        """Ratio (channels,) of the original standard deviation to that in `seen`; without a bias, of root mean squares."""
         exact, found = (moments.spread(0.0 if self.bias is None else moments.mean) for moments in (self.original, seen))
         return torch.where((exact > 0) & (found > 0), exact / found, 1.0).sqrt()
 
