@@ -12,7 +12,8 @@ on the same examples, with its 95 % interval. Calibrated rows are averages over 
 The cosine distance is the mean over sentences of STS-B, between the embeddings of both models.
 
 Rows are written to the JSON file one by one, and existing rows are not measured again. A file that was made with different
-data, texts, options or versions is rejected.
+data, texts, options or versions is rejected. `--tables FILE ...` measures nothing and prints the tables of these JSON files, as
+in the README.
 """
 
 from __future__ import annotations
@@ -54,6 +55,14 @@ ROWS = (
     "SVD, linear weights alone at 1.25x",
 )
 """The cases of `benchmarks.sts` that are measured."""
+TITLES = {
+    "int3, row by row": "3-bit integers",
+    "int4, row by row": "4-bit integers",
+    "SVD, whole model at 5.0x, int8": "SVD, int8 factors",
+    "SVD, whole model at 16.0x, int8": "SVD, int8 factors",
+    "SVD, linear weights alone at 1.25x": "SVD, float32, linear weights alone",
+}
+"""The names in the table of cases whose own name is not a method and its size."""
 SENTENCE = {"text": "sentence"}
 TASKS = (
     Task(name="stsb", family="similarity", data="stsb", title="STS-B"),
@@ -208,17 +217,18 @@ def _as_json(value: Any) -> Any:
 def markdown(document: Mapping[str, Any], mode: str) -> str:
     """A table of the tasks with this mode: one line per case, cells `difference (interval)`, bold if the interval excludes 0.
 
-    Differences and intervals are averaged over the draws. The interval of the mean over tasks treats tasks as independent.
+    Scores and differences are in points. Differences and intervals are averaged over the draws. The interval of the mean over
+    tasks treats tasks as independent.
     """
     shown = {
         name: about for name, about in document["tasks"].items() if all(mode in row["scores"][name] for row in document["rows"])
     }
-    first = [f"{about['value']:.4f}" for about in shown.values()]
+    first = [f"{100 * about['value']:.1f}" for about in shown.values()]
     lines = [
-        ["stored", "times fewer bytes", "draws", "cosine distance", "mean of tasks"]
-        + [f"{about['title'] or name} (n = {about['n']})" for name, about in shown.items()],
+        ["stored", "times fewer bytes", "draws", "cosine distance", "mean"]
+        + [f"{about['title'] or name.replace('_', ' ')}" for name, about in shown.items()],
         ["---"] * (5 + len(shown)),
-        ["original", "1", "", "0", f"{sum(about['value'] for about in shown.values()) / max(len(shown), 1):.4f}", *first],
+        ["original", "1", "", "0", f"{100 * sum(about['value'] for about in shown.values()) / max(len(shown), 1):.1f}", *first],
     ]
     for stored_as in dict.fromkeys(row["stored"] for row in document["rows"]):
         rows = [row for row in document["rows"] if row["stored"] == stored_as]
@@ -226,12 +236,12 @@ def markdown(document: Mapping[str, Any], mode: str) -> str:
         scores = [_averaged([row["scores"][name][mode] for row in rows]) for name in shown]
         lines.append(
             [
-                stored_as,
+                _title(stored_as),
                 f"{rows[0]['ratio']:.1f}",
                 str(len(rows)),
                 f"{sum(distances) / len(distances):.3f}" if distances else "",
             ]
-            + [cell(score) for score in ([_mean_of_tasks(scores)] if scores else []) + scores]
+            + [cell(score, 100, 1) for score in ([_mean_of_tasks(scores)] if scores else []) + scores]
         )
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -254,20 +264,36 @@ def _mean_of_tasks(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"difference": middle, "interval": [middle - half, middle + half]}
 
 
-def cell(score: Mapping[str, Any]) -> str:
-    """`difference (interval)`, bold if the interval excludes 0."""
+def _title(stored_as: str) -> str:
+    """The name of a case without its size, which has a column of its own."""
+    return TITLES.get(stored_as) or stored_as.rpartition(", ")[0] or stored_as
+
+
+def cell(score: Mapping[str, Any], scale: float = 1.0, digits: int = 3) -> str:
+    """`difference (interval)` times `scale`, bold if the interval excludes 0."""
     if score["interval"] is None:
-        return f"{score['difference']:+.3f}"
+        return f"{scale * score['difference']:+.{digits}f}"
     low, high = score["interval"]
-    text = f"{score['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+    text = f"{scale * score['difference']:+.{digits}f} ({scale * low:+.{digits}f} to {scale * high:+.{digits}f})"
     return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def tables(documents: Sequence[Mapping[str, Any]]) -> str:
+    """Both tables of several documents, which have the same tasks and original; rows of a method are ordered by size."""
+    rows = [row for document in documents for row in document["rows"]]
+    places = {_title(row["stored"]): place for place, row in reversed(list(enumerate(rows)))}
+    ordered = sorted(rows, key=lambda row: (places[_title(row["stored"])], row["ratio"], row["draw"]))
+    merged = {**documents[0], "rows": ordered}
+    modes = ((KEPT, "Probes kept"), (REFITTED, "Probes refitted"))
+    return "\n\n".join(f"{title}\n\n{markdown(merged, mode)}" for mode, title in modes)
 
 
 def main() -> None:
     """Measure the missing rows, and print both tables."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--data", type=Path, required=True, help="folder with a folder for each task")
-    flags.add_argument("--texts", type=Path, nargs="+", required=True, help="parquet files of calibration text")
+    flags.add_argument("--tables", type=Path, nargs="+", metavar="FILE", help="only print the tables of these JSON files")
+    flags.add_argument("--data", type=Path, help="folder with a folder for each task")
+    flags.add_argument("--texts", type=Path, nargs="+", help="parquet files of calibration text")
     flags.add_argument("--num-texts", type=int, default=400)
     flags.add_argument("--draws", type=int, default=1, help="number of draws of calibration text for calibrated rows")
     flags.add_argument("--train", type=int, default=4000, help="maximum number of training examples of a probe")
@@ -276,6 +302,11 @@ def main() -> None:
     flags.add_argument("--only", nargs="*", default=[""], help="only rows whose name contains one of these")
     flags.add_argument("--out", type=Path, default=OUT)
     asked = flags.parse_args()
+    if asked.tables:
+        print(tables([json.loads(file.read_text()) for file in asked.tables]))
+        return
+    if not asked.data or not asked.texts:
+        flags.error("--data and --texts are needed, unless --tables is given")
     loaded = load(MODEL)
     draws = [read_texts(asked.texts, asked.num_texts, draw) for draw in range(asked.draws)]
     most = {"train": asked.train, "validation": asked.train // 4, "test": asked.test}
@@ -301,8 +332,7 @@ def main() -> None:
     document = completed(
         asked.out, about, wanted, lambda name, draw: measured(loaded, known[name], draws[draw], tasks, distance)
     )
-    for mode, title in ((KEPT, "Probes kept"), (REFITTED, "Probes refitted")):
-        print(f"\n{title}\n\n{markdown(document, mode)}")
+    print(tables([document]))
 
 
 if __name__ == "__main__":

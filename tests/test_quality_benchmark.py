@@ -20,6 +20,7 @@ from benchmarks.quality import (
     measured,
     opened,
     originals,
+    tables,
     with_fewer_examples,
 )
 from benchmarks.sts import Case, cases, read_texts
@@ -29,6 +30,7 @@ from tests import tiny_models
 from tests.language_models import syllable_tokenizer, texts_of
 from tests.minilm import minilm_info
 
+MEASUREMENTS = Path(__file__).parents[1] / "assets" / "measurements"
 ABOUT = {"model": "m", "most": {"train": 10}, "tasks": {"toy": {"title": "Toy", "n": 4, "value": 0.75}}}
 
 
@@ -122,10 +124,10 @@ def test_the_table_marks_what_differs_beyond_its_interval() -> None:
     rows = [row("lost", -0.03, -0.01), row("even", -0.03, 0.01), row("even", -0.01, 0.01, draw=1), row("won", 0.01, 0.02)]
     document = {**ABOUT, "rows": rows}
     lines = markdown(document, KEPT).splitlines()
-    assert lines[0] == "| stored | times fewer bytes | draws | cosine distance | mean of tasks | Toy (n = 4) |"
-    cells = ("**-0.020 (-0.030 to -0.010)**", "-0.005 (-0.020 to +0.010)", "**+0.015 (+0.010 to +0.020)**")
+    assert lines[0] == "| stored | times fewer bytes | draws | cosine distance | mean | Toy |"
+    cells = ("**-2.0 (-3.0 to -1.0)**", "-0.5 (-2.0 to +1.0)", "**+1.5 (+1.0 to +2.0)**")
     assert lines[2:] == [
-        "| original | 1 |  | 0 | 0.7500 | 0.7500 |",
+        "| original | 1 |  | 0 | 75.0 | 75.0 |",
         f"| lost | 16.4 | 1 | 0.200 | {cells[0]} | {cells[0]} |",
         f"| even | 16.4 | 2 | 0.200 | {cells[1]} | {cells[1]} |",
         f"| won | 16.4 | 1 | 0.200 | {cells[2]} | {cells[2]} |",
@@ -138,7 +140,23 @@ def test_the_mean_over_tasks_has_a_narrower_interval() -> None:
     rows = [row("lost", -0.03, -0.01)]
     rows[0]["scores"]["other"] = rows[0]["scores"]["toy"]
     table = markdown({**ABOUT, "tasks": {"toy": task, "other": task}, "rows": rows}, KEPT)
-    assert "| **-0.020 (-0.027 to -0.013)** | **-0.020 (-0.030 to -0.010)** |" in table
+    assert "| **-2.0 (-2.7 to -1.3)** | **-2.0 (-3.0 to -1.0)** |" in table
+
+
+def test_the_readme_has_the_tables_of_the_measurements() -> None:
+    measured = [json.loads((MEASUREMENTS / f"quality-{name}.json").read_text()) for name in ("trellis-minilm-l6", "minilm-l6")]
+    readme = (MEASUREMENTS.parents[1] / "README.md").read_text()
+    shown = [part for part in tables(measured).split("\n\n") if part.startswith("|")]
+    assert len(shown) == 2 and all(f"\n{part}\n" in readme for part in shown)
+
+
+def test_a_table_orders_the_sizes_of_a_method() -> None:
+    rows = [
+        row(name, -0.03, -0.01) | {"ratio": ratio}
+        for name, ratio in (("a, 20x", 20.0), ("int4, row by row", 8), ("a, 8x", 8.0))
+    ]
+    lines = tables([{**ABOUT, "rows": rows[:2]}, {**ABOUT, "rows": rows[2:]}]).splitlines()
+    assert [line.split(" | ")[:2] for line in lines[5:8]] == [["| a", "8.0"], ["| a", "20.0"], ["| 4-bit integers", "8.0"]]
 
 
 def test_every_row_of_the_table_is_a_case() -> None:
