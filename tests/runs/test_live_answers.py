@@ -100,9 +100,19 @@ def test_the_last_word_is_masked_unless_the_text_has_a_mask(folders: dict[str, P
     assert with_mask(loaded, text) == masked.replace("{}", str(tokenizer_of(loaded).mask_token))
 
 
-@pytest.mark.parametrize("texts", [[], ["x"] * 9, ["x" * 501], [" "], [3], "text"])
-def test_a_question_that_is_none_is_refused(folders: dict[str, Path], tmp_path: Path, texts: Any) -> None:
-    with pytest.raises(InputError, match="1 to"):
+@pytest.mark.parametrize(
+    ("texts", "fault"),
+    [
+        ([], "and 1 to 8 texts"),
+        (["x"] * 9, "and 1 to 8 texts"),
+        ("text", "and 1 to 8 texts"),
+        (["x" * 501], "is longer than 500 characters; shorten it"),
+        ([" "], "' ' contains no text; type a sentence"),
+        ([3], "'3' contains no text"),
+    ],
+)
+def test_a_question_that_is_none_is_refused(folders: dict[str, Path], tmp_path: Path, texts: Any, fault: str) -> None:
+    with pytest.raises(InputError, match=fault):
         answer(question(None, texts), load(str(folders["bert"])), tmp_path)
 
 
