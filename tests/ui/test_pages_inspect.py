@@ -60,7 +60,7 @@ def test_pictures_follow_the_rank_and_the_choices(home: Path) -> None:
     assert len(app.get("plotly_chart")) == len(CHARTS)
     assert all(chart.proto.alt for chart in app.get("plotly_chart"))
     assert "Each cell averages 3 x 3 weights." in texts(app)
-    assert "except x5 for the residual" in texts(app)
+    assert "except that the residual is amplified 5x" in texts(app)
     assert " (numbered from the longest)." in texts(app)
     assert "all 384 rows" in texts(app)
     assert "computed on this machine from the weights" in texts(app)
