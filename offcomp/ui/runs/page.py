@@ -57,10 +57,9 @@ def list_runs() -> None:
     done = sum(run.status == "done" for run in runs)
     left, right = st.columns([3, 1], vertical_alignment="center")
     folder = str(store.folder).replace(str(Path.home()), "~", 1)
-    left.markdown(
-        f"{len(runs):,} run{'s' * (len(runs) != 1)}: {done:,} done, {sum(not run.ended for run in runs):,} under way. "
-        f"Stored in {code(folder)}."
-    )
+    counted = f"{len(runs):,} runs" if len(runs) > 1 else "1 run"
+    under_way = sum(not run.ended for run in runs)
+    left.markdown(f"{plain(counted)}: {done:,} done, {under_way:,} under way. Stored in {code(folder)}.")
     if done:
         right.page_link(
             "pages/compare.py",
