@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -14,6 +15,7 @@ from offcomp.planning.plan import Plan, make_groups, validate
 from offcomp.planning.sizes import predict
 from offcomp.runs import sensitivity
 from offcomp.runs.store import RunStore
+from offcomp.ui.lab.strip import _refusals
 from tests import tiny_models
 from tests.checkpoints import DTYPES, store_as
 from tests.minilm import minilm_info
@@ -85,6 +87,14 @@ def test_a_loss_is_met_as_expected_and_its_band_is_shown() -> None:
     assert figure(score["SVD"]) == pytest.approx(float(score["Original"]) - 0.01, abs=0.002)
     assert "nine in ten measured scores should lie within the band" in texts(app)
     assert "other plans" in texts(app)  # part of the statement on the accuracy of estimates
+
+
+def test_the_reason_of_the_whole_model_is_given_even_after_another_one() -> None:
+    faults = {"A": "not measured yet", "B": "the whole model takes 5 MB", "C": "the whole model takes 6 MB"}
+    plan = SimpleNamespace(groups=("one",))
+    answers = [SimpleNamespace(title=title, fault=fault, reachable=False, plan=plan) for title, fault in faults.items()]
+    lab: Any = SimpleNamespace(answers=answers, choices=SimpleNamespace(unit="bytes"))
+    assert _refusals(lab) == ["A: not measured yet.", "B: the whole model takes 5 MB.", "C cannot meet the target either."]
 
 
 def test_a_size_that_is_out_of_reach_says_what_could_reach_it() -> None:
