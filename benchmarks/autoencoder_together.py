@@ -5,11 +5,10 @@ feed-forward layer transposed. All are trained with the paper's recipe for 30 ep
 
     plain       the plain PyTorch loop of `benchmarks.autoencoder_speed`, kind by kind, on one thread
     one by one  ours, kind by kind
-    together    ours as a plan runs it: groups of equal shape in batched products, one thread for each half of them
+    together    ours as a plan runs it: groups of equal shape in batched products, on one thread since batches are small
 
 The loss is that of the final epoch. "Seconds" are wall-clock seconds; processor seconds are summed over all threads. On a busy
-machine, only the latter can be compared, and "together" gains nothing from its second thread. `--ratios 3` measures only one
-ratio, `--epochs 2` only two epochs.
+machine, only the latter can be compared. `--ratios 3` measures only one ratio, `--epochs 2` only two epochs.
 """
 
 from __future__ import annotations

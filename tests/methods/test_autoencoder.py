@@ -21,7 +21,7 @@ from offcomp.methods.autoencoder.method import FAST
 from offcomp.methods.base import CompressedMatrix, choose_size, dense_shapes
 from offcomp.methods.hints import ModuleStatistics
 from offcomp.numerics.accounting import Budget, budget_for_ratio, stored_size
-from offcomp.numerics.training import one_thread_if
+from offcomp.numerics.training import SMALL_BATCH, one_thread_if
 from tests.synthetic_hints import SyntheticHints, synthetic_hints
 
 NETWORKS = [(e, d) for e in ("linear", "nonlinear") for d in ("linear", "nonlinear")]
@@ -395,13 +395,14 @@ def test_a_matrix_whose_training_fails_is_reported_at_its_turn_and_does_not_hurt
     assert torch.equal(next(fits).reconstruct(), intact[2])
 
 
-def test_progress_of_training_together_rises_and_may_stop_it(threads: int) -> None:
-    matrices, method = stacked_matrices(), Autoencoder(epochs=4)
+@pytest.mark.parametrize("batch_size", [16, 128])
+def test_progress_of_training_together_rises_and_may_stop_it(threads: int, batch_size: int) -> None:
+    matrices, method = stacked_matrices(), Autoencoder(epochs=4, batch_size=batch_size)
     seen: list[float] = []
     method.fit_together(matrices, 3, budget_of(method, 128, 32, 3), report=seen.append)
     assert seen == sorted(seen)
     assert (seen[0], seen[-1]) == (0.0, 1.0)
-    assert len(seen) >= 4 * threads
+    assert len(seen) >= 4 * (threads if batch_size > SMALL_BATCH else 1)
 
     def stop(fraction: float) -> None:
         if fraction >= 0.25:

@@ -25,7 +25,7 @@ from offcomp.numerics.grams import in_parallel
 from offcomp.numerics.mlp import Network
 from offcomp.numerics.progress import Report
 from offcomp.numerics.storage import pack
-from offcomp.numerics.training import train
+from offcomp.numerics.training import SMALL_BATCH, train
 
 ANNEALED_EPOCHS = 2 / 3  # the official run anneals over 20 of its 30 epochs
 PAPER_SEED = 1
@@ -51,9 +51,13 @@ def fit_together(
     seed: int,
     report: Report,
 ) -> Iterator[CompressedMatrix]:
-    """See `Method.fit_together`. On the CPU, each thread trains a share of the matrices, with batched matrix products."""
-    threads = torch.get_num_threads() if matrices.device.type == "cpu" else 1
-    parts = matrices.float().tensor_split(min(threads, len(matrices)))
+    """See `Method.fit_together`. On the CPU, each thread trains a share of the matrices, with batched matrix products.
+
+    Steps of small batches are so short that threads would spend more time waiting for Python's lock than they save, so one
+    thread takes all matrices.
+    """
+    small = method.batch_size <= SMALL_BATCH or matrices.device.type != "cpu"
+    parts = matrices.float().tensor_split(1 if small else min(torch.get_num_threads(), len(matrices)))
     done, lock = [0.0] * len(parts), Lock()
 
     def train_part(number: int) -> Trained:

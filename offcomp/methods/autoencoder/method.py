@@ -52,6 +52,8 @@ from offcomp.numerics.accounting import Codes, Shape, Shapes
 ENCODER_WIDTHS = (8, 4)
 DECODER_WIDTHS = (2, 4)
 LAYOUT_BITS = 32
+SMALL_BATCH = 64
+"""As in `numerics.training`, which imports torch."""
 NETWORKS = ("linear", "nonlinear")
 SOURCES = {
     "none": ("", ""),
@@ -185,8 +187,9 @@ class Autoencoder(Method):
         return self.seconds_together(rows, cols, size, 1)
 
     def seconds_together(self, rows: int, cols: int, size: int, count: int) -> float:
-        """Each of two threads trains half of the matrices; part of the overhead of a step is the same for any number."""
+        """Part of the overhead of a step is the same for any number of matrices; large batches are shared by two threads."""
+        in_turn = count if self.batch_size <= SMALL_BATCH else -(-count // 2)
         widths = self.encoder_widths(size, cols) + self.decoder_widths(size, cols)[1:]
         trained = sum(a * b for a, b in pairwise(widths))
         steps = self.epochs * -(-rows // self.batch_size)
-        return steps * (3e-4 + -(-count // 2) * (2e-4 + 1.35e-9 * trained * (1 + self.batch_size / 64)))
+        return steps * (3e-4 + in_turn * (2e-4 + 1.35e-9 * trained * (1 + self.batch_size / 64)))

@@ -1,0 +1,211 @@
+"""Generate the files of the Start page: `python -m benchmarks.start [TASK ...]` writes assets/start.
+
+For each task, one model is compressed by SVD, the paper's autoencoder and trellis codes to every size of the slider: all linear
+weights and word embeddings, one group per kind, at equal bytes, with numbers stored as int8. Each is an ordinary run, scored on
+the task. Answers to the example texts come from `runs.live_answers`. The autoencoder is trained with its fast options.
+`--home FOLDER` keeps the runs, and uses those that are there. `--check` writes nothing and prints the largest difference from
+the stored files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import offcomp
+from offcomp.errors import InputError
+from offcomp.methods import method_of_style_key, own_options
+from offcomp.models.catalogue import ModelInfo
+from offcomp.models.environment import environment
+from offcomp.models.loading import load
+from offcomp.models.weights import read
+from offcomp.planning.plan import Plan, make_groups
+from offcomp.planning.sizes import predict
+from offcomp.results.start import FILES, FOLDER, RATIOS, ZERO, read_demo
+from offcomp.runs.live_answers import answer
+from offcomp.runs.result import overall_error
+from offcomp.runs.store import Run
+
+STYLE_KEYS = ("svd", "autoencoder", "trellis")
+TASKS = {"similarity": "similarity", "sentiment": "sentiment-head", "next": "causal-prose"}
+TEXTS = {
+    "similarity": (
+        "A cat sleeps on the sofa.",
+        "The market fell sharply today.",
+        "He plays the guitar on stage.",
+        "It will rain tomorrow.",
+        "She baked bread this morning.",
+        "A kitten naps on the couch.",
+        "Shares lost value this afternoon.",
+        "The forecast promises showers.",
+    ),
+    "sentiment": (
+        "A warm, funny and quietly moving film.",
+        "The plot drags and the jokes fall flat.",
+        "I expected little, and it was a delight.",
+        "Two hours of my life that I want back.",
+        "I laughed until I cried.",
+    ),
+    "next": (
+        "the city of new",
+        "with tears in her",
+        "he opened the door and",
+        "the old man sat down and",
+        "in the united states of",
+    ),
+}
+NUM_CHOSEN = 5
+MODULE = "query.0"
+ROWS, COLS = 48, 72
+LIMIT = 3.0
+"""The pictures' colours end at this many times the root mean square of the cells."""
+
+
+def plan_of(info: ModelInfo, style_key: str, ratio: float, task: str) -> Plan:
+    """The plan of one method and size."""
+    method = method_of_style_key(style_key)
+    options = own_options(method) | (method.fast_options if style_key == "autoencoder" else {})
+    specs = [spec for spec in info.modules if spec.default]
+    groups = make_groups(specs, "kind", method=method.name, options=options, ratio=ratio, unit="bytes", dtype="int8")
+    return Plan(model=info.model, groups=groups, tasks=(task,))
+
+
+def picture(matrix: Tensor, limit: float) -> str:
+    """The first entries of a matrix as a picture; see `results.start.Demo`."""
+    cells = matrix[:ROWS, :COLS].double() / limit
+    return b64encode((ZERO * (1 + cells.clamp(-1, 1))).round().to(torch.uint8).numpy().tobytes()).decode()
+
+
+def answers_of(found: dict[str, Any], which: str) -> list[dict[str, Any]]:
+    """The answers to the chosen texts by the "original" or the "compressed" model, with shares rounded to 4 digits."""
+    if "similarities" in found:
+        return [{"similarities": [round(share, 4) for share in row]} for row in found["similarities"][which][:NUM_CHOSEN]]
+    answers = []
+    for text in found["texts"][:NUM_CHOSEN]:
+        said = dict(text[which])
+        if "probabilities" in said:
+            said = {"probabilities": {name: round(share, 4) for name, share in said["probabilities"].items()}}
+        else:
+            said["next"] = [[token, round(share, 4)] for token, share in said["next"]]
+        answers.append(said)
+    return answers
+
+
+def score_of(run: Run, task: str) -> dict[str, Any]:
+    """The score of a run without examples."""
+    assert run.result is not None
+    left_out = ("flips", "changes", "continuations", "labels", "token_accuracy", "protocol", "settings", "columns", "rows")
+    return {name: value for name, value in run.result.scores[task].to_dict().items() if name not in left_out}
+
+
+def step_of(info: ModelInfo, plan: Plan, kind: str, *, limit: float, home: Path) -> dict[str, Any]:
+    """Run a plan and describe the compressed model."""
+    run = offcomp.run(plan, home=home, progress=False)
+    assert run.result is not None
+    loaded = load(info.model)
+    found = answer({"kind": "texts", "run": run.id, "texts": list(TEXTS[kind])}, loaded, home)
+    spec = next(spec for spec in info.modules if spec.name == MODULE)
+    return {
+        "ratio": plan.groups[0].ratio,
+        "run": run.id,
+        "num_bytes": sum(group.num_bytes for group in run.result.groups),
+        "relative_error": overall_error(run.result.groups),
+        "score": score_of(run, TASKS[kind]),
+        "answers": answers_of(found, "compressed"),
+        "picture": picture(read(loaded.model, spec), limit),
+    }
+
+
+def lane_of(info: ModelInfo, style_key: str, kind: str, limit: float, home: Path) -> dict[str, Any]:
+    """One method at every size."""
+    plans = {ratio: plan_of(info, style_key, ratio, TASKS[kind]) for ratio in RATIOS[1:]}
+    lane: dict[str, Any] = {"style_key": style_key, "plan": plans[RATIOS[1]].to_dict(), "steps": [], "faults": {}}
+    for ratio, plan in plans.items():
+        try:
+            predict(plan, info)
+            lane["steps"].append(step_of(info, plan, kind, limit=limit, home=home))
+        except InputError as error:
+            lane["faults"][f"{ratio:g}"] = str(error)
+        print(kind, style_key, ratio, lane["steps"][-1]["score"]["compressed"] if lane["steps"] else lane["faults"], flush=True)
+    return lane
+
+
+def demo_of(kind: str, home: Path) -> dict[str, Any]:
+    """The whole file of one task."""
+    loaded = load(Path(FILES[kind]).stem)
+    info = loaded.info
+    spec = next(spec for spec in info.modules if spec.name == MODULE)
+    cells = read(loaded.model, spec)[:ROWS, :COLS]
+    limit = LIMIT * float(cells.double().square().mean().sqrt())
+    found = answer({"kind": "texts", "run": None, "texts": list(TEXTS[kind])}, loaded, home)
+    lanes = [lane_of(info, style_key, kind, limit, home) for style_key in STYLE_KEYS]
+    return {
+        "model": info.model,
+        "task": TASKS[kind],
+        "texts": list(TEXTS[kind]),
+        "num_chosen": NUM_CHOSEN,
+        "module": MODULE,
+        "rows": ROWS,
+        "cols": COLS,
+        "limit": limit,
+        "original": {
+            "num_bytes": sum(spec.num_bytes for spec in info.modules if spec.default),
+            "score": lanes[0]["steps"][0]["score"]["original"],
+            "answers": answers_of(found, "original"),
+            "picture": picture(cells, limit),
+        },
+        "lanes": lanes,
+        "environment": environment(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """All numbers in a JSON value, in order."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        for part in value:
+            yield from numbers(part)
+    elif isinstance(value, int | float):
+        yield float(value)
+
+
+def largest_difference(kind: str, made: dict[str, Any]) -> float:
+    """The largest difference between a number in the stored file and the same number made afresh."""
+    stored, fresh = (list(numbers(each["lanes"])) for each in (read_demo(kind).to_dict(), made))
+    if len(stored) != len(fresh):
+        raise SystemExit(f"{FILES[kind]} has {len(stored)} numbers, but {len(fresh)} were made afresh")
+    return max(abs(first - second) for first, second in zip(stored, fresh, strict=True))
+
+
+def main() -> None:
+    """Write or check the files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tasks", nargs="*", choices=[*FILES, []], metavar="TASK", help=f"only these: {', '.join(FILES)}")
+    parser.add_argument("--home", type=Path, help="folder for the runs")
+    parser.add_argument("--check", action="store_true", help="compare with the stored files instead of writing them")
+    asked = parser.parse_args()
+    with TemporaryDirectory() as scratch:
+        for kind in asked.tasks or FILES:
+            made = demo_of(kind, asked.home or Path(scratch))
+            if asked.check:
+                print(f"{FILES[kind]}: largest difference {largest_difference(kind, made):g}")
+                continue
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            path = FOLDER / FILES[kind]
+            path.write_text(json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+            print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The cards of the Start page, as HTML: for each model, a picture of its weights, what it says about a text, and its score."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from html import escape
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from offcomp.plain_text import without_unseen
+from offcomp.results.charts.start_svg import front_svg, marker_svg
+from offcomp.results.charts.theme import Palette
+from offcomp.results.scores import Metric, brief_difference, metric_of
+from offcomp.results.sentences import megabytes
+from offcomp.results.start import ZERO, Answer, Demo, Step
+from offcomp.results.start_words import KEPT, LOST, is_kept, method_name, said
+
+NEXT_SHOWN = 3
+LONGEST = 110
+"""Maximum number of characters of a continuation."""
+CSS = """
+.start {display: grid; grid-template-columns: minmax(0, 11fr) minmax(0, 6fr); gap: 1.4rem; align-items: start}
+.start .cards {display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: .9rem}
+.start article {min-width: 0; font-size: .88rem; line-height: 1.35; overflow-wrap: anywhere}
+.start h3 {font-size: 1rem; margin: 0; padding: 0; display: flex; align-items: center; gap: .4rem; font-weight: 600}
+.start p {margin: .15rem 0; font-size: .88rem}
+.start .size, .start .note {color: var(--muted); font-size: .8rem}
+.start .said {font-weight: 600; min-height: 2.7em}
+.start img {width: 100%; aspect-ratio: 3 / 2; image-rendering: pixelated; display: block; margin: .4rem 0}
+.start .empty {aspect-ratio: 3 / 2; margin: .4rem 0; border: 1px dashed var(--grid); display: grid; place-items: center;
+  padding: .5rem; color: var(--muted); font-size: .8rem; text-align: center}
+.start .bar {display: grid; grid-template-columns: minmax(0, 5.2em) 1fr 2.6em; gap: .35rem; align-items: center;
+  font-size: .8rem}
+.start .bar i {height: .6rem; background: var(--grid); display: block}
+.start .bar b {height: 100%; display: block}
+.start svg {max-width: 100%; height: auto}
+.start.own {grid-template-columns: minmax(0, 1fr)}
+@media (max-width: 900px) {
+  .start {grid-template-columns: minmax(0, 1fr)}
+  .start .cards {grid-template-columns: repeat(2, minmax(0, 1fr))}
+}
+"""
+
+
+def start_html(demo: Demo, ratio: float, index: int, palette: Palette) -> str:
+    """All cards at a ratio for the text at `index`, and the chart of score against size."""
+    original, texts = demo.original, demo.texts
+    score = f"{_score_name(demo)} {_metric(demo).number(original.score.value)}"
+    answer = answer_html(texts, original.answers[index], index, palette, "original")
+    cards = [
+        _card(
+            "original",
+            palette,
+            name="Original",
+            size=megabytes(original.num_bytes),
+            body=_image(demo, original.picture, "the original", palette) + answer,
+            score=score,
+        )
+    ]
+    for lane in demo.lanes:
+        name, step = method_name(lane.style_key), lane.at(ratio)
+        if step is not None:
+            cards.append(_step_card(demo, lane.style_key, step, index, palette))
+        elif ratio > 1:
+            empty = f'<div class="empty">{_text(lane.fault_at(ratio))}</div>'
+            cards.append(_card(lane.style_key, palette, name=name, size=f"not possible at {ratio:g}x", body=empty))
+    front = front_svg(demo, ratio, palette)
+    return f'<div class="start" style="{_variables(palette)}"><div class="cards">{"".join(cards)}</div><div>{front}</div></div>'
+
+
+def own_html(texts: Sequence[str], answers: Mapping[str, Answer | str], palette: Palette) -> str:
+    """What each model says about the first of `texts`; a string in place of an answer says what it waits for."""
+    original = answers["original"]
+    cards = []
+    for key, answer in answers.items():
+        name = "Original" if key == "original" else method_name(key)
+        if isinstance(answer, str):
+            body = f'<p class="note">{_text(answer)}</p>'
+        else:
+            body = answer_html(texts, answer, 0, palette, key, original=None if isinstance(original, str) else original)
+        cards.append(_card(key, palette, name=name, body=body))
+    return f'<div class="start own" style="{_variables(palette)}"><div class="cards">{"".join(cards)}</div></div>'
+
+
+def answer_html(
+    texts: Sequence[str], answer: Answer, index: int, palette: Palette, style_key: str, *, original: Answer | None = None
+) -> str:
+    """What a model says about the text at `index`, with a bar for each alternative, and whether `original` says the same."""
+    colour, words = palette.colour(style_key), said(texts, answer, index)
+    if answer.probabilities:
+        bars = list(answer.probabilities.items())
+    elif answer.similarities:
+        bars = [("cosine", answer.similarities[answer.nearest(index)])]
+    else:
+        words = f"… {words[:LONGEST]}"
+        bars = list(answer.next[:NEXT_SHOWN])
+    lines = "".join(_bar(name, share, colour, percent=not answer.similarities) for name, share in bars)
+    note = ""
+    if original is not None and style_key != "original":
+        note = KEPT if is_kept(texts, original, answer, index) else LOST
+    return f'<p class="said">{_text(words)}</p>{lines}<p class="note">{_text(note)}&nbsp;</p>'
+
+
+def _step_card(demo: Demo, style_key: str, step: Step, index: int, palette: Palette) -> str:
+    size = f"{megabytes(step.num_bytes)}, {demo.original.num_bytes / step.num_bytes:.3g}x smaller"
+    score = f"{_score_name(demo)} {_metric(demo).number(step.score.compressed.value)} ({brief_difference(step.score)})"
+    body = _image(demo, step.picture, method_name(style_key), palette)
+    body += answer_html(demo.texts, step.answers[index], index, palette, style_key, original=demo.original.answers[index])
+    return _card(style_key, palette, name=method_name(style_key), size=size, body=body, score=score)
+
+
+def _card(style_key: str, palette: Palette, *, name: str, size: str = "", body: str = "", score: str = "") -> str:
+    head = f"<h3>{marker_svg(style_key, palette)}{_text(name)}</h3>"
+    return f'<article>{head}<p class="size">{_text(size)}</p>{body}<p class="note">{_text(score)}</p></article>'
+
+
+def _variables(palette: Palette) -> str:
+    return f"--muted: {palette.muted}; --grid: {palette.grid}"
+
+
+def _bar(name: str, share: float, colour: str, *, percent: bool) -> str:
+    width = f"{100 * min(max(share, 0.0), 1.0):.1f}%"
+    value = f"{100 * share:.0f} %" if percent else f"{share:.2f}"
+    bar = f'<i><b style="width: {width}; background: {colour}"></b></i>'
+    return f'<div class="bar"><span>{_text(name)}</span>{bar}<span>{value}</span></div>'
+
+
+def _image(demo: Demo, picture: str, whose: str, palette: Palette) -> str:
+    alt = f"The first {demo.rows} x {demo.cols} weights of {demo.module} of {whose}"
+    return f'<img src="{_png(picture, demo.rows, demo.cols, palette.weights)}" alt="{_text(alt)}">'
+
+
+@lru_cache(maxsize=512)
+def _png(picture: str, rows: int, cols: int, colours: tuple[str, ...]) -> str:
+    """A picture as a PNG image in a data URI."""
+    cells = np.frombuffer(b64decode(picture), np.uint8).reshape(rows, cols)
+    image = Image.fromarray(cells, mode="P")
+    image.putpalette(_scale(colours))
+    written = BytesIO()
+    image.save(written, "PNG", optimize=False)
+    return f"data:image/png;base64,{b64encode(written.getvalue()).decode()}"
+
+
+@lru_cache(maxsize=4)
+def _scale(colours: tuple[str, ...]) -> list[int]:
+    """The colours of a picture's 256 values: red, green and blue of each."""
+    marks = np.array([[int(colour[place : place + 2], 16) for place in (1, 3, 5)] for colour in colours], float)
+    places = np.clip(np.arange(256) / (2 * ZERO), 0, 1) * (len(marks) - 1)
+    return (
+        np.stack([np.interp(places, range(len(marks)), marks[:, part]) for part in range(3)], 1)
+        .round()
+        .astype(int)
+        .ravel()
+        .tolist()
+    )
+
+
+def _metric(demo: Demo) -> Metric:
+    return metric_of(demo.lanes[0].steps[0].score)
+
+
+def _score_name(demo: Demo) -> str:
+    return demo.lanes[0].steps[0].score.metric.capitalize()
+
+
+def _text(text: str) -> str:
+    return escape(without_unseen(text))
