@@ -4,8 +4,8 @@ Prints the median, 95th percentile and maximum, in milliseconds, of the time
 
 - from the server's first response to a complete Start page;
 - from a click on a pill of the page Compress to the new text, first with idle workers, then while an autoencoder trains;
-- from the key press that moves a slider to the last change of a chart, on Compress with every matrix of MiniLM-L6, on Inspect,
-  and in ten open sessions whose sliders are moved at once;
+- from the key press that moves a slider to the last change of a chart or card, on Start, on Compress with every matrix of
+  MiniLM-L6, on Inspect, and in ten open sessions whose sliders are moved at once;
 - from a click on a sidebar link to the next page's title, with its script finished.
 
 Finally prints the memory of the app's process after a visit to every page.
@@ -43,7 +43,7 @@ REST_MILLISECONDS = 1500
 WATCH_CHARTS = """() => {
   if (window.drawn !== undefined) return
   document.addEventListener("keydown", () => { window.pressed = performance.now() }, true)
-  const inChart = change => (change.target.closest ?? (() => null)).call(change.target, ".js-plotly-plot")
+  const inChart = change => (change.target.closest ?? (() => null)).call(change.target, ".js-plotly-plot, [data-testid=stHtml]")
   const note = changes => { if (changes.some(inChart)) window.drawn = performance.now() }
   new MutationObserver(note).observe(document.body, {subtree: true, childList: true, attributes: true, characterData: true})
 }"""
@@ -56,8 +56,8 @@ def start_seconds(browser: Browser, home: Path) -> float:
         answered = time.perf_counter()
         with visit(browser, address) as app:
             app.open()
-            expect(app.page.get_by_role("button", name="Try it")).to_be_visible()
-            expect(app.page.get_by_role("img", name="Which modules lose more?")).to_be_visible()
+            expect(app.page.get_by_role("button", name="Open this plan in the Lab")).to_be_visible()
+            expect(app.page.get_by_role("img", name="How much of the score is kept?")).to_be_visible()
             return time.perf_counter() - answered
 
 
@@ -170,6 +170,8 @@ def main() -> None:
         browser = playwright.chromium.launch(**launch_options())
         rows.append(row("server's first response to full Start page", [1e3 * start_seconds(browser, home) for _ in range(5)]))
         with served(home) as address, visit(browser, address) as app:
+            open_slider(app.page, address, "/?size=12x", ".start")
+            rows.append(row("slider to cards, Start", slide_milliseconds(app.page)))
             app.open("/compress")
             expect(app.page.get_by_text("(12 matrices)").first).to_be_visible()
             click_milliseconds(app.page)  # fills the caches, since the spectra of 11 matrices are computed only once

@@ -2,7 +2,8 @@
 
 For each task, one model is compressed by SVD, the paper's autoencoder and trellis codes to every size of the slider: all linear
 weights and word embeddings, one group per kind, at equal bytes, with numbers stored as int8. Each is an ordinary run, scored on
-the task. Answers to the example texts come from `runs.live_answers`. The autoencoder is trained with its fast options.
+the task. Answers to the example texts come from `runs.live_answers`. The autoencoder is trained with its fast options, and its
+latents are stored as 8-bit codes, since int8 with one scale per row would ruin them.
 `--home FOLDER` keeps the runs, and uses those that are there. `--check` writes nothing and prints the largest difference from
 the stored files.
 """
@@ -49,18 +50,18 @@ TEXTS = {
         "The forecast promises showers.",
     ),
     "sentiment": (
+        "I expected little, and it was a delight.",
+        "Nobody should miss this charming little story.",
+        "The film never finds its feet.",
         "A warm, funny and quietly moving film.",
         "The plot drags and the jokes fall flat.",
-        "I expected little, and it was a delight.",
-        "Two hours of my life that I want back.",
-        "I laughed until I cried.",
     ),
     "next": (
         "the city of new",
-        "with tears in her",
-        "he opened the door and",
-        "the old man sat down and",
-        "in the united states of",
+        "the united",
+        "at the end",
+        "los",
+        "the prime",
     ),
 }
 NUM_CHOSEN = 5
@@ -73,7 +74,7 @@ LIMIT = 3.0
 def plan_of(info: ModelInfo, style_key: str, ratio: float, task: str) -> Plan:
     """The plan of one method and size."""
     method = method_of_style_key(style_key)
-    options = own_options(method) | (method.fast_options if style_key == "autoencoder" else {})
+    options = own_options(method) | (method.fast_options | {"latent_bits": 8} if style_key == "autoencoder" else {})
     specs = [spec for spec in info.modules if spec.default]
     groups = make_groups(specs, "kind", method=method.name, options=options, ratio=ratio, unit="bytes", dtype="int8")
     return Plan(model=info.model, groups=groups, tasks=(task,))
@@ -119,6 +120,8 @@ def step_of(info: ModelInfo, plan: Plan, kind: str, *, limit: float, home: Path)
         "run": run.id,
         "num_bytes": sum(group.num_bytes for group in run.result.groups),
         "relative_error": overall_error(run.result.groups),
+        "num_groups": len(run.result.groups),
+        "num_whole": sum(group.form == "dense" for group in run.result.groups),
         "score": score_of(run, TASKS[kind]),
         "answers": answers_of(found, "compressed"),
         "picture": picture(read(loaded.model, spec), limit),

@@ -109,8 +109,10 @@ def test_the_installed_app_runs_outside_of_a_clone(
     assert json.loads(run.stdout)["status"] == "done"
     with served(home, offcomp=[str(installed)], start=start) as address, visit(browser, address, color_scheme="light") as app:
         app.open()
-        expect(app.page.get_by_role("img", name="Which modules lose more?")).to_be_visible()
-        expect(app.page.get_by_role("button", name="Try it")).to_have_css("background-color", "rgb(0, 107, 168)")
+        expect(app.page.get_by_role("img", name="How much of the score is kept?")).to_be_visible()
+        expect(app.page.get_by_role("button", name="Open this plan in the Lab")).to_have_css(
+            "background-color", "rgb(0, 107, 168)"
+        )
         expect(app.page.locator("link[rel='shortcut icon']")).to_have_attribute("href", re.compile("^data:image/svg"))
         for page in sorted((ROOT / "pages").glob("*.py")):
             app.open(f"/{page.stem}")

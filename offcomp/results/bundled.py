@@ -1,4 +1,4 @@
-"""Measurements bundled with offcomp to show first-time visitors real results. Each file is a copy of a run's `run.json`."""
+"""Bundled measurements, to compare before the first run of one's own. Each file is a copy of a run's `run.json`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,6 @@ def bundled_runs(folder: Path = FOLDER) -> list[Run]:
 def origin(run: Run) -> str:
     """Returns "bundled" if the run ships with offcomp, and "yours" otherwise."""
     return "bundled" if run.folder == FOLDER else "yours"
-
-
-def missing_files(folder: Path = FOLDER) -> list[str]:
-    """Names of bundled measurement files that are missing or unreadable."""
-    return [file for file in FILES if _read(folder / file) is None]
 
 
 def _read(path: Path) -> Run | None:

@@ -118,23 +118,3 @@ def origin_text(run: Run) -> str:
     tasks = ", ".join(map(task_name, run.plan.tasks)) or "no task"
     source = f"{owner} {run.id}: {provenance([run])}, {machine}"
     return f"{source}. {choice}. Scored on {tasks}."
-
-
-def first_impression(runs: Sequence[Run]) -> str:
-    """Describe the effect of compression in one sentence for first-time visitors."""
-    ratio = run_table(runs)["parameter_ratio"].min()
-    start = f"With the {modules_title(runs[0])} weights of {runs[0].plan.model} stored {smaller(ratio)}"
-    agreements = list(filter(None, map(_agreement, runs)))
-    if not agreements:
-        return f"{start}, these are the errors."
-    first, n, method = agreements[0]
-    others = "".join(f", {agreement} with {title}" for agreement, _, title in agreements[1:])
-    return f"{start}, {first} of its decisions on {n} sentences stay the same with {method}{others}."
-
-
-def _agreement(run: Run) -> tuple[str, int, str] | None:
-    """Agreement with the original on the first task with classes, the number of its sentences, and the method."""
-    for score in result_of(run).scores.values():
-        if score.paired.agreement is not None:
-            return metric_of(score).number(score.paired.agreement), score.compressed.n, method_title(run)
-    return None

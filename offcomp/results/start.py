@@ -30,7 +30,7 @@ FILES = {
     "next": "offcomp-gpt.json",
 }
 """What a model does -> its file."""
-TITLES = {"similarity": "Find a similar sentence", "sentiment": "Judge a review", "next": "Continue a text"}
+TITLES = {"similarity": "Find a similar sentence", "sentiment": "Judge a review", "next": "Guess the next word"}
 RATIOS = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0)
 """The sizes of the slider; 1 is the original."""
 ZERO = 127
@@ -71,6 +71,9 @@ class Step(Document):
     num_bytes: Count
     """Stored bytes of the compressed weights."""
     relative_error: Amount
+    num_groups: Positive
+    num_whole: Count
+    """How many groups are stored whole, since the method would take up more bytes than the weights themselves."""
     score: Score
     answers: Items[Answer]
     picture: str
@@ -163,8 +166,8 @@ def _demo(file: Path, seen: tuple[int, int] | None) -> Demo:
         if seen is None:
             raise InputError("it is missing")
         demo = Demo.from_json(read_json(file))
-        for step in [demo.original, *(step for lane in demo.lanes for step in lane.steps)]:
-            demo.cells(step.picture)
+        for picture in [demo.original.picture, *(step.picture for lane in demo.lanes for step in lane.steps)]:
+            demo.cells(picture)
         for lane in demo.lanes:
             lane.plan_at(RATIOS[1])
     except (Malformed, InputError, ValueError) as error:

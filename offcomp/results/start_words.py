@@ -8,38 +8,43 @@ from offcomp.methods import method_of_style_key
 from offcomp.results.scores import metric_of
 from offcomp.results.start import Answer, Demo, Step
 
-KEPT, LOST = "same as the original", "differs from the original"
+KEPT, LOST = "\u2713 same as the original", "\u2717 differs from the original"
+NAMES = {"trellis": "Trellis code"}
 VERBS = {
     "similarity": ("finds", "find", "the same nearest sentence as the original"),
     "sentiment": ("judges", "judge", "the review like the original"),
-    "next": ("continues", "continue", "the text like the original"),
+    "next": ("guesses", "guess", "the same next word as the original"),
 }
 """What a model does -> how the sentence says it: one method, several methods, and the rest."""
-SAME_WORDS = 4
-"""A continuation counts as kept if this many of its first words are those of the original."""
 
 
 def method_name(style_key: str) -> str:
-    """The short name of a method: "SVD", "Autoencoder", "Trellis"."""
-    title = method_of_style_key(style_key).title
-    return title.rpartition(", ")[2].capitalize() if ", " in title else title
+    """The short name of a method: "SVD", "Autoencoder", "Trellis code"."""
+    return NAMES.get(style_key) or method_of_style_key(style_key).title
+
+
+def _in_sentence(style_key: str) -> str:
+    name = method_name(style_key)
+    return name if name.isupper() else f"the {name.lower()}"
 
 
 def said(texts: Sequence[str], answer: Answer, index: int) -> str:
-    """What a model says about the text at `index`: the nearest of the other texts, the class, or the continuation."""
+    """What a model says about the text at `index`: the nearest of the other texts, the class, or the next word."""
     if answer.similarities:
         return texts[answer.nearest(index)]
     if answer.probabilities:
         return answer.label[0]
-    return (answer.continuation or "").strip()
+    return token_text(answer.next[0][0]) if answer.next else ""
+
+
+def token_text(token: str) -> str:
+    """A token as text; a hyphen stands for the beginning of the word that it continues."""
+    return f"-{token[2:]}" if token.startswith("##") else token.strip()
 
 
 def is_kept(texts: Sequence[str], original: Answer, answer: Answer, index: int) -> bool:
     """Whether a model says the same about a text as the original."""
-    first, second = (said(texts, each, index) for each in (original, answer))
-    if answer.continuation is not None:
-        return first.split()[:SAME_WORDS] == second.split()[:SAME_WORDS]
-    return first == second
+    return said(texts, original, index) == said(texts, answer, index)
 
 
 def what_happened(kind: str, demo: Demo, ratio: float, index: int) -> str:
@@ -47,12 +52,11 @@ def what_happened(kind: str, demo: Demo, ratio: float, index: int) -> str:
     steps = {key: step for key, step in demo.steps(ratio).items() if step is not None}
     if not steps:
         return "This is the original model. Move the slider to store it in fewer bytes, and see what breaks."
-    kept = [
-        method_name(key)
-        for key, step in steps.items()
-        if is_kept(demo.texts, demo.original.answers[index], step.answers[index], index)
-    ]
-    lost = [method_name(key) for key in steps if method_name(key) not in kept]
+    names = {
+        _in_sentence(key): is_kept(demo.texts, demo.original.answers[index], s.answers[index], index)
+        for key, s in steps.items()
+    }
+    kept, lost = ([name for name, same in names.items() if same == wanted] for wanted in (True, False))
     one, many, rest = VERBS[kind]
     start = f"At {ratio:g}x fewer bytes, "
     if not lost:
@@ -70,7 +74,7 @@ def scores_sentence(steps: dict[str, Step]) -> str:
     score = next(iter(steps.values())).score
     metric = metric_of(score)
     ordered = sorted(steps.items(), key=lambda pair: -metric.ranked(pair[1].score.compressed.value))
-    values = [f"{metric.number(step.score.compressed.value)} with {method_name(key)}" for key, step in ordered]
+    values = [f"{metric.number(step.score.compressed.value)} with {_in_sentence(key)}" for key, step in ordered]
     title = f"{metric.word[:1].upper()}{metric.word[1:]}"
     return f"{title} is {metric.number(score.original.value)} for the original, {_listing(values)}."
 

@@ -20,13 +20,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-AHEAD = (
-    "offcomp.ui.frame",
-    "offcomp.results.sentences",
-    "offcomp.results.bundled",
-    "offcomp.ui.compare.results",
-    "offcomp.ui.escape",
-)
+AHEAD = ("offcomp.ui.frame", "offcomp.ui.start.page")
 """Modules that the Start page needs, imported before serving: the import takes 0.8 s and would slow down responses."""
 HOSTS = ("127.0.0.1", "localhost")
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?", re.IGNORECASE)

@@ -6,7 +6,6 @@ figure function without a case fails a test. Each case is drawn again for a meth
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from itertools import combinations
 from math import log10
@@ -28,7 +27,6 @@ from offcomp.results.charts.groups import pair_figure, tree_figure
 from offcomp.results.charts.pareto import agreement_figure, front_figure
 from offcomp.results.charts.runs import ERROR_COLUMNS, SIZE_COLUMNS, error_figure, size_figure
 from offcomp.results.charts.scores import SCORE_COLUMNS, score_figure
-from offcomp.results.charts.start_svg import error_svg
 from offcomp.results.charts.theme import DARK, LIGHT, MARKERS, UNKNOWN_MARKER, Palette, marker
 from offcomp.results.error_curve import CURVE_COLUMNS
 from offcomp.results.groups import PAIR_COLUMNS, merge_table, tree_table
@@ -625,7 +623,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "inspect.rows_figure": (rows,),
 }
 ALL = [pytest.param(case, id=case.__name__) for cases in CASES.values() for case in cases]
-DRAWN_AS_SVG = {"start_svg.error_svg", "plan_map.plan_map_svg"}
+DRAWN_AS_SVG = {"start_svg.front_svg", "plan_map.plan_map_svg"}
 
 
 def test_every_figure_function_of_the_package_has_a_case() -> None:
@@ -646,28 +644,3 @@ def test_a_method_that_charts_have_not_heard_of_is_drawn_neutrally(case: Case) -
     grey = [trace for trace in marks if trace.marker.color == LIGHT.muted and list(trace.x) != [None]]
     assert all(trace.marker.symbol.startswith(UNKNOWN_MARKER) for trace in grey)
     assert bool(grey) == any("style_key" in marks.table for marks in drawn.marks.values())
-
-
-def test_the_first_chart_shows_its_table() -> None:
-    table = table_of(
-        ERROR_COLUMNS,
-        ("a", "SVD", "svd", "circle", "query", 0.31, 0.11, ""),
-        ("a", "SVD", "svd", "circle", "key", 0.42, 0.23, ""),
-        ("b", "Magic", UNHEARD_OF, "square", "query", 0.53, 0.35, ""),
-        ("b", "Magic", UNHEARD_OF, "square", "key", 1.94, 0.47, ""),
-    )
-    for palette in (LIGHT, DARK):
-        drawn = error_svg(table, palette, title="Which?")
-        places = {
-            text: (float(x), float(y)) for x, y, text in re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)<', drawn)
-        }
-        zero, one, width = places["0"][0], places["1"][0], float(drawn.split('width="')[1].split('"')[0])
-        for style_key, start in (
-            ("svd", r'<circle cx="([\d.]+)" cy="([\d.]+)"'),
-            (UNHEARD_OF, r'<path d="M([\d.]+) ([\d.]+)m0 -8'),
-        ):
-            marks = re.findall(rf'{start}[^>]*fill="{palette.colour(style_key)}"', drawn)[1:]  # the first is in the legend
-            part = table[table["style_key"] == style_key]
-            assert [(float(x) - zero) / (one - zero) for x, _ in marks] == pytest.approx(list(part["relative_error"]), abs=1e-3)
-            assert all(zero <= float(x) < width for x, _ in marks)
-            assert [float(y) + 4 for _, y in marks] == pytest.approx([places[row][1] for row in part["row"]], abs=0.2)

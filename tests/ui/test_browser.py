@@ -86,8 +86,8 @@ def test_the_first_visit_is_complete_in_seconds_and_asks_only_this_machine(brows
             answered = time.monotonic()
             with visit(browser, address) as app:
                 app.open()
-                expect(app.page.get_by_role("button", name="Try it")).to_be_visible()
-                expect(app.page.get_by_role("img", name="Which modules lose more?")).to_be_visible()
+                expect(app.page.get_by_role("button", name="Open this plan in the Lab")).to_be_visible()
+                expect(app.page.get_by_role("img", name="How much of the score is kept?")).to_be_visible()
                 tries.append(time.monotonic() - answered)
                 app.page.wait_for_timeout(2000)  # to catch late requests
         if tries[-1] <= START_SECONDS:

@@ -1,8 +1,7 @@
-"""Start, Compare and Runs without a browser: what they show of bundled runs, the user's own runs, and missing runs."""
+"""Compare and Runs without a browser: what they show of bundled runs, the user's own runs, and missing runs."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +35,6 @@ def metrics(app: AppTest, label: str) -> list[str]:
     return [metric.value for metric in app.metric if metric.label == label]
 
 
-def test_start_shows_a_measurement_in_an_empty_home() -> None:
-    app = opened()
-    assert app.title[0].value == "Shrink a language model and see what breaks."
-    svd, autoencoder = documents()
-    accuracies = [100 * run["scores"]["sentiment"]["compressed"]["value"] for run in (svd, autoencoder)]
-    assert [value.split(" ±")[0] for value in metrics(app, "Accuracy")] == [f"{value:.1f} %" for value in accuracies]
-    assert metrics(app, "Stored parameters") == ["585,984", "579,584"]
-    assert metrics(app, "Relative error")[0] == "0.621"
-    assert len(metrics(app, "Agreement")) == 2
-    assert len(app.get("image")) == 1
-    assert "Bundled measurement: minilm-l6, seed 0" in texts(app)
-    assert "torch 2." in texts(app)
-    assert not app.warning
-
-
 def test_every_page_says_how_many_runs_are_compared(own: tuple[str, str]) -> None:
     app = opened("compare", runs=",".join(own))
     assert "Compared: 2 runs" in texts(app)
@@ -70,27 +54,6 @@ def test_what_was_read_is_said_where_a_score_is_shown(home: Path) -> None:
         said = texts(opened(page, runs=name))
         assert "300 rows read, 298 used: 2 empty; 40 of 298 texts truncated to 126 tokens." in said
     assert "Calibration: 60 texts read, all used." in said
-
-
-def test_start_leads_to_the_comparison_of_what_it_shows(own: tuple[str, str]) -> None:
-    app = opened()
-    app.button(key="start_compare").click().run()
-    assert not app.exception
-    assert app.title[0].value == "Which method keeps more of the model?"
-    assert app.multiselect(key="compare_runs").value == [run["id"] for run in documents()]
-
-
-def test_start_says_which_measurements_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("offcomp.results.bundled.bundled_runs.__defaults__", (tmp_path,))
-    monkeypatch.setattr("offcomp.results.bundled.missing_files.__defaults__", (tmp_path,))
-    app = opened()
-    assert all(file in app.warning[0].value for file in bundled.FILES)
-    assert [button.label for button in app.button] == ["Try it"]
-    shutil.copy(bundled.FOLDER / bundled.FILES[0], tmp_path)
-    app = opened()
-    assert bundled.FILES[0] not in app.warning[0].value
-    assert bundled.FILES[1] in app.warning[0].value
-    assert metrics(app, "Stored parameters") == ["585,984"]
 
 
 def test_compare_shows_the_bundled_runs_in_an_empty_home() -> None:

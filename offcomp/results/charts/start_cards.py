@@ -12,38 +12,41 @@ import numpy as np
 from PIL import Image
 
 from offcomp.plain_text import without_unseen
-from offcomp.results.charts.start_svg import front_svg, marker_svg
+from offcomp.results.charts.start_svg import FRONT_ALT, front_svg, marker_svg
 from offcomp.results.charts.theme import Palette
 from offcomp.results.scores import Metric, brief_difference, metric_of
 from offcomp.results.sentences import megabytes
 from offcomp.results.start import ZERO, Answer, Demo, Step
-from offcomp.results.start_words import KEPT, LOST, is_kept, method_name, said
+from offcomp.results.start_words import KEPT, LOST, is_kept, method_name, said, token_text
 
 NEXT_SHOWN = 3
-LONGEST = 110
+LONGEST = 60
 """Maximum number of characters of a continuation."""
 CSS = """
 .start {display: grid; grid-template-columns: minmax(0, 11fr) minmax(0, 6fr); gap: 1.4rem; align-items: start}
-.start .cards {display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: .9rem}
-.start article {min-width: 0; font-size: .88rem; line-height: 1.35; overflow-wrap: anywhere}
+.start .cards {display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); column-gap: .9rem}
+.start article {display: grid; grid-template-rows: subgrid; grid-row: span 7; row-gap: .25rem; min-width: 0; font-size: .85rem;
+  line-height: 1.3; overflow-wrap: anywhere; padding-bottom: .8rem}
 .start h3 {font-size: 1rem; margin: 0; padding: 0; display: flex; align-items: center; gap: .4rem; font-weight: 600}
-.start p {margin: .15rem 0; font-size: .88rem}
+.start h3 img {width: 18px; height: 18px}
+.start p {margin: 0; font-size: .85rem}
 .start .size, .start .note {color: var(--muted); font-size: .8rem}
-.start .said {font-weight: 600; min-height: 2.7em}
-.start img {width: 100%; aspect-ratio: 3 / 2; image-rendering: pixelated; display: block; margin: .4rem 0}
-.start .empty {aspect-ratio: 3 / 2; margin: .4rem 0; border: 1px dashed var(--grid); display: grid; place-items: center;
-  padding: .5rem; color: var(--muted); font-size: .8rem; text-align: center}
-.start .bar {display: grid; grid-template-columns: minmax(0, 5.2em) 1fr 2.6em; gap: .35rem; align-items: center;
+.start .said, .start .score {font-weight: 600}
+.start img.weights {width: 100%; aspect-ratio: 3 / 2; image-rendering: pixelated; display: block}
+.start .empty {aspect-ratio: 3 / 2; border: 1px dashed var(--grid); display: grid; place-items: center; padding: .5rem;
+  color: var(--muted); font-size: .8rem; text-align: center}
+.start .bar {display: grid; grid-template-columns: minmax(0, 4.6em) 1fr 2.8em; gap: .35rem; align-items: center;
   font-size: .8rem}
 .start .bar i {height: .6rem; background: var(--grid); display: block}
 .start .bar b {height: 100%; display: block}
-.start svg {max-width: 100%; height: auto}
+.start .front {width: 100%; height: auto}
 .start.own {grid-template-columns: minmax(0, 1fr)}
 @media (max-width: 900px) {
   .start {grid-template-columns: minmax(0, 1fr)}
   .start .cards {grid-template-columns: repeat(2, minmax(0, 1fr))}
 }
 """
+"""Each card spans the same seven rows: name, size, picture, answer, bars, notes and score."""
 
 
 def start_html(demo: Demo, ratio: float, index: int, palette: Palette) -> str:
@@ -68,8 +71,8 @@ def start_html(demo: Demo, ratio: float, index: int, palette: Palette) -> str:
         elif ratio > 1:
             empty = f'<div class="empty">{_text(lane.fault_at(ratio))}</div>'
             cards.append(_card(lane.style_key, palette, name=name, size=f"not possible at {ratio:g}x", body=empty))
-    front = front_svg(demo, ratio, palette)
-    return f'<div class="start" style="{_variables(palette)}"><div class="cards">{"".join(cards)}</div><div>{front}</div></div>'
+    front = svg_image(front_svg(demo, ratio, palette), FRONT_ALT, "front")
+    return f'<div class="start" style="{_variables(palette)}"><div class="cards">{"".join(cards)}</div>{front}</div>'
 
 
 def own_html(texts: Sequence[str], answers: Mapping[str, Answer | str], palette: Palette) -> str:
@@ -79,7 +82,7 @@ def own_html(texts: Sequence[str], answers: Mapping[str, Answer | str], palette:
     for key, answer in answers.items():
         name = "Original" if key == "original" else method_name(key)
         if isinstance(answer, str):
-            body = f'<p class="note">{_text(answer)}</p>'
+            body = f'<p class="note waiting">{_text(answer)}</p>'
         else:
             body = answer_html(texts, answer, 0, palette, key, original=None if isinstance(original, str) else original)
         cards.append(_card(key, palette, name=name, body=body))
@@ -96,17 +99,19 @@ def answer_html(
     elif answer.similarities:
         bars = [("cosine", answer.similarities[answer.nearest(index)])]
     else:
-        words = f"… {words[:LONGEST]}"
-        bars = list(answer.next[:NEXT_SHOWN])
+        bars = [(token_text(token), share) for token, share in answer.next[:NEXT_SHOWN]]
     lines = "".join(_bar(name, share, colour, percent=not answer.similarities) for name, share in bars)
-    note = ""
+    notes = [f"… {answer.continuation.strip()[:LONGEST]}"] if answer.continuation is not None else []
     if original is not None and style_key != "original":
-        note = KEPT if is_kept(texts, original, answer, index) else LOST
-    return f'<p class="said">{_text(words)}</p>{lines}<p class="note">{_text(note)}&nbsp;</p>'
+        notes.append(KEPT if is_kept(texts, original, answer, index) else LOST)
+    said_so = "".join(f'<p class="note">{_text(note)}</p>' for note in notes)
+    return f'<p class="said">{_text(words)}</p><div>{lines}</div><div>{said_so}</div>'
 
 
 def _step_card(demo: Demo, style_key: str, step: Step, index: int, palette: Palette) -> str:
-    size = f"{megabytes(step.num_bytes)}, {demo.original.num_bytes / step.num_bytes:.3g}x smaller"
+    size = f"{megabytes(step.num_bytes)}, {demo.original.num_bytes / step.num_bytes:.3g}x"
+    if step.num_whole:
+        size += f"; {'all' if step.num_whole == step.num_groups else step.num_whole} stored whole, as int8"
     score = f"{_score_name(demo)} {_metric(demo).number(step.score.compressed.value)} ({brief_difference(step.score)})"
     body = _image(demo, step.picture, method_name(style_key), palette)
     body += answer_html(demo.texts, step.answers[index], index, palette, style_key, original=demo.original.answers[index])
@@ -114,8 +119,14 @@ def _step_card(demo: Demo, style_key: str, step: Step, index: int, palette: Pale
 
 
 def _card(style_key: str, palette: Palette, *, name: str, size: str = "", body: str = "", score: str = "") -> str:
-    head = f"<h3>{marker_svg(style_key, palette)}{_text(name)}</h3>"
-    return f'<article>{head}<p class="size">{_text(size)}</p>{body}<p class="note">{_text(score)}</p></article>'
+    head = f"<h3>{svg_image(marker_svg(style_key, palette), '', 'mark')}{_text(name)}</h3>"
+    return f'<article>{head}<p class="size">{_text(size)}</p>{body}<p class="score">{_text(score)}</p></article>'
+
+
+def svg_image(svg: str, alt: str, css_class: str) -> str:
+    """An SVG as an image with its content in a data URI, since Streamlit removes SVG elements from HTML."""
+    content = b64encode(svg.encode()).decode()
+    return f'<img class="{css_class}" src="data:image/svg+xml;base64,{content}" alt="{_text(alt)}">'
 
 
 def _variables(palette: Palette) -> str:
@@ -131,7 +142,7 @@ def _bar(name: str, share: float, colour: str, *, percent: bool) -> str:
 
 def _image(demo: Demo, picture: str, whose: str, palette: Palette) -> str:
     alt = f"The first {demo.rows} x {demo.cols} weights of {demo.module} of {whose}"
-    return f'<img src="{_png(picture, demo.rows, demo.cols, palette.weights)}" alt="{_text(alt)}">'
+    return f'<img class="weights" src="{_png(picture, demo.rows, demo.cols, palette.weights)}" alt="{_text(alt)}">'
 
 
 @lru_cache(maxsize=512)

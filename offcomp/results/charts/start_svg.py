@@ -9,12 +9,13 @@ from math import log
 from offcomp.results.charts.theme import UNKNOWN_MARKER, Palette, marker
 from offcomp.results.scores import METRICS
 from offcomp.results.start import RATIOS, Demo
-from offcomp.results.start_words import method_name
 
 FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
 WIDTH, HEIGHT = 380, 330
-TOP, BOTTOM, LEFT, RIGHT = 46, 48, 44, 14
+TOP, BOTTOM, LEFT, RIGHT = 46, 48, 54, 14
 NUM_TICKS = 5
+TITLE = "How much of the score is kept?"
+FRONT_ALT = f"{TITLE} Score of each method at every size, with the original and the chosen size; the cards have the numbers."
 SHAPES = {
     "star": '<path d="M{x:.1f} {y:.1f}m0 -9l2.4 6h6.4l-5.2 3.9 2 6.3-5.6-3.8-5.6 3.8 2-6.3-5.2-3.9h6.4z" fill="{colour}"/>',
     "circle": '<circle cx="{x:.1f}" cy="{y:.1f}" r="6.5" fill="{colour}"/>',
@@ -30,7 +31,8 @@ SHAPES = {
 
 def marker_svg(style_key: str, palette: Palette) -> str:
     """The marker of a method as a small image."""
-    return f'<svg width="20" height="20" viewBox="0 0 20 20" aria-hidden="true">{_shape(style_key, 10, 10, palette)}</svg>'
+    shape = _shape(style_key, 10, 10, palette)
+    return f'<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20" viewBox="0 0 20 20">{shape}</svg>'
 
 
 def front_svg(demo: Demo, ratio: float, palette: Palette) -> str:
@@ -49,8 +51,7 @@ def front_svg(demo: Demo, ratio: float, palette: Palette) -> str:
     def down(value: float) -> float:
         return foot - 10 - (foot - TOP - 20) * (scale(value) - worst) / span
 
-    title = "How much of the score is kept?"
-    parts = [_said(0, 18, title, palette.text, size=16)]
+    parts = [_said(0, 18, TITLE, palette.text, size=16)]
     for number in range(NUM_TICKS):
         level = worst + span * number / (NUM_TICKS - 1)
         y = foot - 10 - (foot - TOP - 20) * number / (NUM_TICKS - 1)
@@ -77,11 +78,9 @@ def front_svg(demo: Demo, ratio: float, palette: Palette) -> str:
     better = "up is better" if not is_better_low else "up is better (log scale)"
     foot_text = f"{metric.word}, {better}; right: fewer bytes"
     parts.append(_said((LEFT + WIDTH) / 2, HEIGHT - 8, foot_text, palette.muted, anchor="middle", size=12))
-    names = ", ".join(method_name(lane.style_key) for lane in demo.lanes)
-    label = f"{title} {metric.word} of {names} at {len(RATIOS)} sizes, with the original; the cards have the numbers."
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
-        f'aria-label="{escape(label)}" font-family="{FONT}">{"".join(parts)}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
+        f'font-family="{FONT}">{"".join(parts)}</svg>'
     )
 
 

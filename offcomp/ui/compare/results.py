@@ -15,7 +15,6 @@ from offcomp.results import scores
 from offcomp.results.bundled import origin
 from offcomp.results.charts.runs import LEVELS, error_figure, error_table, size_figure, size_table
 from offcomp.results.charts.scores import score_figure, score_table, scores_of
-from offcomp.results.charts.start_svg import error_svg
 from offcomp.results.originals import model_names
 from offcomp.results.paired import flip_count_table
 from offcomp.results.runs import difference_table, label, method_title, result_of, run_table, short_names, warnings_of
@@ -23,11 +22,12 @@ from offcomp.results.scores import sentence_start
 from offcomp.results.sentences import answer, megabytes, origin_text, smaller
 from offcomp.runs.store import Run
 from offcomp.ui.charts import number_formats, show_chart, show_metric, show_table
-from offcomp.ui.escape import plain, plain_table
+from offcomp.ui.escape import plain
 from offcomp.ui.frame import palette
 from offcomp.ui.switch import choose_one
 
 MAX_CARDS = 4
+CARDS_ABREAST = 2
 MAX_CONCERNS = 4
 MAX_NAMED = 20
 MAX_NOTED = 4
@@ -80,39 +80,38 @@ def few_enough(runs: Sequence[Run]) -> bool:
     return len(runs) <= MAX_IN_DETAIL
 
 
-def show_figures(runs: Sequence[Run], *, brief: bool = False, columns: int = 2) -> None:
+def show_figures(runs: Sequence[Run]) -> None:
     """Show each run's key figures: one card per run, or a single table for many runs."""
     if len(runs) > MAX_CARDS:
         table = run_table(runs).drop(columns=["run", "model"])
         show_table(table, "compare_figures", formats=number_formats(table))
         return
     models = model_names(runs)
-    for start in range(0, len(runs), columns):
-        for column, run in zip(st.columns(columns), runs[start : start + columns], strict=False):
+    for start in range(0, len(runs), CARDS_ABREAST):
+        for column, run in zip(st.columns(CARDS_ABREAST), runs[start : start + CARDS_ABREAST], strict=False):
             with column:
-                _card(run, brief=brief, model=models[run.id] if len({*models.values()}) > 1 else "")
+                _card(run, model=models[run.id] if len({*models.values()}) > 1 else "")
 
 
-def _card(run: Run, *, brief: bool, model: str) -> None:
-    """Show one run's key figures, or only the main ones if `brief`. `model` is empty if all runs share a model."""
+def _card(run: Run, *, model: str) -> None:
+    """Show one run's key figures. `model` is empty if all runs share a model."""
     with st.container(border=True, key=f"card_{run.id}"):
         details = label(run).removeprefix(method_title(run)).removeprefix(", ") + (f", {model}" if model else "")
         st.markdown(f"**{plain(method_title(run))}** {plain(details)}, {plain(origin(run))}", help=plain(origin_text(run)))
         with st.container(horizontal=True, gap="small"):
-            for name, kind, value, note in _metrics(run, brief):
+            for name, kind, value, note in _metrics(run):
                 default_width = METRIC_PIXELS.get(kind, WIDE_METRIC_PIXELS)
-                width = BRIEF_METRIC_PIXELS if brief or name != kind else default_width
+                width = BRIEF_METRIC_PIXELS if name != kind else default_width
                 show_metric(name, value, note, HELP[kind], width)
-        if not brief:
-            for task, score in result_of(run).scores.items():
-                difference = f"{scores.against_original(score)}{_agreeing(run, score)}"
-                st.caption(plain(f"{sentence_start(scores.on_task(task, score))}: {difference}."))
-                for other in scores.others_text(score):
-                    st.caption(plain(f"{other}."))
-                if reading := reading_text(score):
-                    st.caption(plain(f"{sentence_start(reading)}."))
-            if reading := calibration_reading(group.calibration for group in result_of(run).groups):
-                st.caption(plain(f"Calibration: {reading}."))
+        for task, score in result_of(run).scores.items():
+            difference = f"{scores.against_original(score)}{_agreeing(run, score)}"
+            st.caption(plain(f"{sentence_start(scores.on_task(task, score))}: {difference}."))
+            for other in scores.others_text(score):
+                st.caption(plain(f"{other}."))
+            if reading := reading_text(score):
+                st.caption(plain(f"{sentence_start(reading)}."))
+        if reading := calibration_reading(group.calibration for group in result_of(run).groups):
+            st.caption(plain(f"Calibration: {reading}."))
 
 
 def _agreeing(run: Run, score: Score) -> str:
@@ -122,14 +121,14 @@ def _agreeing(run: Run, score: Score) -> str:
     return f"; {scores.metric_of(score).number(agreement)} of answers unchanged" if several and agreement is not None else ""
 
 
-def _metrics(run: Run, brief: bool) -> Iterator[tuple[str, str, str, str]]:
+def _metrics(run: Run) -> Iterator[tuple[str, str, str, str]]:
     """Yield the name, kind, value and note of each metric; if there are several scores, they are named after their tasks."""
     by_task = result_of(run).scores
     if not by_task:
         yield "Score", "Score", "not scored", "no task in plan"
     for task, score in by_task.items():
         metric, paired = scores.metric_of(score), score.paired
-        note = scores.brief_difference(score) if brief else f"{score.compressed.n:,} {metric.counts}"
+        note = f"{score.compressed.n:,} {metric.counts}"
         if len(by_task) > 1:
             yield scores.task_title(task, score), metric.title, scores.score_text(score), note
             continue
@@ -138,23 +137,13 @@ def _metrics(run: Run, brief: bool) -> Iterator[tuple[str, str, str, str]]:
             flips = (paired.right_to_wrong or 0) + (paired.wrong_to_right or 0)
             yield "Agreement", "Agreement", metric.number(paired.agreement), f"{flips} flip{'s' * (flips != 1)}"
     row = run_table([run]).iloc[0]
-    figures = [("Relative error", f"{row['relative_error']:.3f}", "chosen weights")]
-    if not brief:
-        figures.append(("Cosine distance", f"{row['cosine_distance']:.3f}", "mean over rows"))
-        figures.append(("Stored bytes", megabytes(row["stored_bytes"]), smaller(row["byte_ratio"])))
-    figures.append(("Stored parameters", f"{row['stored_parameters']:,}", smaller(row["parameter_ratio"])))
+    figures = [
+        ("Relative error", f"{row['relative_error']:.3f}", "chosen weights"),
+        ("Cosine distance", f"{row['cosine_distance']:.3f}", "mean over rows"),
+        ("Stored bytes", megabytes(row["stored_bytes"]), smaller(row["byte_ratio"])),
+        ("Stored parameters", f"{row['stored_parameters']:,}", smaller(row["parameter_ratio"])),
+    ]
     yield from ((name, name, value, note) for name, value, note in figures)
-
-
-def show_first_errors(runs: Sequence[Run]) -> None:
-    """Show the relative error of every module as a static image, which loads instantly, with a table below."""
-    table = error_table(runs, "module")
-    title = "Which modules lose more?"
-    alt = f"{title} Relative error of each module, with one mark per run; the table below has the numbers."
-    st.image(error_svg(table, palette(), title=title), width="stretch", alt=alt)
-    with st.expander("Show as a table"):
-        wide = table.pivot_table("relative_error", "row", "name", sort=False).map("{:.3f}".format)
-        st.table(plain_table(wide.rename_axis(index=None, columns=None)))
 
 
 def show_errors(runs: Sequence[Run]) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from offcomp.errors import InputError
 from offcomp.methods import method_of_style_key, options_of, own_options
 from offcomp.results.charts.start_cards import CSS, start_html
-from offcomp.results.start import FILES, RATIOS, TITLES, Demo, read_demo
+from offcomp.results.start import RATIOS, TITLES, Demo, read_demo
 from offcomp.results.start_words import what_happened
 from offcomp.ui import draft
 from offcomp.ui.escape import plain
@@ -29,8 +28,7 @@ def show_start() -> None:
 
 @fragment()
 def _start() -> None:
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        kind = choose_one("What the model does", TITLES, KIND, parameter="does", show_label=False)
+    kind = choose_one("What the model does", TITLES, KIND, parameter="does", show_label=False, wrap=True)
     demo = read_demo(kind)
     ratio, index = _choices(demo)
     st.markdown(plain(what_happened(kind, demo, ratio, index)))
@@ -50,7 +48,7 @@ def _choices(demo: Demo) -> tuple[float, int]:
     if st.session_state.get(TEXT) not in texts:
         st.session_state[TEXT] = texts[0]
     draft.view("size", RATIO, DEFAULT_FIRST, lambda ratio: f"{ratio:g}x")
-    size, text = st.columns([3, 2], gap="large", vertical_alignment="bottom")
+    size, text = st.columns([3, 2], gap="medium", vertical_alignment="bottom")
     ratio = size.select_slider(
         "How many times fewer bytes?", RATIOS, key=RATIO, format_func=lambda ratio: f"{ratio:g}x", persist_state="session"
     )
@@ -96,14 +94,3 @@ def _provenance(demo: Demo) -> str:
         f"The pictures show the first {demo.rows} x {demo.cols} weights of {demo.module}. "
         "Nothing on this page was computed live, except your own sentence."
     )
-
-
-def missing_files() -> list[str]:
-    """One sentence per bundled file that is missing or damaged."""
-    faults = []
-    for kind in FILES:
-        try:
-            read_demo(kind)
-        except InputError as error:
-            faults.append(str(error))
-    return faults
