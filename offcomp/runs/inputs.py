@@ -29,7 +29,7 @@ from offcomp.planning.data.tasks import HUB, Task
 from offcomp.planning.plan import Plan
 from offcomp.runs.result import Inputs
 
-RESULTS_VERSION = 3
+RESULTS_VERSION = 4
 """Increment this whenever the same plan would produce different results, so that outdated results are not reused."""
 
 TITLES = {

@@ -98,11 +98,24 @@ class Trained:
         tensors = {"latents": self.latents[index]} if self.grid is None else self.grid.tensors(self.latents, index)
         for layer, (weight, bias) in enumerate(self.decoder.layers):
             tensors |= {f"decoder.{layer}.weight": weight[index], f"decoder.{layer}.bias": bias[index]}
+        if self.dtype == "int8":
+            tensors |= centred(tensors, self.latents[index].mean(0))
         if self.norms is not None:
             tensors["row_norms"] = self.norms[index, :, 0]
         history = tuple(float(losses[index]) for losses in self.history)
         codes = {} if self.grid is None else {"latents": rows * latent, "latent_layout": 2}
         return CompressedMatrix(pack(tensors, self.dtype), decoded_latents, latent, history, codes=codes)
+
+
+def centred(tensors: Mapping[str, Tensor], means: Float[Tensor, " latent"]) -> dict[str, Tensor]:
+    """The tensors that change if the means of the latents move into the first bias of the decoder, which stays a float.
+
+    The decoder computes the same. Latents are never negative and may be far from 0; without their means, much finer integers
+    can store them and the weights that they meet.
+    """
+    name = "latents" if "latent_zeros" not in tensors else "latent_zeros"
+    bias = tensors["decoder.0.bias"] + tensors["decoder.0.weight"] @ means
+    return {name: tensors[name] - means, "decoder.0.bias": bias}
 
 
 def _train(
