@@ -23,11 +23,13 @@ from offcomp.models.identity import CONFIG, Identity, identify
 from offcomp.models.safetensors_files import read_header, weight_files
 from offcomp.models.sources import check_checksum, resolve
 from offcomp.planning.plan import Plan
-from offcomp.runs.inputs import RESULTS_VERSION, inputs_of, run_id
+from offcomp.runs.inputs import inputs_of, run_id
 from offcomp.runs.result import Inputs
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SAMPLE_BYTES = 65536
+FORMER_RESULTS = 3
+"""The version of results of the runs that were made before inputs were recorded."""
 COMPACT = (",", ":")
 
 
@@ -147,7 +149,7 @@ class Rekeying:
 
 def former_run_id(plan: Plan, fingerprint: str, examples: list[Any]) -> str:
     """The id of a run on bundled examples, as computed before inputs were part of it."""
-    asked = plan.to_dict() | {"model": fingerprint, "results": RESULTS_VERSION, "examples": examples}
+    asked = plan.to_dict() | {"model": fingerprint, "results": FORMER_RESULTS, "examples": examples}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
 
