@@ -14,7 +14,6 @@ from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.planning.matrix_view import Picture, View
 from offcomp.results.inspect import median_table, percent, row_table
 from offcomp.results.runs import title_of_style_key
-from offcomp.results.scores import sentence_start, within_sentence
 from offcomp.runs.result import GroupResult
 from offcomp.runs.store import Run
 
@@ -97,23 +96,22 @@ def _distance(one: float, other: float) -> float:
 
 def reconstructions_answer(found: Sequence[Reconstruction], name: str) -> str:
     """State in one or two sentences how much of the energy of a matrix each method loses, at what sizes."""
-    ranked = sorted(found, key=lambda each: each.picture.lost)
-    best, *others = ranked
+    best, *others = sorted(found, key=lambda each: each.picture.lost)
     clauses = [f"{_subject(best)} loses {percent(best.picture.lost)} of the energy of {name}"]
     clauses += [f"{_subject(each)} {percent(each.picture.lost)}" for each in others]
-    low, high = min(each.ratio for each in found), max(each.ratio for each in found)
     joined = clauses[0] if not others else f"{', '.join(clauses[:-1])} and {clauses[-1]}"
-    sentence = sentence_start(f"at {_ratio(low)} fewer bytes, {joined}.")
-    if high > EQUAL * low:
-        sizes = ", ".join(f"{_subject(each)} {_ratio(each.ratio)}" for each in ranked)
-        sentence = f"{sentence_start(joined)}, at different sizes: {sizes} fewer bytes."
-    if worse := [_subject(each) for each in ranked if each.picture.lost > 1]:
-        sentence += f" More than 100 % is worse than storing zeros ({', '.join(worse)})."
-    return sentence
+    low, high = min(each.ratio for each in found), max(each.ratio for each in found)
+    size = _ratio(low) if high <= EQUAL * low else f"{_ratio(low)} to {_ratio(high)}"
+    worse = " More than 100 % is worse than storing zeros." if any(each.picture.lost > 1 for each in found) else ""
+    return f"At {size} fewer bytes, {joined}.{worse}"
 
 
 def _subject(found: Reconstruction) -> str:
-    return f"the {within_sentence(found.title)}" if found.style_key != "svd" else found.title
+    """The method as the subject of a sentence: "SVD", "the autoencoder", "the codebook autoencoder"."""
+    family, _, preset = found.title.partition(", ")
+    if family != "Autoencoder":
+        return found.title
+    return f"the {preset} autoencoder" if preset else "the autoencoder"
 
 
 def _ratio(ratio: float) -> str:
@@ -136,7 +134,7 @@ def row_words(found: Reconstruction) -> str:
 
 def signed_percent(fraction: float) -> str:
     """A signed percentage: "-21 %", "+0.3 %"; "±0 %" if it rounds to zero."""
-    text = f"{100 * fraction:+.2g}"
+    text = f"{100 * fraction:+.0f}" if abs(fraction) >= 0.095 else f"{100 * fraction:+.1f}"
     return "±0 %" if float(text) == 0 else f"{text} %"
 
 
@@ -170,12 +168,9 @@ def medians_by_method(view: View, found: Sequence[Reconstruction]) -> pd.DataFra
 
 
 def worst_rows(view: View, found: Sequence[Reconstruction]) -> pd.DataFrame:
-    """The rows that turn most (lowest cosine), worst first: one column of texts per method."""
+    """The rows that turn most, with their cosines, lowest first: one column of texts per method."""
     columns = {}
     for each in found:
         rows = row_table(view, each.picture).nsmallest(LISTED, "cosine")
-        columns[each.title] = [
-            f"{name}: cosine {cosine:.2f}, norm {signed_percent(error)}"
-            for name, cosine, error in zip(rows["name"], rows["cosine"], rows["norm_error"], strict=True)
-        ]
+        columns[each.title] = [f"{name}: {cosine:.2f}" for name, cosine in zip(rows["name"], rows["cosine"], strict=True)]
     return pd.DataFrame(columns)

@@ -16,7 +16,7 @@ from offcomp.results.charts.theme import Palette, marker
 
 MAP_PIXELS, LINES_PIXELS = 320, 320
 PERCENTILE = 99.5
-MAP_MARGINS = {"l": 50, "r": 4, "t": 34, "b": 76}
+MAP_MARGINS = {"l": 52, "r": 16, "t": 34, "b": 76}
 
 
 def colour_limit(cells: Array) -> float:
@@ -46,11 +46,11 @@ def map_figure(
         ends = [-half, length - half]
         axes[f"{side}axis"] = {
             "range": ends[::-1] if side == "y" else ends,
-            "title": small_title(f"{'row' if side == 'y' else 'column'}, of {length:,}", standoff=2),
+            "title": small_title("row" if side == "y" else "column", standoff=2),
             "showgrid": False,
             "zeroline": False,
             "automargin": False,
-            "nticks": 5,
+            "nticks": 4,
             "tickformat": "~s",
         }
     return finished([data], palette, title, MAP_PIXELS, margin=MAP_MARGINS, **axes)
@@ -114,4 +114,4 @@ def _lines(medians: pd.DataFrame, title: str, name: str, hover: str, palette: Pa
     ]
     xaxis = {"title": small_title("row length, as stored (log scale)"), "type": "log", "tickformat": "~g", "nticks": 6}
     yaxis = {"title": small_title(name)}
-    return finished(data, palette, title, LINES_PIXELS, xaxis=xaxis, yaxis=yaxis, showlegend=True, margin={"t": 68})
+    return finished(data, palette, title, LINES_PIXELS, xaxis=xaxis, yaxis=yaxis, showlegend=True, margin={"t": 84})

@@ -17,6 +17,7 @@ from offcomp.runs.pictures import group_of
 from offcomp.runs.resident import ask
 from offcomp.ui.escape import plain, plain_table
 from offcomp.ui.frame import reporting_errors
+from offcomp.ui.inspect.methods import PATIENT_SECONDS
 from offcomp.ui.switch import choose_one
 
 ROW, COLUMN, METHOD, OPEN = "inspect_row", "inspect_column", "inspect_entry_method", "inspect_entry_open"
@@ -75,7 +76,7 @@ def _source(found: Reconstruction, spec: ModuleSpec, rank: int) -> tuple[Any, ..
 def _answer(info: ModelInfo, module: str, source: tuple[Any, ...], cell: tuple[int, int] | None) -> dict[str, Any]:
     """Ask the resident worker. Cached by the model's files, the module, the run's tensors or the rank, and the cell."""
     question = {"kind": "entry", "module": module, source[0]: source[1], "cell": cell and list(cell)}
-    return ask(info, question)
+    return ask(info, question, seconds=PATIENT_SECONDS)
 
 
 def _show_answer(answer: Mapping[str, Any], found: Reconstruction) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import streamlit as st
 
 from offcomp.errors import InputError, OffcompError, RunError
-from offcomp.methods import SVD, all_methods
+from offcomp.methods import SVD, all_methods, method_of_style_key
 from offcomp.methods.base import rank_budget
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.numerics.accounting import storage_dtype
@@ -31,6 +31,8 @@ from offcomp.ui.lab.cost import cost_of
 from offcomp.ui.lab.run import POLL_SECONDS, act, progress_of
 
 LIMIT = 4
+PATIENT_SECONDS = 150.0
+"""How long to wait for the worker, which may have to load the model first."""
 METHODS_HELP = (
     "The original is always shown. Methods other than SVD are shown at the bytes of SVD at this rank, from a finished run "
     "that stores the matrix at about this size, or after fitting this one matrix."
@@ -81,6 +83,8 @@ def choose_methods(choices: Choices) -> list[str]:
         max_selections=LIMIT,
         persist_state="session",
         help=METHODS_HELP,
+        label_visibility="collapsed",
+        placeholder="Methods to show beside the original",
     )
     draft.note("show", ",".join(chosen or usual), ",".join(usual))
     return chosen or usual
@@ -122,7 +126,8 @@ def plan_for(choices: Choices, spec: ModuleSpec, style_key: str, ratio: float) -
 def _decoded(lab: Lab, spec: ModuleSpec, style_key: str, stored: Stored, order: str) -> Shown:
     """The reconstruction that a run stores; it is decoded by the resident worker unless its picture is known."""
     group = stored.group
-    size = f"{group.size_name} {group.size:,}" if group.size else "stored dense"
+    has_rank = method_of_style_key(style_key).has_rank  # other sizes, such as rate steps, mean nothing to a reader
+    size = "stored dense" if not group.size else f"{group.size_name} {group.size:,}" if has_rank else ""
     try:
         picture = read_picture(stored.run, spec, order) or _ask_for_picture(lab, spec, stored.run, order)
     except OffcompError as error:
@@ -132,7 +137,7 @@ def _decoded(lab: Lab, spec: ModuleSpec, style_key: str, stored: Stored, order: 
 
 def _ask_for_picture(lab: Lab, spec: ModuleSpec, run: Run, order: str) -> Picture:
     with st.spinner(f"Decoding {plain(spec.name)} from the weights that run {plain(run.id[:6])} stores."):
-        ask(lab.choices.info, {"kind": "picture", "run": run.id, "module": spec.name})
+        ask(lab.choices.info, {"kind": "picture", "run": run.id, "module": spec.name}, seconds=PATIENT_SECONDS)
     picture = read_picture(run, spec, order)
     if picture is None:
         raise RunError(f"the picture of {spec.name} cannot be read back from {run.folder}; make sure that the disk is not full")
@@ -166,8 +171,7 @@ def _offer_run(lab: Lab, shown: Shown, plan: Plan) -> None:
 
 
 def _missing(group: GroupPrediction) -> str:
-    size = f"{group.size_name} {group.size:,}" if group.size else "stored dense"
-    return f"No finished run stores this matrix at {group.compression_ratio:.3g}x fewer bytes ({size})."
+    return f"No finished run stores this matrix at about {group.compression_ratio:.3g}x fewer bytes."
 
 
 @reporting_errors()

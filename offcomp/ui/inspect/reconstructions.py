@@ -17,9 +17,15 @@ from offcomp.results.runs import label
 from offcomp.results.sentences import megabytes
 from offcomp.ui.charts import draw, show_table
 from offcomp.ui.escape import plain
-from offcomp.ui.frame import palette
+from offcomp.ui.frame import palette, style
 from offcomp.ui.inspect.methods import Shown, offer_fit
 from offcomp.ui.lab.answers import Lab
+
+STYLE = """
+[class*="st-key-inspect_head_"] {gap: .1rem}
+[class*="st-key-inspect_fit_"] button * {white-space: normal}
+@media (min-width: 641px) {[class*="st-key-inspect_head_"] {min-height: 6.2rem}}
+"""
 
 
 def show_maps(lab: Lab, spec: ModuleSpec, view: View, shown: Sequence[Shown], order: str) -> None:
@@ -71,18 +77,22 @@ def _map(
 def _show_several(lab: Lab, spec: ModuleSpec, view: View, shown: Sequence[Shown]) -> None:
     """Draw the original in the first column, and one method in each of the others."""
     first, *others = st.columns(1 + len(shown), gap="small")
-    first.markdown("**Original**")
-    first.caption(plain(f"{megabytes(spec.num_bytes)} as {spec.dtype}"))
+    style(STYLE)
+    with first.container(key="inspect_head_original"):
+        st.markdown("**Original**")
+        st.caption(plain(f"{megabytes(spec.num_bytes)} as {spec.dtype}"))
     _map(first, spec, view, view.original, key="original", title="Weights")
     _map(first, spec, view, view.spread, key="spread", title="If all was lost", errors=True)
     for column, one in zip(others, shown, strict=True):
-        column.markdown(f"**{plain(one.title)}**")
+        with column.container(key=f"inspect_head_{one.style_key}"):
+            st.markdown(f"**{plain(one.title)}**")
+            if one.found:
+                st.caption(plain(size_words(one.found)))
         if one.found is None:
             with column:
                 offer_fit(lab, one)
             continue
         key, picture = one.style_key, one.found.picture
-        column.caption(plain(size_words(one.found)))
         _map(column, spec, view, picture.reconstruction, key=f"weights_{key}", title="Reconstruction", about=one.title)
         lost = f"{results.percent(picture.lost)} lost"
         _map(
@@ -123,5 +133,5 @@ def show_rows(spec: ModuleSpec, view: View, found: Sequence[Reconstruction]) -> 
     st.caption(plain(results.rows_answer(rows, view, f"{first.title} at {first.size}" if first.size else first.title)))
     worst = worst_rows(view, found)
     if not worst.empty:
-        st.markdown("**Rows that turn most**")
+        st.markdown("**Rows that turn most, with their cosines**")
         show_table(worst, "inspect_worst")
