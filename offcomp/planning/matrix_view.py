@@ -111,9 +111,11 @@ class View:
         """The truncated SVD at this rank. A row of it is a projection, so the norm ratio of a row equals its cosine."""
         kept = np.sqrt(self.kept[:, rank - 1].astype(np.float64))
         cosines = np.where(self.norms > 0, kept, np.nan)
+        reconstruction = self.left[:, :rank] @ self.right[:, :rank].T
+        one_weight = max(self.rows, self.cols) <= MAX_CELLS
         return Picture(
-            self.left[:, :rank] @ self.right[:, :rank].T,
-            self._residual(rank),
+            reconstruction,
+            np.abs(self.original - reconstruction) if one_weight else self._residual(rank),
             self.row_energy[:, rank:].sum(1),
             self.column_energy[:, rank:].sum(1),
             cosines,
