@@ -112,7 +112,7 @@ def _shown(lab: Lab, spec: ModuleSpec, style_key: str, ratio: float, order: str)
     if predicted.form == "infeasible":
         return replace(nothing, problem=f"This method cannot reach this size: at most {predicted.largest_ratio:.3g}x.")
     name = run_id(resolved(plan, lab.choices.info), inputs_of(plan, lab.choices.info.reads))
-    if found := nearest(stored, predicted.compression_ratio, name):
+    if found := nearest(stored, predicted.compression_ratio, name) or nearest(stored, ratio):
         return _decoded(lab, spec, style_key, found, order)
     return replace(nothing, plan=plan, run=next((run for run in lab.runs if run.id == name), None))
 
