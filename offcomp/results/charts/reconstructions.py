@@ -14,8 +14,10 @@ from offcomp.results.charts.inspect import SMALL_FONT, finished, small_title
 from offcomp.results.charts.style import colour_scale, literal, outlined
 from offcomp.results.charts.theme import Palette, marker
 
-MAP_PIXELS, LINES_PIXELS = 320, 320
+MAP_PIXELS, LINES_PIXELS = 320, 360
 PERCENTILE = 99.5
+LEGEND_BELOW = {"orientation": "h", "x": 0, "y": -0.24, "yanchor": "top"}
+"""Above the chart, a legend of four methods would cover the title on a phone."""
 MAP_MARGINS = {"l": 52, "r": 16, "t": 34, "b": 76}
 
 
@@ -87,7 +89,7 @@ def cell_words(shape: tuple[int, int]) -> str:
 
 def cosines_figure(medians: pd.DataFrame, palette: Palette) -> go.Figure:
     """Plot the median cosine between rows and their reconstructions against the norm of the rows, one line per method."""
-    title, name = "Which method keeps the direction of rows?", "median cosine: higher is better"
+    title, name = "Which keeps the direction of rows?", "median cosine: higher is better"
     return _lines(medians.assign(value=medians["cosine"]), title, name, "cosine %{y:.3f}", palette)
 
 
@@ -114,4 +116,4 @@ def _lines(medians: pd.DataFrame, title: str, name: str, hover: str, palette: Pa
     ]
     xaxis = {"title": small_title("row length, as stored (log scale)"), "type": "log", "tickformat": "~g", "nticks": 6}
     yaxis = {"title": small_title(name)}
-    return finished(data, palette, title, LINES_PIXELS, xaxis=xaxis, yaxis=yaxis, showlegend=True, margin={"t": 84})
+    return finished(data, palette, title, LINES_PIXELS, xaxis=xaxis, yaxis=yaxis, showlegend=True, legend=LEGEND_BELOW)

@@ -16,11 +16,12 @@ from offcomp.results.runs import title_of_style_key
 from offcomp.runs.pictures import group_of
 from offcomp.runs.resident import ask
 from offcomp.ui.escape import plain, plain_table
-from offcomp.ui.frame import reporting_errors
+from offcomp.ui.frame import reporting_errors, style
 from offcomp.ui.inspect.methods import PATIENT_SECONDS
 from offcomp.ui.switch import choose_one
 
 ROW, COLUMN, METHOD, OPEN = "inspect_row", "inspect_column", "inspect_entry_method", "inspect_entry_open"
+STYLE = ".st-key-inspect_steps :is(td, th) {overflow-wrap: anywhere; white-space: normal; padding: .3rem .4rem}"
 CELL_HELP = "Leave both empty for the entry with the largest error."
 
 
@@ -93,4 +94,6 @@ def _show_answer(answer: Mapping[str, Any], found: Reconstruction) -> None:
         return
     rows = [[label, numbers, "" if value is None else f"{value:.6g}"] for label, numbers, value in answer["steps"]]
     table = pd.DataFrame(rows, columns=["Step", "Numbers", "Result"])
-    st.table(plain_table(table), hide_index=True, border="horizontal")
+    style(STYLE)
+    with st.container(key="inspect_steps"):
+        st.table(plain_table(table), hide_index=True, border="horizontal")

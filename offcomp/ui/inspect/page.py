@@ -77,7 +77,6 @@ def _show_matrix(lab: Lab) -> None:
     if view is None:
         _show_answer(place, info, spec, answer)
         _show_spectrum(spec, table, rank)
-        st.subheader("What does each method keep and lose?")
         _wait(info, spec)
     else:
         found = _show_methods(lab, spec, view, rank, order)
@@ -94,10 +93,11 @@ def _show_matrix(lab: Lab) -> None:
 
 def _show_methods(lab: Lab, spec: ModuleSpec, view: View, rank: int, order: str) -> list[Reconstruction]:
     """Show the methods side by side, and return the reconstructions that are known."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        st.subheader("What does each method keep and lose?", width="stretch")
+    left, right = st.columns([9, 2], gap="medium", vertical_alignment="center")
+    with left:
+        chosen = choose_methods(lab.choices)
+    with right:
         choose_one("Rows and columns", ORDERS, ORDER, description=ORDER_HELP, show_label=False)
-    chosen = choose_methods(lab.choices)
     shown = shown_methods(lab, spec, view, chosen, rank=rank, order=order)
     show_maps(lab, spec, view, shown, order)
     found = [one.found for one in shown if one.found]

@@ -24,7 +24,7 @@ from offcomp.ui.lab.answers import Lab
 STYLE = """
 [class*="st-key-inspect_head_"] {gap: .1rem}
 [class*="st-key-inspect_fit_"] button * {white-space: normal}
-@media (min-width: 641px) {[class*="st-key-inspect_head_"] {min-height: 6.2rem}}
+@media (min-width: 641px) {[class*="st-key-inspect_head_"] {min-height: 5rem}}
 """
 
 
