@@ -12,7 +12,7 @@ from offcomp.runs.store import RunStore
 from tests.serving import PHONE, Visit, fits, serious_faults, settled
 
 pytestmark = pytest.mark.browser
-PATIENT_MILLISECONDS = 300_000
+PATIENT_MILLISECONDS = 240_000
 
 
 def test_a_method_is_fitted_and_stands_beside_svd(app: Visit, home: Path) -> None:
@@ -32,8 +32,10 @@ def test_a_method_is_fitted_and_stands_beside_svd(app: Visit, home: Path) -> Non
     page.get_by_role("radio", name="Autoencoder, codebook").click()
     expect(page.get_by_text("Autoencoder, codebook at head")).to_be_visible(timeout=PATIENT_MILLISECONDS)
     expect(page.get_by_role("cell", name=re.compile("scale of row"))).to_be_visible()
+    page.mouse.move(0, 0)  # the colours under the pointer are Streamlit's own
     settled(page, PATIENT_MILLISECONDS)
     assert serious_faults(page) == []
     page.set_viewport_size(PHONE)  # type: ignore[arg-type]
     settled(page, PATIENT_MILLISECONDS)
     fits(page, PHONE["width"])
+    assert serious_faults(page) == []
