@@ -95,7 +95,7 @@ def cosines_figure(medians: pd.DataFrame, palette: Palette) -> go.Figure:
 
 def norms_figure(medians: pd.DataFrame, palette: Palette) -> go.Figure:
     """Plot the median error of the norms of rows, in per cent, against the norm of the rows, one line per method."""
-    title, name = "Which method keeps their length?", "median error of the length, %: 0 is best"
+    title, name = "Which keeps their length?", "length error in %: 0 is best"
     figure = _lines(medians.assign(value=100 * medians["norm_error"]), title, name, "length %{y:+.1f} %", palette)
     return figure.add_hline(0, line={"color": palette.muted, "width": 1})
 
