@@ -600,7 +600,7 @@ def rows_by_method(style_key: str, palette: Palette, *, norms: bool = False) -> 
         )
         for key, part in table.groupby("style_key")
     }
-    return Drawn(draw(table, palette), marks)
+    return Drawn(draw(table, palette), marks, {("y", 0)} if norms else set())
 
 
 def norms_by_method(style_key: str, palette: Palette) -> Drawn:
