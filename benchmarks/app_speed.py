@@ -37,7 +37,7 @@ EVERYTHING = ",".join(
     ["word_embeddings", *(f"{kind}.0-5" for kind in ("query", "key", "value", "attention_output", "ffn_in", "ffn_out"))]
 )
 STRIP = "[data-testid=stTable]"
-INSPECTED = "h3:has-text('keep and lose')"
+INSPECTED = "h3:has-text('at each rank')"
 COMPRESS = f"/compress?modules={EVERYTHING}&together=module&methods=svd"
 REST_MILLISECONDS = 1500
 WATCH_CHARTS = """() => {

@@ -6,7 +6,9 @@ sums and the squared entries of some rows are kept in memory. Wide matrices are 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +18,14 @@ from numpy.typing import NDArray
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.planning.grams import LARGEST_SIDE
-from offcomp.planning.matrix_view import MAX_ENTRIES, MAX_ROWS, ORDERS, View, block_starts, read_view, save_view, view_path
+from offcomp.planning.matrix_view import ORDERS, View, block_starts, read_view, sampled_rows, save_view, view_path
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PIECE_ENTRIES = 1 << 22  # 32 MB in float64
+RANK_GROWTH = 1.25
+"""Factor between consecutive ranks at which the residual of each cell is computed."""
 
 
 def make_view(info: ModelInfo, spec: ModuleSpec, home: Path) -> View:
@@ -34,9 +38,12 @@ def make_view(info: ModelInfo, spec: ModuleSpec, home: Path) -> View:
     view = read_view(path, spec.shape)
     if view is None:
         from offcomp.models.loading import load
+        from offcomp.models.row_names import row_names
         from offcomp.models.weights import stored_view
 
-        save_view(path, spec.shape, view_arrays(stored_view(load(info.model).model, spec)))
+        loaded = load(info.model)
+        arrays = view_arrays(stored_view(loaded.model, spec))
+        save_view(path, spec.shape, arrays | {"names": np.array(row_names(loaded, spec, arrays["sampled"].tolist()))})
         view = read_view(path, spec.shape)
     if view is None:
         raise InputError(f"{path} was written but cannot be read back; free some disk space, delete the file and try again")
@@ -55,14 +62,16 @@ def view_arrays(matrix: Tensor) -> dict[str, NDArray[np.generic]]:
     transposed = rows < cols
     tall = matrix.T if transposed else matrix
     product = gram(tall)
-    inner = _Side(product.diagonal().clamp_min(0).sqrt())
-    outer = _Side(tall.double().norm(dim=1) if tall.shape[0] * side <= PIECE_ENTRIES else tall.norm(dim=1).double())
+    inner = Side(product.diagonal().clamp_min(0).sqrt())
+    outer = Side(tall.double().norm(dim=1) if tall.shape[0] * side <= PIECE_ENTRIES else tall.norm(dim=1).double())
     basis = leading_eigenvectors(product, side)  # (side, side)
-    sampled = np.unique(np.linspace(0, rows - 1, min(rows, MAX_ROWS, max(1, MAX_ENTRIES // side))).round().astype(np.int32))
-    sums = _Sums.over(tall, basis, outer, sampled=None if transposed else sampled)
+    sampled = sampled_rows(rows, cols)
+    sums = _Sums.over(tall, basis, (outer, inner), sampled=None if transposed else sampled)
     arrays: dict[str, NDArray[np.generic]] = {
         "values": sums.squares.sqrt().numpy().astype(np.float32),
         "sampled": sampled,
+        "names": np.array([f"row {row:,}" for row in sampled]),
+        "ranks": known_ranks(side),
         "norms": (inner if transposed else outer).norms.numpy()[sampled].astype(np.float32),
         "kept": _kept(basis[sampled].square() * sums.squares if transposed else sums.of_rows),
     }
@@ -71,7 +80,16 @@ def view_arrays(matrix: Tensor) -> dict[str, NDArray[np.generic]]:
     return arrays
 
 
-class _Side:
+def known_ranks(side: int) -> NDArray[np.int32]:
+    """The ranks, from 0 to `side`, at which the residual of each cell is computed."""
+    ranks, rank = [0], 1
+    while rank < side:
+        ranks.append(rank)
+        rank = max(rank + 1, round(RANK_GROWTH * rank))
+    return np.array([*ranks, side], np.int32)
+
+
+class Side:
     """Assigns the rows of a matrix to blocks, once in stored order and once ordered by these norms. Also used for columns.
 
     blocks    order -> block index of each row, with the rows in stored order
@@ -95,22 +113,35 @@ class _Side:
         return empty.index_add_(0, self.blocks[order], values)
 
 
+def block_means(matrix: Tensor, sides: tuple[Side, Side], order: str) -> Tensor:
+    """Means (row blocks, column blocks) of the blocks of a matrix (rows, cols), given its sides, in float64."""
+    rows, columns = sides
+    return columns.sums(rows.sums(matrix, order).double().T, order).T / rows.sizes / columns.sizes.T
+
+
 @dataclass(eq=False)
 class _Sums:
-    """Sums over blocks of rows of W, of L = W V, and of L², the squared entries of L; also the sampled rows of L²."""
+    """Sums over blocks of rows of W, of L = W V, and of L², the squared entries of L; also the sampled rows of L².
+
+    residuals   (known ranks, row blocks, column blocks): energy of the residual in each cell
+    """
 
     weights: dict[str, Tensor]
     left: dict[str, Tensor]
     energy: dict[str, Tensor]
+    residuals: dict[str, Tensor]
     of_rows: Tensor
 
     @classmethod
-    def over(cls, tall: Tensor, basis: Tensor, outer: _Side, sampled: NDArray[np.int32] | None) -> _Sums:
+    def over(cls, tall: Tensor, basis: Tensor, sides: tuple[Side, Side], sampled: NDArray[np.int32] | None) -> _Sums:
         """Accumulate the sums in one pass over the matrix, one chunk at a time."""
         import torch
 
+        outer, inner = sides
         blocks, side = len(outer.sizes), basis.shape[1]
         weights, lefts, energy = ({order: basis.new_zeros(blocks, side) for order in ORDERS} for _ in range(3))
+        ranks = known_ranks(side)
+        residuals = {order: basis.new_zeros(len(ranks), blocks, len(inner.sizes)) for order in ORDERS}
         chosen = torch.zeros(len(tall), dtype=torch.bool)
         if sampled is not None:
             chosen[torch.from_numpy(sampled).long()] = True
@@ -123,14 +154,27 @@ class _Sums:
                 block = outer.blocks[order][top : top + len(piece)]
                 for total, part in ((weights, wide), (lefts, left), (energy, squares)):
                     total[order].index_add_(0, block, part)
+            for index, rest in enumerate(_residuals(piece.float(), left.float(), basis.float(), ranks)):
+                for order in ORDERS:
+                    block = outer.blocks[order][top : top + len(piece)]
+                    by_block = rest.new_zeros(blocks, side).index_add_(0, block, rest)
+                    residuals[order][index] += inner.sums(by_block.double().T, order).T
             kept.append(squares[chosen[top : top + len(piece)]])
             top += len(piece)
-        return cls(weights, lefts, energy, torch.cat(kept))
+        return cls(weights, lefts, energy, residuals, torch.cat(kept))
 
     @property
     def squares(self) -> Tensor:
         """Squared singular values, computed as squared column norms of L because small eigenvalues are inaccurate."""
         return next(iter(self.energy.values())).sum(0)
+
+
+def _residuals(piece: Tensor, left: Tensor, basis: Tensor, ranks: NDArray[np.int32]) -> Iterator[Tensor]:
+    """Squared entries (rows, side) of the residual of some rows at each rank."""
+    rest = piece.clone()
+    for before, rank in pairwise([0, *ranks.tolist()]):
+        rest.addmm_(left[:, before:rank], basis[:, before:rank].T, alpha=-1)
+        yield rest.square()
 
 
 def _kept(squares: Tensor) -> NDArray[np.float16]:
@@ -141,10 +185,13 @@ def _kept(squares: Tensor) -> NDArray[np.float16]:
 
 
 def _ordered(
-    order: str, sums: _Sums, basis: Tensor, sides: tuple[_Side, _Side], *, transposed: bool
+    order: str, sums: _Sums, basis: Tensor, sides: tuple[Side, Side], *, transposed: bool
 ) -> dict[str, NDArray[np.generic]]:
     """The arrays for one order, with rows and columns as in the untransposed matrix."""
     outer, inner = sides
+    entries = outer.sizes * inner.sizes.T
+    mean = sums.squares.sum() / entries.sum()
+    residuals = (sums.residuals[order] / entries / mean.clamp_min(np.finfo(np.float64).tiny)).sqrt()
     original = inner.sums(sums.weights[order].T.contiguous(), order) / inner.sizes / outer.sizes.T
     long = (sums.left[order] / outer.sizes, sums.energy[order])
     short = (inner.sums(basis, order) / inner.sizes, inner.sums(basis.square(), order) * sums.squares)
@@ -156,4 +203,6 @@ def _ordered(
         "row_energy": row_energy,
         "column_energy": column_energy,
     }
-    return {f"{order}_{name}": np.ascontiguousarray(array.numpy(), dtype=np.float32) for name, array in arrays.items()}
+    cells = residuals.mT if transposed else residuals
+    found: dict[str, NDArray[np.generic]] = {f"{order}_residuals": np.ascontiguousarray(cells.numpy(), dtype=np.float16)}
+    return found | {f"{order}_{name}": np.ascontiguousarray(array.numpy(), dtype=np.float32) for name, array in arrays.items()}

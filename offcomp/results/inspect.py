@@ -1,4 +1,4 @@
-"""Tables and sentences about one weight matrix under truncated SVD: what each rank keeps and stores, and which rows suffer."""
+"""Tables and sentences about one weight matrix: what each rank of its SVD keeps, and where a reconstruction differs from it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pandas as pd
 from offcomp import __version__
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.planning.marchenko_pastur import random_spectrum
-from offcomp.planning.matrix_view import View, block_starts
+from offcomp.planning.matrix_view import Picture, View, block_starts
 from offcomp.planning.spectrum import MatrixSpectrum
 
 TENTHS = 10
+MEDIANS = ("norm", "cosine", "norm_error")
 SPECTRUM_COLUMNS = {
     "rank": "Rank",
     "singular_value": "Singular value",
@@ -78,23 +79,34 @@ def percent(fraction: float) -> str:
     return f"{text} %"
 
 
-def row_table(view: View, rank: int) -> pd.DataFrame:
-    """The length of each sampled row and the cosine between the row and its reconstruction; all-zero rows are left out."""
-    table = pd.DataFrame({"row": view.sampled, "norm": view.norms.astype(np.float64), "cosine": view.cosines(rank)})
+def row_table(view: View, picture: Picture) -> pd.DataFrame:
+    """The norm of each sampled row, and the cosine and norm error of its reconstruction; all-zero rows are left out.
+
+    The norm error is the norm of the reconstructed row divided by that of the row, minus 1.
+    """
+    table = pd.DataFrame(
+        {
+            "row": view.sampled,
+            "name": view.names,
+            "norm": view.norms.astype(np.float64),
+            "cosine": picture.cosines,
+            "norm_error": picture.norm_ratios - 1,
+        }
+    )
     return table.dropna().reset_index(drop=True)
 
 
 def median_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Median length and cosine of each tenth of the rows, from the shortest to the longest; fewer parts if rows are few."""
-    values = rows[["norm", "cosine"]].to_numpy()[rows["norm"].to_numpy().argsort(kind="stable")]
+    """Medians of each tenth of the rows, from the shortest to the longest; fewer parts if rows are few."""
+    values = rows[list(MEDIANS)].to_numpy()[rows["norm"].to_numpy().argsort(kind="stable")]
     parts = min(TENTHS, len(values) // 3)
     cuts = np.arange(parts + 1) * len(values) // max(1, parts)
     medians = [np.median(values[start:end], axis=0) for start, end in pairwise(cuts)]
-    return pd.DataFrame(medians, columns=["norm", "cosine"])
+    return pd.DataFrame(medians, columns=list(MEDIANS))
 
 
-def rows_answer(rows: pd.DataFrame, view: View, rank: int) -> str:
-    """State in one sentence how well the rows keep their direction, and which rows were sampled."""
+def rows_answer(rows: pd.DataFrame, view: View, method: str) -> str:
+    """State in one sentence how well the rows keep their direction with a method, and which rows were sampled."""
     shown = len(view.sampled)
     which = f"all {shown:,} rows" if shown == view.rows else f"{shown:,} of {view.rows:,} rows, evenly spaced"
     zeros = shown - len(rows)
@@ -102,24 +114,27 @@ def rows_answer(rows: pd.DataFrame, view: View, rank: int) -> str:
     if rows.empty:
         return f"Every row is zero, so none has a direction ({which})."
     medians = median_table(rows)
-    typical = f"At rank {rank}, the median cosine is {rows['cosine'].median():.2f}"
+    typical = f"With {method}, the median cosine is {rows['cosine'].median():.2f}"
     if len(medians) == TENTHS:
         first, last = medians["cosine"].iloc[[0, -1]]
         typical += f": {first:.2f} among the shortest tenth of rows, {last:.2f} among the longest"
     return f"{typical} ({which}{left_out})."
 
 
-def block_table(view: View, rank: int) -> pd.DataFrame:
-    """Energy (squared norm) of each block of rows or columns: the total, the part kept at this rank, and the residual.
+def block_table(view: View, picture: Picture) -> pd.DataFrame:
+    """Energy (squared norm) of each block of rows or columns, and that of the residual.
 
     `first` and `last` are row or column indices in the order used by the view.
     """
+    sides = (
+        ("rows", view.row_energy, picture.rows_lost, view.rows),
+        ("columns", view.column_energy, picture.columns_lost, view.cols),
+    )
     parts = []
-    for side, energy, length in (("rows", view.row_energy, view.rows), ("columns", view.column_energy, view.cols)):
+    for side, energy, lost, length in sides:
         starts = block_starts(length)
-        total, lost = energy.sum(1, dtype=np.float64), energy[:, rank:].sum(1, dtype=np.float64)
         part = {"side": side, "first": starts[:-1], "last": starts[1:] - 1}
-        parts.append(pd.DataFrame(part | {"energy": total, "kept": total - lost, "residual": lost}))
+        parts.append(pd.DataFrame(part | {"energy": energy.sum(1, dtype=np.float64), "residual": lost.astype(np.float64)}))
     table = pd.concat(parts, ignore_index=True)
     table["relative_error"] = np.sqrt(table["residual"] / table["energy"].where(table["energy"] > 0, 1.0))
     return table

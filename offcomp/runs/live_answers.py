@@ -1,6 +1,6 @@
 """Answer questions about texts that a user types, with the original model and the compressed model of a finished run.
 
-A question is a JSON object:
+Questions about matrices are answered by `live_matrices`. A question about texts is a JSON object:
 
     {"kind": "texts", "run": RUN_ID or null, "texts": [1 to 8 texts of at most 500 characters]}
 
@@ -43,6 +43,7 @@ from offcomp.models.weights import replace
 from offcomp.numerics.progress import ignore_progress
 from offcomp.planning.data.tasks import fitting_families
 from offcomp.planning.plan import members
+from offcomp.runs import live_matrices
 from offcomp.runs.compress import SavedGroup
 from offcomp.runs.corrections import stored_corrections
 from offcomp.runs.store import RunStore
@@ -67,9 +68,12 @@ def write_answer(pipe: int, question: Mapping[str, Any], loaded: LoadedModel | N
     except OffcompError as error:
         found = {"error": str(error), "input": isinstance(error, InputError)}
     except MemoryError:
-        found = {"error": "the machine ran out of memory; try fewer texts, or close other programs", "input": False}
+        found = {
+            "error": "the machine ran out of memory; close other programs, or try fewer texts or a smaller matrix",
+            "input": False,
+        }
     except LIBRARY_FAULTS as error:
-        found = {"error": f"{model} cannot process these texts ({error}); try other texts", "input": False}
+        found = {"error": f"{model} cannot process this question ({error}); try another one", "input": False}
     content = json.dumps(found, allow_nan=False).encode()
     while content:
         content = content[os.write(pipe, content) :]
@@ -77,6 +81,9 @@ def write_answer(pipe: int, question: Mapping[str, Any], loaded: LoadedModel | N
 
 def answer(question: Mapping[str, Any], loaded: LoadedModel, home: Path) -> dict[str, Any]:
     """Answer a question; see the module docstring. The compressed weights stay in the model. Raises InputError and RunError."""
+    if question.get("kind") in live_matrices.KINDS:
+        check_unchanged(loaded.info)
+        return live_matrices.answer(question, loaded, RunStore(home))
     texts = _checked_texts(question)
     check_unchanged(loaded.info)
     kind = kind_of(loaded)
@@ -120,11 +127,7 @@ def kind_of(loaded: LoadedModel) -> str:
 
 def substitute(loaded: LoadedModel, name: str, home: Path) -> None:
     """Replace a model's weights with those that a run stored. Raises InputError, RunError and StorageError."""
-    run = RunStore(home).get(str(name))
-    if run.result is None or run.result.model is None or not run.has_weights:
-        raise InputError(f"run {run.id} has no stored weights; run its plan again")
-    if run.result.model.reads != loaded.info.reads:
-        raise RunError(f"run {run.id} belongs to another model, or the model's files have changed; run its plan again")
+    run = live_matrices.stored_run(loaded, name, RunStore(home))
     for group in run.plan.groups:
         saved = SavedGroup(run.group_file(group.name), tuple(members(group, loaded.info)), group.stack)
         replace(loaded.model, saved.reconstructions)

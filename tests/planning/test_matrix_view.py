@@ -22,7 +22,7 @@ from offcomp.planning.matrix_view import (
     view_path,
     weights_in_a_cell,
 )
-from offcomp.planning.matrix_view_fit import LARGEST_SIDE, view_arrays
+from offcomp.planning.matrix_view_fit import LARGEST_SIDE, known_ranks, view_arrays
 from tests import tiny_models
 from tests.cli.test_main import Command
 
@@ -71,15 +71,42 @@ def test_maps_and_energies_are_those_of_a_direct_svd(shape: tuple[int, int], ord
     scale = np.abs(averaged(exact[rows][:, cols])).max()
     for rank in {1, max(1, min(shape) // 3), min(shape)}:
         low = (left[:, :rank] * values[:rank]) @ right[:rank]
-        found = view.maps(rank)
-        wanted = [averaged(part[rows][:, cols]) for part in (exact, low, exact - low)]
-        for array, expected in zip((found.original, found.reconstruction, found.residual), wanted, strict=True):
-            assert array == pytest.approx(expected, abs=1e-4 * scale)
+        found = view.picture(rank)
+        assert view.original == pytest.approx(averaged(exact[rows][:, cols]), abs=1e-4 * scale)
+        assert found.reconstruction == pytest.approx(averaged(low[rows][:, cols]), abs=1e-4 * scale)
         residual = np.square(exact - low)[rows][:, cols]
-        for axis, energy in ((1, view.row_energy), (0, view.column_energy)):
+        for axis, energy in ((1, found.rows_lost), (0, found.columns_lost)):
             blocks = np.add.reduceat(residual.sum(axis), block_starts(shape[1 - axis])[:-1])
-            assert energy[:, rank:].sum(1) == pytest.approx(blocks, rel=1e-4, abs=1e-9 * exact.size * np.square(exact).max())
-            assert energy[:, rank:].sum() == pytest.approx(np.square(values[rank:]).sum(), rel=1e-4, abs=1e-6)
+            assert energy == pytest.approx(blocks, rel=1e-4, abs=1e-9 * exact.size * np.square(exact).max())
+            assert energy.sum() == pytest.approx(np.square(values[rank:]).sum(), rel=1e-4, abs=1e-6)
+        assert found.lost == pytest.approx(residual.sum() / np.square(exact).sum(), rel=1e-3, abs=1e-9)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_residual_of_each_cell_is_exact_at_known_ranks_and_adds_up_at_all(
+    shape: tuple[int, int], order: str, tmp_path: Path
+) -> None:
+    matrix = made(shape)
+    view, exact = written(matrix, tmp_path / "view.npz", order), matrix.double().numpy()
+    left, values, right = np.linalg.svd(exact, full_matrices=False)
+    rows, cols = in_order(exact, order)
+    sizes = [np.diff(block_starts(length)) for length in shape]
+    scale = np.sqrt(np.square(exact).mean())
+    for rank in {1, 2, 7, 15, 17, min(shape)} & {*range(1, min(shape) + 1)}:
+        residual = np.square(exact - (left[:, :rank] * values[:rank]) @ right[:rank])[rows][:, cols]
+        found = view.picture(rank).residual
+        total = (np.square(found, dtype=np.float64) * np.outer(*sizes)).sum()
+        assert total == pytest.approx(residual.sum(), rel=5e-3, abs=1e-9 * exact.size * scale**2)
+        if rank in view.ranks or max(shape) <= MAX_CELLS:
+            assert found == pytest.approx(np.sqrt(averaged(residual)), abs=2e-3 * scale)
+    assert view.spread == pytest.approx(np.sqrt(averaged(np.square(exact)[rows][:, cols])), rel=2e-3, abs=1e-6)
+
+
+def test_known_ranks_reach_from_nothing_to_everything() -> None:
+    assert known_ranks(1).tolist() == [0, 1]
+    assert known_ranks(384)[[0, 1, -1]].tolist() == [0, 1, 384]
+    assert (np.diff(known_ranks(384)) > 0).all() and len(known_ranks(384)) < 30
 
 
 def test_cosines_of_rows_are_those_of_a_direct_svd(tmp_path: Path) -> None:
@@ -94,8 +121,8 @@ def test_cosines_of_rows_are_those_of_a_direct_svd(tmp_path: Path) -> None:
             low = (left[:, :rank] * values[:rank]) @ right[:rank]
             with np.errstate(invalid="ignore"):
                 cosines = (low * exact).sum(1) / np.linalg.norm(low, axis=1) / np.linalg.norm(exact, axis=1)
-            assert np.isnan(view.cosines(rank)[3])
-            assert np.delete(view.cosines(rank), 3) == pytest.approx(np.delete(cosines, 3), abs=2e-3)
+            assert np.isnan(view.picture(rank).cosines[3])
+            assert np.delete(view.picture(rank).cosines, 3) == pytest.approx(np.delete(cosines, 3), abs=2e-3)
 
 
 def test_many_rows_are_sampled_evenly_and_the_file_stays_small(tmp_path: Path) -> None:
@@ -105,14 +132,14 @@ def test_many_rows_are_sampled_evenly_and_the_file_stays_small(tmp_path: Path) -
     assert set(np.diff(view.sampled)) <= {15, 16}
     assert view.original.shape == (MAX_CELLS, 48)
     assert (tmp_path / "view.npz").stat().st_size < 1e6
-    assert (weights_in_a_cell(30_522), weights_in_a_cell(384), weights_in_a_cell(48)) == ("about 238", "3", "1")
+    assert (weights_in_a_cell(30_522), weights_in_a_cell(384), weights_in_a_cell(48)) == ("about 318", "4", "1")
 
 
 def test_zeros_give_zeros(tmp_path: Path) -> None:
     view = written(torch.zeros(5, 4), tmp_path / "view.npz")
     assert not view.values.any()
-    assert not view.maps(2).residual.any()
-    assert np.isnan(view.cosines(2)).all()
+    assert not view.picture(2).residual.any()
+    assert np.isnan(view.picture(2).cosines).all()
 
 
 def test_a_matrix_too_large_is_refused() -> None:

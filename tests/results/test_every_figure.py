@@ -7,6 +7,7 @@ figure function without a case fails a test. Each case is drawn again for a meth
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
 from itertools import combinations
 from math import log10
 from typing import Any
@@ -19,6 +20,7 @@ from offcomp.planning.merge_survey import Merge, Suggestion, Survey
 from offcomp.results.atlas import SENSITIVITY_COLUMNS, SWEEP_COLUMNS
 from offcomp.results.charts import inspect as inspect_charts
 from offcomp.results.charts import model as model_charts
+from offcomp.results.charts import reconstructions as reconstruction_charts
 from offcomp.results.charts.atlas import sensitivity_figure, sweep_figure
 from offcomp.results.charts.dots import SYMBOLS
 from offcomp.results.charts.error_curve import error_curve_figure
@@ -37,7 +39,7 @@ from offcomp.runs.store import Run
 from tests.drawn import Drawn, Marks, assert_drawn, figure_functions, points_of
 from tests.made_runs import made_group, made_run, made_score
 
-HELPERS = {"style.styled", "dots.dots", "dots.in_rows", "plots.plot_errors", "plots.plot_pareto"}
+HELPERS = {"inspect.finished", "style.styled", "dots.dots", "dots.in_rows", "plots.plot_errors", "plots.plot_pareto"}
 """Functions that help to draw figures, and functions that only combine a table with its figure."""
 UNHEARD_OF = "magic"
 Case = Callable[[str, Palette], Drawn]
@@ -549,57 +551,58 @@ def energy(_style_key: str, palette: Palette) -> Drawn:
     return Drawn(inspect_charts.energy_figure(SPECTRUM, 2, palette), marks, {("x", 2)})
 
 
-def blocks(_style_key: str, palette: Palette) -> Drawn:
-    table = table_of(
-        ("side", "first", "last", "energy", "kept", "residual"),
-        *(("rows", 0.1, 0.2, 8.0, 6.5, 1.5), ("rows", 1.1, 1.2, 4.0, 2.75, 1.25), ("rows", 2.1, 2.2, 2.0, 0.25, 1.75)),
-        *(("columns", 0.1, 0.2, 9.0, 8.25, 0.75), ("columns", 1.1, 1.2, 5.0, 1.0, 3.875)),
-    )
-    values = np.array([[0.5, -0.25], [0.125, 0.75], [-0.375, 0.0625]], dtype=np.float32)
-    cells = pd.DataFrame([(x, y, float(values[y, x])) for y in range(3) for x in range(2)], columns=["column", "row", "mean"])
+def map_of_cells(_style_key: str, palette: Palette, *, errors: bool = False) -> Drawn:
+    values = np.array([[0.5, 0.25], [0.125, 0.75], [0.375, 0.0625]], dtype=np.float32)
+    values = values if errors else values * np.array([[1], [-1], [1]], np.float32)
+    cells = pd.DataFrame([(x, y, float(values[y, x])) for y in range(3) for x in range(2)], columns=["column", "row", "cell"])
+    figure = reconstruction_charts.map_figure(values, limit=0.7, shape=(3, 2), title="Residual", palette=palette, errors=errors)
+    what = "root mean square of the errors" if errors else "mean"
+    hover = "from row {row}, column {column}<br>" + what + " {cell:.4f}<extra></extra>"
+    return Drawn(figure, {"cells": Marks(cells, {"x": "column", "y": "row", "z": "cell", "hover": hover})})
 
-    def steps(side: str) -> pd.DataFrame:
-        """Return the blocks at their first edges, followed by the last block at its last edge."""
-        part = table[table["side"] == side]
-        part = pd.concat([part, part[-1:]]).assign(edge=np.arange(len(part) + 1) - 0.5)
-        return part.assign(part=part["residual"] / 14, part_percent=100 * part["residual"] / 14)
 
-    figure = inspect_charts.map_figure(
-        values, table, part="residual", limit=0.7, shape=(3, 2), title="Residual", palette=palette
-    )
-    said = "{part_percent:.2f} % of the energy of the matrix<extra></extra>"
-    return Drawn(
-        figure,
-        {
-            "cells": Marks(
-                cells,
-                {
-                    **{"x": "column", "y": "row", "z": "mean"},
-                    "hover": "from row {row}, column {column}<br>mean {mean:.4f}<extra></extra>",
-                },
-            ),
-            "rows": Marks(
-                steps("rows"), {"x": "100 * part", "y": "edge", "hover": said}, lambda trace: trace.fill == "tozerox"
-            ),
-            "columns": Marks(
-                steps("columns"), {"x": "edge", "y": "100 * part", "hover": said}, lambda trace: trace.fill == "tozeroy"
-            ),
-        },
-    )
+def map_of_errors(style_key: str, palette: Palette) -> Drawn:
+    return map_of_cells(style_key, palette, errors=True)
 
 
 def rows(_style_key: str, palette: Palette) -> Drawn:
-    table = table_of(("row", "norm", "cosine"), *((row, 2.0 + row, 0.5 + 0.03 * row) for row in range(5, 11)))
+    names = ("row", "name", "norm", "cosine", "norm_error")
+    table = table_of(names, *((row, f"unit {row}", 2.0 + row, 0.5 + 0.03 * row, 0.01 * row) for row in range(5, 11)))
     medians = pd.DataFrame({"norm": [8.0, 11.0], "cosine": [0.5 + 0.03 * 6, 0.5 + 0.03 * 9]})
     said = "length {norm:.3g}, cosine {cosine:.3f}<extra></extra>"
     place = {"x": "norm", "y": "cosine"}
     return Drawn(
         inspect_charts.rows_figure(table, palette),
         {
-            "rows": Marks(table, place | {"hover": "row {row}<br>" + said}, with_mode("markers")),
+            "rows": Marks(table, place | {"hover": "{name}<br>" + said}, with_mode("markers")),
             "medians": Marks(medians, place | {"hover": "median of a tenth: " + said}, with_mode("lines+markers")),
         },
     )
+
+
+def rows_by_method(style_key: str, palette: Palette, *, norms: bool = False) -> Drawn:
+    """The medians of two methods, one of which has a title with markup."""
+    table = table_of(
+        ("style_key", "title", "norm", "cosine", "norm_error"),
+        *((style_key, "<b>One</b>", 2.0 + tenth, 0.5 + 0.03 * tenth, -0.01 * tenth) for tenth in range(4)),
+        *(("original", "Two", 2.0 + tenth, 0.6 + 0.03 * tenth, 0.02 * tenth) for tenth in range(4)),
+    )
+    draw = reconstruction_charts.norms_figure if norms else reconstruction_charts.cosines_figure
+    shown, value = ("length {value:+.1f} %", "100 * norm_error") if norms else ("cosine {value:.3f}", "cosine")
+    hover = "a tenth of the rows: length {norm:.3g}, " + shown + "<extra>{title}</extra>"
+    marks = {
+        key: Marks(
+            part.assign(value=part.eval(value), title=escape(part["title"].iloc[0])),
+            {"x": "norm", "y": value, "hover": hover},
+            lambda trace, key=key: trace.marker.symbol == marker(key),
+        )
+        for key, part in table.groupby("style_key")
+    }
+    return Drawn(draw(table, palette), marks, {("y", 0)} if norms else set())
+
+
+def norms_by_method(style_key: str, palette: Palette) -> Drawn:
+    return rows_by_method(style_key, palette, norms=True)
 
 
 CASES: dict[str, tuple[Case, ...]] = {
@@ -619,8 +622,10 @@ CASES: dict[str, tuple[Case, ...]] = {
     "model.share_figure": (shares,),
     "inspect.spectrum_figure": (spectrum,),
     "inspect.energy_figure": (energy,),
-    "inspect.map_figure": (blocks,),
     "inspect.rows_figure": (rows,),
+    "reconstructions.map_figure": (map_of_cells, map_of_errors),
+    "reconstructions.cosines_figure": (rows_by_method,),
+    "reconstructions.norms_figure": (norms_by_method,),
 }
 ALL = [pytest.param(case, id=case.__name__) for cases in CASES.values() for case in cases]
 DRAWN_AS_SVG = {"start_svg.front_svg", "plan_map.plan_map_svg"}

@@ -11,7 +11,8 @@ import torch
 
 from offcomp.planning.marchenko_pastur import random_spectrum
 from offcomp.planning.spectrum import MatrixSpectrum
-from offcomp.results.charts.inspect import cell_words, colour_limit, energy_figure, map_figure, rows_figure, spectrum_figure
+from offcomp.results.charts.inspect import energy_figure, rows_figure, spectrum_figure
+from offcomp.results.charts.reconstructions import cell_words, colour_limit, map_figure
 from offcomp.results.charts.theme import PALETTES, Palette
 from offcomp.results.inspect import (
     block_table,
@@ -87,30 +88,32 @@ def test_rows_of_zeros_are_left_out_and_counted(tmp_path: Path) -> None:
     matrix = made((300, 20))
     matrix[:30] = 0
     view = written(matrix, tmp_path / "view.npz")
-    rows = row_table(view, 8)
+    rows = row_table(view, view.picture(8))
     assert len(rows) == 270
     assert rows["row"].min() == 30
     assert rows["norm"].tolist() == pytest.approx(matrix[30:].norm(dim=1).tolist(), rel=1e-5)
     assert len(median_table(rows)) == 10
-    assert "(all 300 rows, 30 all-zero rows left out)" in rows_answer(rows, view, 8)
+    assert "(all 300 rows, 30 all-zero rows left out)" in rows_answer(rows, view, "SVD at rank 8")
     nothing = written(torch.zeros(4, 3), tmp_path / "zeros.npz")
-    assert rows_answer(row_table(nothing, 1), nothing, 1) == "Every row is zero, so none has a direction (all 4 rows)."
+    assert (
+        rows_answer(row_table(nothing, nothing.picture(1)), nothing, "SVD")
+        == "Every row is zero, so none has a direction (all 4 rows)."
+    )
 
 
 def test_the_blocks_add_up_to_the_matrix_and_the_worst_are_named(tmp_path: Path) -> None:
     matrix = torch.zeros(6, 5)
     matrix[0, 0], matrix[4, 3], matrix[4, 1] = 4.0, 3.0, 0.0
     view = written(matrix, tmp_path / "view.npz")
-    blocks = block_table(view, 1)
+    blocks = block_table(view, view.picture(1))
     for side in ("rows", "columns"):
         part = blocks[blocks["side"] == side]
         assert part["energy"].sum() == pytest.approx(25)
-        assert part["kept"].sum() == pytest.approx(16)
         assert part["residual"].sum() == pytest.approx(9)
     assert blocks_answer(blocks, "stored") == (
         "The residual contains 36 % of the energy; the largest losses are 100 % of row 4 and 100 % of column 3."
     )
-    assert blocks_answer(block_table(view, 2), "norm") == "The residual is zero: the matrix is kept in full."
+    assert blocks_answer(block_table(view, view.picture(2)), "norm") == "The residual is zero: the matrix is kept in full."
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -118,16 +121,17 @@ def test_no_shape_breaks_a_chart(shape: tuple[int, int], tmp_path: Path) -> None
     matrix, palette = made(shape), PALETTES["light"]
     view, table = written(matrix, tmp_path / "view.npz", "norm"), table_of(matrix)
     for rank in {1, min(shape)}:
-        maps, blocks = view.maps(rank), block_table(view, rank)
-        limit = colour_limit(view.original)
-        figure = map_figure(maps.residual, blocks, part="residual", limit=limit, shape=shape, title="Residual", palette=palette)
-        heat = figure.data[0]
-        assert (heat.zmin, heat.zmax) == (-limit, limit)
-        assert heat.z.shape == view.original.shape
-        for chart in (figure, spectrum_figure(table, rank, palette), energy_figure(table, rank, palette)):
+        picture, limit = view.picture(rank), colour_limit(view.spread)
+        common = {"limit": limit, "shape": shape, "title": "x", "palette": palette}
+        figure = map_figure(picture.residual, errors=True, **common)
+        weights = map_figure(picture.reconstruction, **common)
+        assert (figure.data[0].zmin, figure.data[0].zmax) == (0, limit)
+        assert (weights.data[0].zmin, weights.data[0].zmax) == (-limit, limit)
+        assert figure.data[0].z.shape == weights.data[0].z.shape == view.original.shape
+        for chart in (figure, weights, spectrum_figure(table, rank, palette), energy_figure(table, rank, palette)):
             assert chart.layout.title.text
             assert np.isfinite([*chart.layout.xaxis.range, *chart.layout.yaxis.range]).all()
-        assert rows_figure(row_table(view, rank), palette).data[0].x is not None
+        assert rows_figure(row_table(view, picture), palette).data[0].x is not None
 
 
 @BOTH
@@ -135,9 +139,7 @@ def test_zeros_can_be_drawn(palette: Palette, tmp_path: Path) -> None:
     view = written(torch.zeros(6, 5), tmp_path / "view.npz")
     assert colour_limit(view.original) == 1.0
     assert spectrum_figure(table_of(torch.zeros(6, 5)), 2, palette).layout.yaxis.type == "log"
-    assert map_figure(
-        view.original, block_table(view, 2), part="energy", limit=1.0, shape=(6, 5), title="Original", palette=palette
-    )
+    assert map_figure(view.original, limit=1.0, shape=(6, 5), title="Original", palette=palette)
 
 
 def test_the_rank_is_a_line_and_what_saves_nothing_is_shaded() -> None:
@@ -147,7 +149,7 @@ def test_the_rank_is_a_line_and_what_saves_nothing_is_shaded() -> None:
     assert "rank 7" in [note.text for note in figure.layout.annotations]
 
 
-def test_a_cell_says_how_many_weights_it_averages() -> None:
-    assert cell_words((384, 384)) == "Each cell averages 3 x 3 weights."
-    assert cell_words((30_522, 384)) == "Each cell averages about 238 x 3 weights."
-    assert cell_words((20, 128)) == "Each cell is one weight."
+def test_a_cell_says_how_many_weights_it_stands_for() -> None:
+    assert cell_words((384, 384)) == "Each cell stands for 4 x 4 weights."
+    assert cell_words((30_522, 384)) == "Each cell stands for about 318 x 4 weights."
+    assert cell_words((20, 96)) == "Each cell is one weight."

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from offcomp.files import read_json
 from offcomp.models.listing import model_info
+from offcomp.results import bundled
 from tests import tiny_models
+from tests.made_runs import made_group, made_run, put_in_home
 from tests.pages import home, opened, texts
 
 __all__ = ["home"]  # a fixture
@@ -71,3 +74,19 @@ def test_another_model_is_compared_in_the_background(home: Path, tmp_path: Path)
         app.run()
         assert not app.exception and not app.error
     assert "Yours: " in texts(app)
+
+
+def test_what_runs_measured_with_other_methods_is_stated(home: Path) -> None:
+    app = opened("groups")
+    assert "No finished run compresses exactly these modules with another method at about 2x." in texts(app)
+    document = read_json(bundled.FOLDER / bundled.FILES[0])
+    names = [f"attention_output.{layer}" for layer in range(6)]
+    codebook = {"method": "autoencoder", "options": {"preset": "codebook"}}
+    groups = [made_group("g", 0.123, modules=names, ratio=2.0, parameter_ratio=2.0, stack="columns", **codebook)]
+    run = made_run("joint", groups).result
+    assert run
+    made = run.to_dict() | {"model": run.to_dict()["model"] | {"fingerprint": document["model"]["fingerprint"]}}
+    put_in_home(home, made, "0" * 12, submitted=1.0)
+    app = opened("groups")
+    assert "Autoencoder, codebook: relative error 0.123 in" in texts(app)
+    assert "not measured separately (measured at about 2x)." in texts(app)

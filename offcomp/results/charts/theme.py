@@ -20,6 +20,7 @@ class Palette:
     series       by style key: methods, "original", "reference"
     diverging    worse, no change, better: text is legible on all of them
     weights      weights from the most negative to the most positive, zero in the middle
+    errors       errors from zero, which looks almost like the page, to the largest
     """
 
     text: str
@@ -28,6 +29,7 @@ class Palette:
     surface: str
     diverging: tuple[str, str, str]
     weights: tuple[str, ...]
+    errors: tuple[str, ...]
     series: dict[str, str]
 
     def colour(self, style_key: str) -> str:
@@ -60,6 +62,7 @@ LIGHT = Palette(
     surface="#ffffff",
     diverging=("#e58a5c", "#f1f3f7", "#6cb0dd"),
     weights=("#1f5d9e", "#86b9de", "#f7f8fa", "#f2a987", "#b03a20"),
+    errors=("#f7f8fa", "#d3cbe6", "#a290c8", "#6d4fa0", "#3c1b6b"),
     series={style_key: light for style_key, (_, light, _) in LOOKS.items()},
 )
 DARK = Palette(
@@ -69,6 +72,7 @@ DARK = Palette(
     surface="#12151c",
     diverging=("#a8481a", "#242a35", "#20659c"),
     weights=("#9fd2f7", "#2f73ad", "#171b24", "#ab4a2e", "#f9b79f"),
+    errors=("#171b24", "#3b3160", "#6c57a4", "#a590d8", "#e3d8ff"),
     series={style_key: dark for style_key, (_, _, dark) in LOOKS.items()},
 )
 PALETTES = {"light": LIGHT, "dark": DARK}

@@ -18,8 +18,9 @@ from offcomp.planning.merge_survey import BEST, Survey, best_cut, estimated_seco
 from offcomp.results import groups as results
 from offcomp.results.charts.groups import pair_figure, tree_figure
 from offcomp.results.groups import group_words, groups_at, merge_table, module_words, pair_table
+from offcomp.results.other_methods import grouping_answer, grouping_table
 from offcomp.ui import draft
-from offcomp.ui.charts import csv_button, draw, show_table
+from offcomp.ui.charts import csv_button, draw, number_formats, show_table
 from offcomp.ui.escape import plain
 from offcomp.ui.frame import palette, reporting_errors
 from offcomp.ui.jobs import end_survey, request_survey, wait_for
@@ -42,7 +43,7 @@ def show_groups(lab: Lab) -> None:
     """Draw everything below the plan."""
     info = lab.choices.info
     st.caption("Explore here; your plan changes only if you use the groups below.")
-    show(info, *choose(info))
+    show(lab, *choose(info))
 
 
 def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
@@ -102,8 +103,9 @@ def _view_kinds(info: ModelInfo, kinds: list[str]) -> None:
     draft.note("kinds", ",".join(state[KINDS]), DEFAULT_KIND)
 
 
-def show(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float, stack: str) -> None:
+def show(lab: Lab, specs: tuple[ModuleSpec, ...], ratio: float, stack: str) -> None:
     """Show the answer, both charts and their tables, or explain why there is nothing to show."""
+    info = lab.choices.info
     if len(specs) < 2:
         _explain_too_few(info, specs)
         return
@@ -124,6 +126,7 @@ def show(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float, stack: st
         _show_pairs(survey, stack, origin)
     with tree:
         st.fragment(_show_tree)(info, survey, stack, origin)
+    _show_other_methods(lab, survey)
     _show_provenance(info, survey, origin)
 
 
@@ -249,6 +252,16 @@ def _table(table: pd.DataFrame, survey: Survey, purpose: str, origin: str) -> No
         file_name = f"offcomp-{survey.model.replace('/', '-')}-{purpose}.csv"
         make = partial(results.exported, table, survey, origin)
         csv_button(f"{purpose.capitalize()}, CSV", file_name, f"groups_csv_{purpose}", make)
+
+
+def _show_other_methods(lab: Lab, survey: Survey) -> None:
+    """State what runs have measured about grouping these modules with methods other than SVD."""
+    table = grouping_table(lab.measured, survey)
+    st.subheader("Does this hold for other methods?")
+    st.markdown(plain(grouping_answer(table, survey)))
+    if not table.empty:
+        with st.expander("Show as a table"):
+            show_table(table.drop(columns="style_key"), "groups_methods_table", formats=number_formats(table))
 
 
 def _show_provenance(info: ModelInfo, survey: Survey, origin: str) -> None:

@@ -1,38 +1,42 @@
-"""The Inspect page: choose a module and a rank, see what that rank keeps, and view heat maps once they are available."""
+"""The Inspect page: choose a module, a rank and methods, see what each keeps and loses, and view the spectrum of the module."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from offcomp.files import home_folder
 from offcomp.models.catalogue import BYTES_PER_VALUE, ModelInfo, ModuleSpec
 from offcomp.models.families import KIND_TITLES
 from offcomp.numerics.accounting import storage_dtype
-from offcomp.planning.matrix_view import ORDERS, View, read_view, view_path
+from offcomp.planning.matrix_view import ORDERS, Picture, View, read_view, view_path
 from offcomp.planning.spectra import find
 from offcomp.planning.spectrum import DENSE, MatrixSpectrum, svd_rank
 from offcomp.results import inspect as results
 from offcomp.results.charts import inspect as charts
+from offcomp.results.charts.reconstructions import LINES_PIXELS, MAP_PIXELS
+from offcomp.results.reconstructions import Reconstruction, figure_table, reconstructions_answer
 from offcomp.ui import draft
 from offcomp.ui.charts import csv_button, draw, show_table
 from offcomp.ui.escape import code, plain
 from offcomp.ui.frame import fragment, palette
+from offcomp.ui.inspect.entry import show_entry
+from offcomp.ui.inspect.methods import choose_methods, shown_methods
+from offcomp.ui.inspect.reconstructions import show_maps, show_rows
 from offcomp.ui.jobs import request_view, wait_for
 from offcomp.ui.lab.answers import Lab
 from offcomp.ui.switch import choose_one
 
-MODULE, ORDER, ZOOMED = "inspect_module", "inspect_order", "inspect_times"
-ZOOM = 5
-NAMES = results.SPECTRUM_COLUMNS | {"first": "From", "last": "To", "norm": "Length"}
-MAPS = (("original", "energy", "Original"), ("reconstruction", "kept", "Rank {}"), ("residual", "residual", "Residual"))
+MODULE, ORDER = "inspect_module", "inspect_order"
+NAMES = results.SPECTRUM_COLUMNS | {"first": "From", "last": "To", "norm": "Length", "norm_error": "Length error"}
 RANK_HELP = (
-    "The number of components of the singular value decomposition to keep. "
+    "The number of components of the singular value decomposition to keep; its bytes are those of all methods shown. "
     "The default is the rank that the draft's compression ratio allows."
 )
 ORDER_HELP = (
@@ -44,20 +48,20 @@ def show_matrix(lab: Lab) -> None:
     """Draw everything below the plan, as a fragment of its own so that changing the rank does not redraw the plan."""
     info = lab.choices.info
     if info.modules:
-        st.fragment(_show_matrix)(info)
+        st.fragment(_show_matrix)(lab)
     else:
         st.info(f"{plain(info.model)} has no weight matrices. Choose another model.")
 
 
 @fragment()
-def _show_matrix(info: ModelInfo) -> None:
+def _show_matrix(lab: Lab) -> None:
+    info = lab.choices.info
     left, right = st.columns([5, 7], gap="medium")
     with left:
         spec = _choose_module(info)
     draft.view("order", ORDER, list(ORDERS))
-    draft.view("residual", ZOOMED, (False, True), lambda zoomed: str(ZOOM if zoomed else 1))
-    path = view_path(info, spec, home_folder())
-    view = read_view(path, spec.shape, st.session_state[ORDER])
+    order = str(st.session_state[ORDER])
+    view = read_view(view_path(info, spec, home_folder()), spec.shape, order)
     values = find(info, (spec,), "rows", home_folder()) if view is None else view.values
     if values is None:
         st.markdown(
@@ -68,21 +72,39 @@ def _show_matrix(info: ModelInfo) -> None:
     with right:
         rank = _choose_rank(info, spec)
     table = results.spectrum_table(MatrixSpectrum(*spec.shape, values))
-    _show_answer(info, spec, results.spectrum_answer(table, spec.name, rank))
-    _show_spectrum(spec, table, rank)
-    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        st.subheader(f"What does rank {rank:d} keep and lose?", width="stretch")
-        if view is not None:
-            choose_one("Rows and columns", ORDERS, ORDER, description=ORDER_HELP, show_label=False)
-            st.toggle(
-                f"Residual x{ZOOM}", key=ZOOMED, persist_state="session", help="Amplify the colours of the residual only."
-            )
+    place = st.container()
+    answer = results.spectrum_answer(table, spec.name, rank)
     if view is None:
+        _show_answer(place, info, spec, answer)
+        _show_spectrum(spec, table, rank)
         _wait(info, spec)
     else:
-        _show_maps(spec, view, rank)
-        _show_rows(spec, view, rank)
-    _show_tables(info, spec, table, view, rank)
+        found = _show_methods(lab, spec, view, rank, order)
+        compared = reconstructions_answer(found, spec.name) if len(found) > 1 else ""
+        _show_answer(place, info, spec, compared or answer)
+        st.subheader("How well can SVD compress it at each rank?")
+        if compared:
+            st.markdown(plain(answer))
+        _show_spectrum(spec, table, rank)
+        _show_picture_tables(info, spec, view, found, order)
+    _offer(info, spec, "Singular values as a table", "spectrum", lambda: table)
+    _show_sources(info, spec, bundled=view is None)
+
+
+def _show_methods(lab: Lab, spec: ModuleSpec, view: View, rank: int, order: str) -> list[Reconstruction]:
+    """Show the methods side by side, and return the reconstructions that are known."""
+    left, right = st.columns([9, 2], gap="medium", vertical_alignment="center")
+    with left:
+        chosen = choose_methods(lab.choices)
+    with right:
+        choose_one("Rows and columns", ORDERS, ORDER, description=ORDER_HELP, show_label=False)
+    shown = shown_methods(lab, spec, view, chosen, rank=rank, order=order)
+    show_maps(lab, spec, view, shown, order)
+    found = [one.found for one in shown if one.found]
+    if found:
+        show_rows(spec, view, found)
+        show_entry(lab.choices.info, spec, found, rank)
+    return found
 
 
 def _choose_module(info: ModelInfo) -> ModuleSpec:
@@ -148,9 +170,9 @@ def _linked_rank(max_rank: int, name: str) -> int | None:
     return None
 
 
-def _show_answer(info: ModelInfo, spec: ModuleSpec, answer: str) -> None:
+def _show_answer(place: DeltaGenerator, info: ModelInfo, spec: ModuleSpec, answer: str) -> None:
     """Show the answer and the button that compresses the matrix."""
-    text_column, button_column = st.columns([5, 1], vertical_alignment="center")
+    text_column, button_column = place.columns([5, 1], vertical_alignment="center")
     text_column.markdown(plain(answer))
     if button_column.button("Compress it", key="inspect_compress", icon=":material/compress:", width="stretch"):
         draft.choose(info, [spec.name])
@@ -168,53 +190,22 @@ def _show_spectrum(spec: ModuleSpec, table: pd.DataFrame, rank: int) -> None:
         draw(charts.energy_figure(table, rank, palette()), "inspect_energy", alt)
 
 
-def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
-    """Draw the original, the reconstruction and the residual on one colour scale, with bars that show energy."""
-    zoomed = bool(st.session_state[ZOOMED])
-    maps, blocks = view.maps(rank), results.block_table(view, rank)
-    st.markdown(plain(results.blocks_answer(blocks, st.session_state[ORDER])))
-    limit = charts.colour_limit(view.original)
-    for column, (name, part, title) in zip(st.columns(3, gap="small"), MAPS, strict=True):
-        stretched = zoomed and name == "residual"
-        figure = charts.map_figure(
-            getattr(maps, name),
-            blocks,
-            part=part,
-            limit=limit / ZOOM if stretched else limit,
-            shape=spec.shape,
-            title=title.format(rank) + (f", colours x{ZOOM}" if stretched else ""),
-            palette=palette(),
-        )
-        with column:
-            draw(figure, f"inspect_{name}", f"Heat map of {spec.name}: {title.format(rank)}; the table below has the energies.")
-    colours = f"All three use the same colour scale{f', except that the residual is amplified {ZOOM}x' if zoomed else ''}"
-    cells = charts.cell_words(spec.shape)
-    st.caption(
-        plain(
-            f"{cells} {colours}: red is positive, blue is negative; 99.5 % of the original's cells are within the scale. "
-            "Bars: the exact energy of each block of rows (right) and of columns (top), also on a common scale."
-        )
-    )
+def _show_picture_tables(info: ModelInfo, spec: ModuleSpec, view: View, found: Sequence[Reconstruction], order: str) -> None:
+    """Show the data of the maps and the rows as tables, each built only when opened."""
+    if not found:
+        return
+
+    def of_each(make: Callable[[View, Picture], pd.DataFrame]) -> pd.DataFrame:
+        return pd.concat([make(view, each.picture).assign(method=each.title, size=each.size) for each in found])
+
+    _offer(info, spec, "Methods as a table", "methods", lambda: figure_table(found))
+    _offer(info, spec, "Block energies as a table", "blocks", lambda: of_each(results.block_table), order=ORDERS[order])
+    _offer(info, spec, "Rows as a table", "rows", lambda: of_each(results.row_table))
 
 
-def _show_rows(spec: ModuleSpec, view: View, rank: int) -> None:
-    """Plot, against each row's norm, the cosine between the row and its reconstruction."""
-    rows = results.row_table(view, rank)
-    if not rows.empty:
-        alt = f"Cosine between rows of {spec.name} and their reconstructions at rank {rank}, against row norm."
-        draw(charts.rows_figure(rows, palette()), "inspect_rows", alt)
-    st.caption(plain(results.rows_answer(rows, view, rank)))
-
-
-def _show_tables(info: ModelInfo, spec: ModuleSpec, spectrum: pd.DataFrame, view: View | None, rank: int) -> None:
-    """Show the data as tables, each built only when opened, and state the source of the numbers."""
-    _offer(info, spec, "Singular values as a table", "spectrum", lambda: spectrum)
-    if view is not None:
-        order = ORDERS[st.session_state[ORDER]]
-        blocks, rows = partial(results.block_table, view, rank), partial(results.row_table, view, rank)
-        _offer(info, spec, "Block energies as a table", "blocks", blocks, rank=rank, order=order)
-        _offer(info, spec, "Rows as a table", "rows", rows, rank=rank)
-    source = "bundled or cached" if view is None else "computed on this machine from the weights"
+def _show_sources(info: ModelInfo, spec: ModuleSpec, *, bundled: bool) -> None:
+    """State where the numbers come from."""
+    source = "bundled or cached" if bundled else "computed on this machine from the weights"
     st.caption(
         f"Singular values: {source}; nothing is estimated. Energy is the squared norm; rank r keeps the sum of the r largest "
         "squared singular values (Eckart and Young 1936). Random: a Gaussian matrix of the same shape and norm, from the "
@@ -251,5 +242,5 @@ def _wait(info: ModelInfo, spec: ModuleSpec) -> None:
 def _show_skeletons(spec: ModuleSpec) -> None:
     st.caption(plain(f"Reading the weights of {spec.name}; the result is then cached. Pictures will appear in a few seconds."))
     for column in st.columns(3, gap="small"):
-        column.skeleton(height=charts.MAP_PIXELS)
-    st.skeleton(height=charts.ROWS_PIXELS)
+        column.skeleton(height=MAP_PIXELS)
+    st.skeleton(height=LINES_PIXELS)
