@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +29,10 @@ SPREADS = 3.0
 """The scale of the pictures ends at this many root mean squares of the weights shown."""
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 class FrameWriter:
     """A context manager that writes the frames of a group, unless the run has frames already or the group is too large.
 
@@ -41,7 +46,7 @@ class FrameWriter:
         if sum(spec.rows * spec.cols for spec in specs) > MAX_ENTRIES:
             return
         with suppress(OSError):  # the file exists because an earlier group, or another attempt at the run, has written it
-            self._stream = (folder / FRAMES).open("xb", buffering=0)
+            self._stream = open(folder / FRAMES, "xb", buffering=0, opener=_private)  # noqa: SIM115  # closed at exit
         if self._stream is None:
             return
         self._original = matrix = read_stacked(model, specs, group.stack).float()

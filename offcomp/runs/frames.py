@@ -128,7 +128,11 @@ def _checked(frame: Frame, header: FrameHeader) -> Frame:
 
 
 def _check_picture(picture: str, header: FrameHeader) -> None:
-    if len(b64decode(picture, validate=True)) != header.height * header.width:
+    try:
+        count = len(b64decode(picture, validate=True))
+    except ValueError:
+        count = 0
+    if count != header.height * header.width:
         raise Malformed(f" does not have {header.height} x {header.width} weights", "picture")
 
 

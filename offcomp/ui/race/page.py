@@ -186,7 +186,8 @@ def _controls(race: Race) -> None:
             )
         last = race.epochs // every * every
         if epochs and last > every:
-            st.slider("Epoch", every, last, step=every, key=playback.EPOCH, on_change=playback.pause, width=420)
+            slider = playback.slider_key()
+            st.slider("Epoch", every, last, step=every, key=slider, on_change=playback.slide, args=(slider,), width=420)
 
 
 def _show_progress(race: Race) -> None:

@@ -10,14 +10,19 @@ import streamlit as st
 from offcomp.results.race import Race
 
 TICK_SECONDS = 0.5
-EPOCH, PLAYING, LAST, SHOWN = "race_epoch", "race_playing", "race_ticked", "race_shown"
+DUE = 0.6
+"""Share of a tick after which the next frame is due: a script that runs in between, after a click, shows no new frame."""
+EPOCH, PLAYING, LAST, SHOWN = "race_position", "race_playing", "race_ticked", "race_shown"
+MOVES = "race_moves"
+"""Session state key: how often the position was set by anything but the slider."""
 REVEALED = "race_revealed"
 """Session state key: the races whose end this session has seen."""
 
 
 def begin(key: str) -> None:
     """Play the race of these runs from its first epoch."""
-    st.session_state.update({SHOWN: key, PLAYING: True, EPOCH: 0, LAST: monotonic()})
+    st.session_state.update({SHOWN: key, PLAYING: True})
+    _set(0)
 
 
 def advance(race: Race) -> int:
@@ -30,22 +35,41 @@ def advance(race: Race) -> int:
     if state.get(SHOWN) != race.key:
         begin(race.key)
         if race.ended and epochs:
-            state.update({EPOCH: epochs[-1], PLAYING: False})
+            _set(epochs[-1])
+            pause()
     if not epochs:
         return 0
-    place = _place(epochs, state.get(EPOCH) or 0)
-    due = monotonic() - state.get(LAST, 0.0) >= 0.6 * TICK_SECONDS
-    if not state.get(EPOCH):
-        state[LAST] = monotonic()
-    elif state[PLAYING] and due and place < len(epochs) - 1:
+    place = _place(epochs, state[EPOCH])
+    due = monotonic() - state[LAST] >= DUE * TICK_SECONDS
+    if state[PLAYING] and state[EPOCH] and due and place < len(epochs) - 1:
         place += 1
-        state[LAST] = monotonic()
     elif state[PLAYING] and race.ended and place == len(epochs) - 1:
-        state[PLAYING] = False
-    state[EPOCH] = epochs[place]
+        pause()
+    _set(epochs[place])
     if place == len(epochs) - 1 and race.ended:
         state[REVEALED] = {*state.get(REVEALED, ()), race.key}
     return epochs[place]
+
+
+def _set(epoch: int) -> None:
+    """Move to an epoch. The slider then starts afresh: the browser may still send the value that it had before."""
+    state = st.session_state
+    if state.get(EPOCH) != epoch:
+        state.update({EPOCH: epoch, MOVES: state.get(MOVES, 0) + 1, LAST: monotonic()})
+
+
+def slider_key() -> str:
+    """The key of the slider, whose state holds the epoch that is shown."""
+    key = f"race_slider_{st.session_state.get(MOVES, 0)}"
+    st.session_state.setdefault(key, st.session_state[EPOCH])
+    return key
+
+
+def slide(key: str) -> None:
+    """Pause, and move to the epoch of the slider with this key, unless a later one has taken its place."""
+    if key == slider_key():
+        st.session_state[EPOCH] = st.session_state[key]
+        pause()
 
 
 def _place(epochs: Sequence[int], epoch: int) -> int:
@@ -67,16 +91,15 @@ def play_or_pause(epochs: Sequence[int]) -> None:
     """Pause, or play on; from the start if the last epoch is shown."""
     state = st.session_state
     state[PLAYING] = not state.get(PLAYING)
-    state[LAST] = monotonic()
     if state[PLAYING] and epochs and state[EPOCH] >= epochs[-1]:
-        state[EPOCH] = epochs[0]
+        _set(epochs[0])
 
 
 def move(epochs: Sequence[int], steps: int) -> None:
     """Pause, and move by a number of frames."""
     if epochs:
         place = _place(epochs, st.session_state[EPOCH]) + steps
-        st.session_state[EPOCH] = epochs[min(max(place, 0), len(epochs) - 1)]
+        _set(epochs[min(max(place, 0), len(epochs) - 1)])
     pause()
 
 
