@@ -101,10 +101,10 @@ def test_the_buttons_and_the_slider_move_and_pause(race: Race) -> None:
 def test_starting_a_race_that_was_run_before_replays_it_at_once(race: Race) -> None:
     app = opened("race", model=race.svd.plan.model, race_matrix=MODULE, race_ratio=f"{RATIO:g}")
     assert not app.table and not app.slider
-    app.button_group(key="race_guess").set_value(["autoencoder"]).run()
+    app.button_group(key="race_guess").set_value("autoencoder").run()
     app.button(key="run").click().run()
     assert not app.exception and not app.error
-    assert app.query_params["race"] == [race.key]
+    assert app.query_params["race"] in (race.key, [race.key])
     assert "has been run before" in texts(app)
     assert epoch_of(app) == 1
     assert standing(race, race.shown[0]) in texts(app).replace("\\", "")
