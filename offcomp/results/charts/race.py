@@ -35,7 +35,7 @@ STYLE = """
 }}
 """
 SCALE, MARGIN, CAPTION = 4, 16, 48
-GIF_SIZE = (704, 520)
+GIF_SIZE = (736, 520)
 GIF_FRAMES, FRAME_MILLISECONDS, LAST_MILLISECONDS = 50, 160, 3000
 SHADES = 8
 
@@ -226,9 +226,9 @@ def race_gif(race: Race, palette: Palette) -> bytes:
 
 
 def _gif_palette(palette: Palette) -> Image.Image:
-    """The colours of an animation: every second one of the pictures, and shades of the colours of text and lines."""
+    """The colours of an animation: every fourth one of the pictures, and shades of the colours of text and lines."""
     ramp = ramp_of(palette.weights)
-    colours = [list(ramp[start : start + 3]) for start in range(0, len(ramp), 6)]
+    colours = [list(ramp[start : start + 3]) for start in range(0, len(ramp), 12)]
     surface = _rgb(palette.surface)
     for ink in (palette.text, palette.muted, palette.grid, palette.colour("svd"), palette.colour("autoencoder")):
         colours += [_mixed(surface, _rgb(ink), shade / SHADES) for shade in range(SHADES + 1)]
@@ -241,8 +241,9 @@ def _gif_frame(race: Race, frame: Frame, palette: Palette) -> Image.Image:
     image = Image.new("RGB", GIF_SIZE, palette.surface)
     canvas, font = ImageDraw.Draw(image), ImageFont.load_default(15)
     stored = race.svd_frames.stored if race.svd_frames else None
+    (group,) = race.svd.plan.groups
     shown = [
-        ("Original", "", race.frames.header.picture if race.frames else "", race.frames),
+        ("Original", f"{group.modules[0]} at {group.ratio:g}x", race.frames.header.picture if race.frames else "", race.frames),
         (
             "SVD",
             f"relative error {stored.relative_error:.3f}" if stored else "",
