@@ -187,7 +187,8 @@ def _controls(race: Race) -> None:
         last = race.epochs // every * every
         if epochs and last > every:
             slider = playback.slider_key()
-            st.slider("Epoch", every, last, step=every, key=slider, on_change=playback.slide, args=(slider,), width=420)
+            start = st.session_state[playback.START]
+            st.slider("Epoch", every, last, start, every, key=slider, on_change=playback.slide, args=(slider,), width=420)
 
 
 def _show_progress(race: Race) -> None:

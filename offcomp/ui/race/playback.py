@@ -13,8 +13,8 @@ TICK_SECONDS = 0.5
 DUE = 0.6
 """Share of a tick after which the next frame is due: a script that runs in between, after a click, shows no new frame."""
 EPOCH, PLAYING, LAST, SHOWN = "race_position", "race_playing", "race_ticked", "race_shown"
-MOVES = "race_moves"
-"""Session state key: how often the position was set by anything but the slider."""
+MOVES, START = "race_moves", "race_slider_start"
+"""Session state keys: how often the position was set by anything but the slider, and the epoch at the last time."""
 REVEALED = "race_revealed"
 """Session state key: the races whose end this session has seen."""
 
@@ -55,19 +55,22 @@ def _set(epoch: int) -> None:
     """Move to an epoch. The slider then starts afresh: the browser may still send the value that it had before."""
     state = st.session_state
     if state.get(EPOCH) != epoch:
-        state.update({EPOCH: epoch, MOVES: state.get(MOVES, 0) + 1, LAST: monotonic()})
+        state.update({EPOCH: epoch, START: epoch, MOVES: state.get(MOVES, 0) + 1, LAST: monotonic()})
 
 
 def slider_key() -> str:
-    """The key of the slider, whose state holds the epoch that is shown."""
-    key = f"race_slider_{st.session_state.get(MOVES, 0)}"
-    st.session_state.setdefault(key, st.session_state[EPOCH])
+    """The key of the slider, which starts at the epoch START."""
+    state = st.session_state
+    key = f"race_slider_{state[MOVES]}"
+    if key not in state and state[EPOCH] != state[START]:  # another page was open in the meantime
+        state.update({START: state[EPOCH], MOVES: state[MOVES] + 1})
+        key = f"race_slider_{state[MOVES]}"
     return key
 
 
 def slide(key: str) -> None:
     """Pause, and move to the epoch of the slider with this key, unless a later one has taken its place."""
-    if key == slider_key():
+    if key == f"race_slider_{st.session_state[MOVES]}":
         st.session_state[EPOCH] = st.session_state[key]
         pause()
 
