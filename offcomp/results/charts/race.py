@@ -17,7 +17,7 @@ from offcomp.results.race import WORST, Race
 from offcomp.runs.frames import SIDE, TOP, Frame, FrameHeader, Recording, pixels
 
 WIDTH, HEIGHT = 440, 220
-LEFT, RIGHT, ABOVE, BELOW = 40, 128, 26, 40
+LEFT, RIGHT, ABOVE, BELOW = 40, 146, 26, 40
 ZEROS = "storing zeros"
 LABEL_GAP = 16.0
 STYLE = """
