@@ -64,6 +64,7 @@ def test_a_race_is_seen_live_and_again(browser: Browser, address: str) -> None:
 
         page.keyboard.press("p")
         expect(page.get_by_role("button", name="Pause")).to_be_visible()
+        expect(page.locator(LEARNED)).not_to_contain_text(f"epoch {EPOCHS} of")
         page.keyboard.press("p")
         expect(page.get_by_role("button", name="Play")).to_be_visible()
         settled(page)
