@@ -17,8 +17,8 @@ from offcomp.ui.frame import DOORS, PAGES
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = ["/" if path == "app.py" else f"/{Path(path).stem}" for path, _, _ in PAGES]
 """The addresses of all pages, in the order of the sidebar."""
-LAB = [f"/{Path(path).stem}" for path, _, _ in DOORS["Lab"]]
-"""The addresses of the pages of the Lab."""
+LAB = [f"/{Path(path).stem}" for path, _, _ in DOORS["Lab"] if "lab_page" in (ROOT / path).read_text(encoding="utf-8")]
+"""The addresses of the pages of the Lab that show the plan."""
 STRIP = "At this size"
 """The first heading of the strip."""
 

@@ -92,13 +92,14 @@ def train(
     learning_rate: Callable[[int], float],
     generator: Generator,
     report: Callable[[float], None],
+    after_epoch: Callable[[int, Tensor], None] | None = None,
 ) -> list[Float[Tensor, " stack"]]:
     """Train one or more stacked models with Adam on shuffled batches.
 
     `step(batch, epoch)` writes the gradients of `parameters` and returns the loss of each model. Each table has one row per
     model and sample, and a batch takes the same samples from every table and for every model. The parameters are moved into one
-    buffer. `report` receives the completed fraction every 64 steps and may raise an exception to stop training. Returns the
-    mean losses of each epoch.
+    buffer. `report` receives the completed fraction every 64 steps and may raise an exception to stop training. `after_epoch`
+    receives the number of each finished epoch, counted from 1, and the mean loss of each model. Returns these losses.
     """
     optimiser = Adam(in_one_buffer(parameters))
     history: list[Tensor] = []
@@ -116,5 +117,7 @@ def train(
                     total += step(batch, epoch)
                     optimiser.step(rate)
             history.append(total.cpu() / steps)
+            if after_epoch:
+                after_epoch(epoch + 1, history[-1])
     report(1.0)
     return history

@@ -55,6 +55,7 @@ class Loader(threading.Thread):
         import offcomp.models.offloading
         import offcomp.runs.calibration
         import offcomp.runs.compress
+        import offcomp.runs.frame_writer
         import offcomp.runs.live_answers  # noqa: F401
         from offcomp.models.loading import load
 

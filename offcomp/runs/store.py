@@ -6,6 +6,7 @@
     RUN/worker.lock     locked by the worker until it exits
     RUN/progress.json   stage, fraction done and remaining seconds, while it is running
     RUN/cancel          present once cancellation has been requested
+    RUN/frames.jsonl    small pictures of the first group, one per epoch (`runs.frames`)
     RUN/groups/         the stored tensors of the compressed groups
     RUN/run.json        the result, written last
     RUN/log.txt         the output of the worker

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from offcomp.errors import ModelError, OffcompError, RunError, first_line
 from offcomp.files import storage_error
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from offcomp.runs.compress import SavedGroup
     from offcomp.runs.corrections import Corrections
 
+T = TypeVar("T")
 log = logging.getLogger("offcomp")
 
 LOAD = "load the model"
@@ -65,6 +66,7 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
         from offcomp.models.offloading import StoredMatrices, offloaded
         from offcomp.runs.calibration import calibration_of
         from offcomp.runs.compress import SavedGroup, add_output_errors, check_finite, compress_group, save_group
+        from offcomp.runs.frame_writer import FrameWriter
         from offcomp.runs.together import FitsTogether
 
         loaded = _loaded(plan.model, preloaded)
@@ -87,23 +89,27 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
     with nullcontext() if model_loaded else calibration.offloaded() if calibration else offloaded(loaded):
         with calibration.keeping_earlier_groups() if calibration else nullcontext():
             for group in ordered:
-                with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, compressed) as hints:
+                with (
+                    worker.stage(f"compress {group.name}") as progress,
+                    _hints(calibration, group, compressed) as hints,
+                    FrameWriter(worker.folder, source, loaded.info, group, progress) as frames,
+                ):
                     result = compress_group(
                         source,
                         loaded.info,
                         group,
                         hints=hints,
                         seed=plan.seed,
-                        report=report,
+                        report=frames.report,
                         measure_outputs=not model_loaded,
-                        fitted=together.take(group, report),
+                        fitted=together.take(group, frames.report),
                     )
                     check_finite(result)
                     path = save_group(result, worker.groups_folder, make_folder=False)
+                    frames.finish(result)
                 compressed.append(SavedGroup(path, result.members, result.stacking))
                 worker.groups.append(result.figures)
-        compressed = [group for _, group in sorted(zip(order, compressed, strict=True), key=itemgetter(0))]
-        worker.groups = [figures for _, figures in sorted(zip(order, worker.groups, strict=True), key=itemgetter(0))]
+        compressed, worker.groups = _in_plan_order(order, compressed), _in_plan_order(order, worker.groups)
         if calibration and model_loaded:
             with worker.stage("measure outputs on text"):
                 worker.groups = add_output_errors(calibration, compressed, worker.groups)
@@ -138,6 +144,10 @@ def _loaded(model: str, preloaded: LoadedModel | None) -> LoadedModel:
     except ModelError:
         return load(model)
     return preloaded
+
+
+def _in_plan_order(order: Sequence[int], items: Sequence[T]) -> list[T]:
+    return [item for _, item in sorted(zip(order, items, strict=True), key=itemgetter(0))]
 
 
 def is_small(info: ModelInfo) -> bool:

@@ -78,7 +78,7 @@ def csv_button(label: str, file_name: str, key: str, make: Callable[[], pd.DataF
 
 
 def download_button(
-    label: str, file_name: str, mime: str, key: str, make: Callable[[], str], *, icon: str | None = None
+    label: str, file_name: str, mime: str, key: str, make: Callable[[], str | bytes], *, icon: str | None = None
 ) -> None:
-    """Show a download button for a text file, built only on click; downloading does not rerun the page."""
+    """Show a download button for a file, built only on click; downloading does not rerun the page."""
     st.download_button(plain(label), make, file_name, mime, key=key, icon=icon, on_click="ignore")

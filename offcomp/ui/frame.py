@@ -23,6 +23,7 @@ DOORS = {
         ("pages/model.py", "Model", ":material/grid_view:"),
         ("pages/inspect.py", "Inspect", ":material/search:"),
         ("pages/groups.py", "Groups", ":material/hub:"),
+        ("pages/race.py", "Race", ":material/sports_score:"),
         ("pages/compress.py", "Compress", ":material/compress:"),
     ),
     "Results": (

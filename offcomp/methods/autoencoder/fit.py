@@ -23,7 +23,7 @@ from offcomp.methods.base import CompressedMatrix, Hints
 from offcomp.numerics.accounting import Budget
 from offcomp.numerics.grams import in_parallel
 from offcomp.numerics.mlp import Network
-from offcomp.numerics.progress import Report
+from offcomp.numerics.progress import Report, Watch, watch_of
 from offcomp.numerics.storage import pack
 from offcomp.numerics.training import SMALL_BATCH, train
 
@@ -38,7 +38,7 @@ def fit(
     samples, coefficients = matrix.float(), None
     if method.calibrated and hints is not None:
         coefficients = group_coefficients(hints, method.coefficients).to(samples.device)[None]
-    trained = _train(method, samples[None], coefficients, size, budget.dtype, seed=seed, report=report)
+    trained = _train(method, samples[None], coefficients, size, budget.dtype, seed=seed, report=report, watch=watch_of(report))
     return trained.compressed(0)
 
 
@@ -54,7 +54,7 @@ def fit_together(
     """See `Method.fit_together`. On the CPU, each thread trains a share of the matrices, with batched matrix products.
 
     Steps of small batches are so short that threads would spend more time waiting for Python's lock than they save, so one
-    thread takes all matrices.
+    thread takes all matrices. A caller that watches the training watches the first matrix.
     """
     small = method.batch_size <= SMALL_BATCH or matrices.device.type != "cpu"
     parts = matrices.float().tensor_split(1 if small else min(torch.get_num_threads(), len(matrices)))
@@ -66,7 +66,8 @@ def fit_together(
                 done[number] = fraction
                 report(sum(done) / len(done))
 
-        return _train(method, parts[number], None, size, budget.dtype, seed=seed, report=report_part)
+        watch = watch_of(report) if number == 0 else None
+        return _train(method, parts[number], None, size, budget.dtype, seed=seed, report=report_part, watch=watch)
 
     trained = in_parallel(train_part, range(len(parts)))
     each = [(part, index) for part in trained for index in range(len(part.latents))]
@@ -127,13 +128,24 @@ def _train(
     *,
     seed: int,
     report: Report,
+    watch: Watch | None = None,
 ) -> Trained:
-    """Train stacked autoencoders, each with the random numbers that it would draw if it were trained alone."""
+    """Train stacked autoencoders, each with the random numbers that it would draw if it were trained alone.
+
+    `watch` is called for the first of them, after each epoch except those of the refinement.
+    """
     norms = samples.double().norm(dim=-1, keepdim=True).float()
     task = RowTask(samples, norms, coefficients, method.enforce_norm, partial(_loss, method))
     generator = torch.Generator().manual_seed(PAPER_SEED + seed)
     encoder, decoder = _networks(method, task, latent, generator)
     refined = method.refine_epochs / (method.epochs + method.refine_epochs)
+    stored_norms = norms if method.enforce_norm else None
+
+    def as_stored() -> Tensor:
+        first = Network(tuple((weight[:1], bias[:1]) for weight, bias in encoder.layers), encoder.last)(task.samples[:1])
+        grid = _grid(method, first, dtype)
+        return Trained(first, grid, decoder, stored_norms, (), dtype).compressed(0).reconstruct()
+
     history = train(
         decoder.parameters + encoder.parameters,
         lambda batch, epoch: task.through_both(encoder, decoder, batch, epoch),
@@ -143,9 +155,10 @@ def _train(
         learning_rate=partial(learning_rate, method),
         generator=generator,
         report=lambda done: report((1 - refined) * done),
+        after_epoch=None if watch is None else lambda epoch, losses: watch(epoch, float(losses[0]), as_stored),
     )
     latents = encoder(task.samples)
-    grid = LatentGrid.of(latents, method.latent_bits, dtype) if method.latent_bits else None
+    grid = _grid(method, latents, dtype)
     if method.refine_epochs:
         latents, losses = refine(
             task,
@@ -158,7 +171,11 @@ def _train(
             report=lambda done: report(1 - refined + refined * done),
         )
         history += losses
-    return Trained(latents, grid, decoder, norms if method.enforce_norm else None, history, dtype)
+    return Trained(latents, grid, decoder, stored_norms, history, dtype)
+
+
+def _grid(method: Autoencoder, latents: Float[Tensor, "stack rows latent"], dtype: str) -> LatentGrid | None:
+    return LatentGrid.of(latents, method.latent_bits, dtype) if method.latent_bits else None
 
 
 def _networks(method: Autoencoder, task: RowTask, latent: int, generator: Generator) -> tuple[Network, Network]:
