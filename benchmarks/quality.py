@@ -40,10 +40,12 @@ from offcomp.models.loading import LoadedModel, load
 from offcomp.numerics.progress import Report
 from offcomp.planning.data.scores import Score
 from offcomp.planning.data.tasks import Task, find_task
+from offcomp.results.frontier import KEPT, REFITTED, Change, Difference, averaged, mean_of_tasks
 
 OUT = Path(__file__).parents[1] / "assets" / "measurements" / "quality-minilm-l6.json"
 ROWS = (
     *(f"trellis, {how}, {total}x" for total in (8, 12, 16, 20, 24, 30) for how in ("calibrated", "data-free")),
+    *(f"Shannon's limit, {total}x" for total in (8, 12, 16, 20, 24, 30)),
     "codebook, calibrated, 16.4x",
     "codebook, data-free, 16.4x",
     "codebook, calibrated, 20x",
@@ -52,6 +54,10 @@ ROWS = (
     "int4, row by row",
     "SVD, whole model at 5.0x, int8",
     "SVD, whole model at 16.0x, int8",
+    "paper's autoencoder, fast options, whole model at 5.0x, int8",
+    "paper's autoencoder, fast options, whole model at 16.0x, int8",
+    "paper's autoencoder, whole model at 5.0x, int8",
+    "paper's autoencoder, whole model at 16.0x, int8",
     "SVD, linear weights alone at 1.25x",
 )
 """The cases of `benchmarks.sts` that are measured."""
@@ -60,6 +66,8 @@ TITLES = {
     "int4, row by row": "4-bit integers",
     "SVD, whole model at 5.0x, int8": "SVD, int8 factors",
     "SVD, whole model at 16.0x, int8": "SVD, int8 factors",
+    "paper's autoencoder, whole model at 5.0x, int8": "paper's autoencoder, int8 latents",
+    "paper's autoencoder, whole model at 16.0x, int8": "paper's autoencoder, int8 latents",
     "SVD, linear weights alone at 1.25x": "SVD, float32, linear weights alone",
 }
 """The names in the table of cases whose own name is not a method and its size."""
@@ -72,7 +80,6 @@ TASKS = (
     *map(find_task, ("topics", "sentiment", "similarity")),
 )
 """The tasks. For those that do not come with offcomp, `data` is a folder below `--data`."""
-KEPT, REFITTED = "kept", "refitted"
 SEED = 0
 NUM_SENTENCES = 1000
 """Number of sentences over which the cosine distance is averaged."""
@@ -233,7 +240,7 @@ def markdown(document: Mapping[str, Any], mode: str) -> str:
     for stored_as in dict.fromkeys(row["stored"] for row in document["rows"]):
         rows = [row for row in document["rows"] if row["stored"] == stored_as]
         distances = [row["cosine_distance"] for row in rows if "cosine_distance" in row]
-        scores = [_averaged([row["scores"][name][mode] for row in rows]) for name in shown]
+        scores = [averaged([Difference.from_json(row["scores"][name][mode]) for row in rows]) for name in shown]
         lines.append(
             [
                 _title(stored_as),
@@ -241,27 +248,9 @@ def markdown(document: Mapping[str, Any], mode: str) -> str:
                 str(len(rows)),
                 f"{sum(distances) / len(distances):.3f}" if distances else "",
             ]
-            + [cell(score, 100, 1) for score in ([_mean_of_tasks(scores)] if scores else []) + scores]
+            + [cell(score, 100, 1) for score in ([mean_of_tasks(scores)] if scores else []) + scores]
         )
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _averaged(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean difference and the mean ends of the intervals over several draws of texts, which share their test examples."""
-    ends = [score["interval"] for score in scores]
-    return {
-        "difference": sum(score["difference"] for score in scores) / len(scores),
-        "interval": None if None in ends else [sum(end) / len(ends) for end in zip(*ends, strict=True)],
-    }
-
-
-def _mean_of_tasks(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean difference over tasks, with an interval computed from the widths of the tasks' intervals."""
-    middle = sum(score["difference"] for score in scores) / len(scores)
-    if any(score["interval"] is None for score in scores):
-        return {"difference": middle, "interval": None}
-    half = sum(((score["interval"][1] - score["interval"][0]) / 2) ** 2 for score in scores) ** 0.5 / len(scores)
-    return {"difference": middle, "interval": [middle - half, middle + half]}
 
 
 def _title(stored_as: str) -> str:
@@ -269,12 +258,12 @@ def _title(stored_as: str) -> str:
     return TITLES.get(stored_as) or stored_as.rpartition(", ")[0] or stored_as
 
 
-def cell(score: Mapping[str, Any], scale: float = 1.0, digits: int = 3) -> str:
+def cell(score: Change | Difference, scale: float = 1.0, digits: int = 3) -> str:
     """`difference (interval)` times `scale`, bold if the interval excludes 0."""
-    if score["interval"] is None:
-        return f"{scale * score['difference']:+.{digits}f}"
-    low, high = score["interval"]
-    text = f"{scale * score['difference']:+.{digits}f} ({scale * low:+.{digits}f} to {scale * high:+.{digits}f})"
+    if score.interval is None:
+        return f"{scale * score.difference:+.{digits}f}"
+    low, high = score.interval
+    text = f"{scale * score.difference:+.{digits}f} ({scale * low:+.{digits}f} to {scale * high:+.{digits}f})"
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
