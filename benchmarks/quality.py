@@ -13,7 +13,9 @@ The cosine distance is the mean over sentences of STS-B, between the embeddings 
 
 Rows are written to the JSON file one by one, and existing rows are not measured again. A file that was made with different
 data, texts, options or versions is rejected. `--tables FILE ...` measures nothing and prints the tables of these JSON files, as
-in the README.
+in the README. `--chart FOLDER` measures nothing and draws the chart of the README, light and dark, from the bundled files:
+
+    python -m benchmarks.quality --chart assets/images
 """
 
 from __future__ import annotations
@@ -40,7 +42,21 @@ from offcomp.models.loading import LoadedModel, load
 from offcomp.numerics.progress import Report
 from offcomp.planning.data.scores import Score
 from offcomp.planning.data.tasks import Task, find_task
-from offcomp.results.frontier import KEPT, REFITTED, Change, Difference, averaged, mean_of_tasks
+from offcomp.results.charts.frontier_svg import frontier_svg
+from offcomp.results.charts.theme import PALETTES
+from offcomp.results.frontier import (
+    KEPT,
+    MEAN,
+    REFITTED,
+    Change,
+    Difference,
+    averaged,
+    choices,
+    frontier_answer,
+    frontier_table,
+    mean_of_tasks,
+    read_quality,
+)
 
 OUT = Path(__file__).parents[1] / "assets" / "measurements" / "quality-minilm-l6.json"
 ROWS = (
@@ -80,6 +96,7 @@ TASKS = (
     *map(find_task, ("topics", "sentiment", "similarity")),
 )
 """The tasks. For those that do not come with offcomp, `data` is a folder below `--data`."""
+CHART = "quality-{}.svg"
 SEED = 0
 NUM_SENTENCES = 1000
 """Number of sentences over which the cosine distance is averaged."""
@@ -277,10 +294,21 @@ def tables(documents: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(f"{title}\n\n{markdown(merged, mode)}" for mode, title in modes)
 
 
+def draw_charts(folder: Path) -> None:
+    """Write the chart of the mean of all tasks with kept probes to quality-light.svg and quality-dark.svg in a folder."""
+    quality = read_quality(MODEL)
+    table, what = frontier_table(quality), choices(quality)[MEAN]
+    folder.mkdir(parents=True, exist_ok=True)
+    for theme, palette in PALETTES.items():
+        drawn = frontier_svg(table, palette, title=frontier_answer(table), what=what)
+        (folder / CHART.format(theme)).write_text(drawn + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Measure the missing rows, and print both tables."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--tables", type=Path, nargs="+", metavar="FILE", help="only print the tables of these JSON files")
+    flags.add_argument("--chart", type=Path, metavar="FOLDER", help="only draw the chart of the bundled measurements")
     flags.add_argument("--data", type=Path, help="folder with a folder for each task")
     flags.add_argument("--texts", type=Path, nargs="+", help="parquet files of calibration text")
     flags.add_argument("--num-texts", type=int, default=400)
@@ -294,8 +322,11 @@ def main() -> None:
     if asked.tables:
         print(tables([json.loads(file.read_text()) for file in asked.tables]))
         return
+    if asked.chart:
+        draw_charts(asked.chart)
+        return
     if not asked.data or not asked.texts:
-        flags.error("--data and --texts are needed, unless --tables is given")
+        flags.error("--data and --texts are needed, unless --tables or --chart is given")
     loaded = load(MODEL)
     draws = [read_texts(asked.texts, asked.num_texts, draw) for draw in range(asked.draws)]
     most = {"train": asked.train, "validation": asked.train // 4, "test": asked.test}

@@ -1,19 +1,20 @@
 """Weights with the errors of Shannon's rate-distortion bound: what an ideal data-free code of Gaussian weights would return.
 
-The entries of a part of the model are treated as independent Gaussian numbers. The variance of an entry is the product of the
-variances of its row and of its column, divided by that of the whole matrix; a part with many more rows than columns is first
-rotated into the eigenbasis of WᵀW (Karhunen-Loève transform). This is the model by which `trellis` expects the size of an
-entry. At R bits per entry on average, the lowest mean squared error is that of reverse water-filling (Cover and Thomas,
-"Elements of Information Theory", section 10.3.3):
+Every row of a part of the model takes the same number of bits, and its error is measured relative to its own size, since
+LayerNorm makes rare words with long vectors and frequent words with short ones count alike. Rows divided by their root mean
+square are treated as independent Gaussian vectors, whose entries are independent with the variance σ²_j of their column; a part
+with many more rows than columns is first rotated into the eigenbasis of WᵀW (Karhunen-Loève transform), as `trellis` does. At R
+bits per entry on average, the lowest mean squared error is that of reverse water-filling (Cover and Thomas, "Elements of
+Information Theory", section 10.3.3):
 
-    D_ij = min(θ, σ²_ij),   with the water level θ at which the mean of ½ log₂(σ²_ij / D_ij) is R
+    D_j = min(θ, σ²_j),   with the water level θ at which the mean of ½ log₂(σ²_j / D_j) is R
 
 Weights with this error, distributed as an ideal code would return them, come out of the Gaussian test channel:
 
-    ŵ_ij = (1 - D_ij / σ²_ij) w_ij + sqrt(D_ij (1 - D_ij / σ²_ij)) z_ij,   z_ij independent and standard normal
+    ŵ_ij = (1 - D_j / σ²_j) w_ij + sqrt(D_j (1 - D_j / σ²_j)) z_ij,   z_ij independent and standard normal
 
-Variances, basis and water level cost nothing here. It is a limit for codes that treat weights as such Gaussian numbers and all
-squared errors as equally bad. A code that knows from text which errors matter can be better.
+Sizes of rows, basis and water level cost nothing here. It is a limit of this error for codes without text, not of the quality
+of the model: a code that knows from text which errors matter can be better.
 """
 
 from __future__ import annotations
@@ -32,15 +33,16 @@ from offcomp.runs.compress import stack, unstack
 TALL = 10
 """A part is rotated if it has more than this many times as many rows as columns."""
 HALVINGS = 60
-SMALLEST_VARIANCE = 1e-30
+SMALLEST = 1e-30
 
 
 def at_limit(loaded: LoadedModel, specs: Sequence[ModuleSpec], how: str, bits: float, seed: int) -> dict[ModuleSpec, Tensor]:
     """The matrices (rows, cols) of a part, stacked as `how` says, with the error of an ideal code of `bits` bits per entry."""
     exact = stack({spec: read(loaded.model, spec) for spec in specs}, how).double()
-    basis = eigenbasis(exact) if len(exact) > TALL * exact.shape[1] else None
-    noisy = through_channel(exact if basis is None else exact @ basis, bits, seed)
-    noisy = noisy if basis is None else noisy @ basis.T
+    sizes = exact.square().mean(1, keepdim=True).sqrt().clamp_min(SMALLEST)
+    rows = exact / sizes
+    basis = eigenbasis(rows) if len(rows) > TALL * rows.shape[1] else torch.eye(rows.shape[1], dtype=rows.dtype)
+    noisy = through_channel(rows @ basis, bits, seed) @ basis.T * sizes
     return {spec: matrix.float().contiguous() for spec, matrix in unstack(noisy, specs, how).items()}
 
 
@@ -51,21 +53,15 @@ def eigenbasis(matrix: Float64[Tensor, "rows cols"]) -> Float64[Tensor, "cols co
 
 def through_channel(matrix: Float64[Tensor, "rows cols"], bits: float, seed: int) -> Float64[Tensor, "rows cols"]:
     """A matrix after the Gaussian test channel at `bits` bits per entry on average. The noise is drawn with `seed`."""
-    expected = variances(matrix)
-    kept = 1 - (water_level(expected, bits) / expected).clamp_max(1)
+    variances = matrix.square().mean(0).clamp_min(SMALLEST)
+    kept = 1 - (water_level(variances, bits) / variances).clamp_max(1)
     noise = torch.randn(matrix.shape, generator=torch.Generator().manual_seed(seed), dtype=matrix.dtype)
-    return kept * matrix + (expected * (1 - kept) * kept).sqrt() * noise
+    return kept * matrix + (variances * (1 - kept) * kept).sqrt() * noise
 
 
-def variances(matrix: Float64[Tensor, "rows cols"]) -> Float64[Tensor, "rows cols"]:
-    """The expected square of each entry: the mean square of its row times that of its column, relative to the whole."""
-    squares = matrix.square()
-    return (squares.mean(1, keepdim=True) * squares.mean(0) / squares.mean()).clamp_min(SMALLEST_VARIANCE)
-
-
-def water_level(expected: Float64[Tensor, "rows cols"], bits: float) -> float:
-    """The level θ at which the mean of ½ log₂(max(σ²/θ, 1)) over all entries is `bits`."""
-    exponents = expected.log2()
+def water_level(variances: Float64[Tensor, " cols"], bits: float) -> float:
+    """The level θ at which the mean of ½ log₂(max(σ²/θ, 1)) is `bits`."""
+    exponents = variances.log2()
     low, high = float(exponents.min()) - 2 * bits, float(exponents.max())
     for _ in range(HALVINGS):
         middle = (low + high) / 2

@@ -136,7 +136,7 @@ def _read(file: Path) -> Quality:
 def choices(quality: Quality, mode: str = KEPT) -> dict[str, str]:
     """Task -> title of every choice: the mean first, then each task that every row has in this mode."""
     names = tasks_with(quality, mode)
-    return {MEAN: f"Mean of {len(names)} tasks"} | {name: quality.tasks[name].title for name in names}
+    return {MEAN: f"Mean of {len(names)} task{'s' * (len(names) != 1)}"} | {name: quality.tasks[name].title for name in names}
 
 
 def tasks_with(quality: Quality, mode: str) -> list[str]:
@@ -213,15 +213,11 @@ def frontier_answer(table: pd.DataFrame, ratio: float = 16.0) -> str:
     near = table[(table["ratio"] / ratio).between(0.95, 1.05) & (table["style_key"] != LIMIT)]
     if near.empty:
         return "How much quality is left at how many times fewer bytes?"
-    best, worst = near.loc[near["difference"].idxmax()], near.loc[near["difference"].idxmin()]
-    start = f"At {ratio:g}x fewer bytes, {best['line']} {_lost(best)}"
-    return start if best["line"] == worst["line"] else f"{start}; {worst['line']} {_lost(worst)}"
-
-
-def _lost(row: pd.Series) -> str:
-    change = row["difference"]
-    noisy = " (within noise)" if within_noise((row["low"], row["high"])) else ""
-    return f"{'gains' if change > 0 else 'loses'} {abs(change):.1f} points{noisy}"
+    ordered = near.sort_values("difference")
+    best, worst = ordered.iloc[-1], ordered.iloc[0]
+    noisy = " (within noise)" if within_noise((best["low"], best["high"])) else ""
+    start = f"At {ratio:g}x fewer bytes: {best['line']} {best['difference']:+.1f} points{noisy}"
+    return start if len(near) == 1 else f"{start}, {worst['line']} {worst['difference']:+.1f}"
 
 
 def provenance(quality: Quality) -> str:

@@ -20,7 +20,7 @@ from offcomp.results.frontier import LIMIT, noise
 DEEPEST, HIGHEST = -10.0, 2.0
 """The range of the vertical axis in points; it grows upwards, but not downwards, if an interval exceeds it."""
 RATIOS = (1, 2, 4, 8, 16, 30)
-MARK, ARROW = 9.0, 22.0
+MARK, ARROW, TITLE_PIXELS = 9.0, 22.0, 23
 DASHES = {LIMIT: "9 5", "quantization": "2 4"}
 """Style key -> dashes of its line; other lines are solid."""
 WIDTH_OF_LETTER = 0.54
@@ -29,7 +29,7 @@ NEAR = ((13, 5, "start"), (0, -16, "middle"), (0, 26, "middle"), (-13, 5, "end")
 """Where the label of a mark may be, best first: offsets in pixels, and the anchor of the text."""
 NOTE = (
     "Shannon's limit: the same model, its weights with the smallest squared error that is possible in these bytes for Gaussian "
-    "weights and without text. Codes that use text know which errors matter, and can be better."
+    "weights. Codes that use text, or what is not Gaussian in the weights, can be better."
 )
 
 
@@ -40,11 +40,10 @@ class Frame(NamedTuple):
     height: int
     left: int
     right: int
-    top: int
     size: float
 
 
-WIDE, NARROW = Frame(900, 560, 44, 150, 92, 14), Frame(380, 560, 34, 78, 120, 11.5)
+WIDE, NARROW = Frame(900, 500, 44, 150, 14), Frame(380, 540, 34, 78, 11.5)
 """For a README or a page, and for a phone."""
 
 
@@ -66,8 +65,9 @@ class Box(NamedTuple):
 class Axes:
     """Turns ratios and points into pixels."""
 
-    def __init__(self, table: pd.DataFrame, frame: Frame, lines_below: int) -> None:
+    def __init__(self, table: pd.DataFrame, frame: Frame, lines_above: int, lines_below: int) -> None:
         self.frame = frame
+        self.top = 52.0 + TITLE_PIXELS * lines_above
         self.foot = frame.height - 44 - lines_below * frame.size * 1.3
         self.highest = max(HIGHEST, float(ceil(table["high"].max())) if table["high"].notna().any() else HIGHEST)
         self.deepest = max(DEEPEST, min(-2.0, float(floor(table["low"].fillna(table["difference"]).min()))))
@@ -81,7 +81,7 @@ class Axes:
     def y(self, points: float) -> float:
         """Linear."""
         share = (self.highest - points) / (self.highest - self.deepest)
-        return self.frame.top + (self.foot - self.frame.top) * share
+        return self.top + (self.foot - self.top) * share
 
 
 class Mark(NamedTuple):
@@ -97,11 +97,12 @@ def frontier_svg(table: pd.DataFrame, palette: Palette, *, title: str, what: str
     """Draw a table of `frontier.frontier_table`. `what` is scored: "mean of 7 tasks"; `title` is broken into lines."""
     letters, bold = (int(frame.width / size / WIDTH_OF_LETTER) for size in (frame.size - 1, frame.size + 6))
     notes = wrap(NOTE, letters) if (table["style_key"] == LIMIT).any() else []
-    axes = Axes(table, frame, len(notes))
+    titles = wrap(title, bold)
+    axes = Axes(table, frame, len(titles), len(notes))
     marks = _marks(table, axes)
     parts = [
-        *(text(0, 20 + 23 * n, line, palette.text, size=frame.size + 4, bold=True) for n, line in enumerate(wrap(title, bold))),
-        text(0, frame.top - 20, f"points gained or lost: {what} (up is better)", palette.text, size=frame.size),
+        *(text(0, 20 + TITLE_PIXELS * n, line, palette.text, size=frame.size + 4, bold=True) for n, line in enumerate(titles)),
+        text(0, axes.top - 20, f"points gained or lost: {what} (up is better)", palette.text, size=frame.size),
         *_grid(table, axes, palette),
     ]
     for group in marks.values():
@@ -111,7 +112,7 @@ def frontier_svg(table: pd.DataFrame, palette: Palette, *, title: str, what: str
     parts.append(text(axes.x(1) - MARK, axes.y(0) - 16, "original", palette.text, size=frame.size))
     below = frame.height - frame.size * 1.3 * (len(notes) - 0.5)
     parts += [text(0, below + n * frame.size * 1.3, line, palette.muted, size=frame.size - 1) for n, line in enumerate(notes)]
-    plot = f'<rect y="{frame.top}" width="{frame.width}" height="{axes.foot - frame.top:.1f}"/>'
+    plot = f'<rect y="{axes.top:g}" width="{frame.width}" height="{axes.foot - axes.top:.1f}"/>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {frame.width} {frame.height}" width="{frame.width}" '
         f'height="{frame.height}" font-family="{FONT}"><clipPath id="plot">{plot}</clipPath>{"".join(parts)}</svg>'
@@ -135,7 +136,7 @@ def _grid(table: pd.DataFrame, axes: Axes, palette: Palette) -> Iterator[str]:
         yield text(left - 8, y + 4, f"{points:+d}" if points else "0", palette.muted, anchor="end", size=size)
     for ratio in RATIOS:
         x = axes.x(ratio)
-        yield f'<path d="M{x:.1f} {frame.top}V{axes.foot:.1f}" stroke="{palette.grid}"/>'
+        yield f'<path d="M{x:.1f} {axes.top:g}V{axes.foot:.1f}" stroke="{palette.grid}"/>'
         yield text(x, axes.foot + size + 3, f"{ratio}x", palette.muted, anchor="middle", size=size)
     words = "times fewer bytes, log scale (right is better)"
     yield text((left + right) / 2, axes.foot + 2.4 * size + 4, words, palette.text, anchor="middle", size=size)

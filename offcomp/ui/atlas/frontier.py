@@ -70,13 +70,9 @@ def show_frontier(model: str) -> bool:
     answer.markdown(plain(f"{frontier_answer(table)}."))
     _draw(table, titles[task])
     st.caption(
-        plain(
-            f"Bundled: {len(table)} ways of storing the whole model, all scored on the same examples; bars are 95 % intervals. "
-        )
-        + "Hollow marks: without text, or linear weights alone. "
-        + plain(f"{provenance(quality)}. To reproduce the measurements, run ")
-        + code(COMMAND)
-        + " in a clone of offcomp."
+        f"Bundled: {len(table)} ways of storing the whole model, all scored on the same examples. Bars are 95 % intervals. "
+        f"Hollow marks: without text, or linear weights alone. {plain(provenance(quality))}. To reproduce the "
+        f"measurements, run {code(COMMAND)} in a clone of offcomp."
     )
     _show_table(quality, table)
     return True
@@ -84,7 +80,7 @@ def show_frontier(model: str) -> bool:
 
 def _draw(table: pd.DataFrame, what: str) -> None:
     style(ONE_SIZE)
-    alt = f"Line chart of the points gained or lost ({what}) against times fewer bytes, one line per method; the table has the data."
+    alt = f"Points gained or lost ({what}) against times fewer bytes, one line per method; the table below has the numbers."
     for key, frame in (("quality_wide", WIDE), ("quality_narrow", NARROW)):
         with st.container(key=key):
             st.image(frontier_svg(table, palette(), title=TITLE, what=what, frame=frame), width="content", alt=alt)
