@@ -143,11 +143,11 @@ def _grid(table: pd.DataFrame, axes: Axes, palette: Palette) -> Iterator[str]:
 
 
 def _marks(table: pd.DataFrame, axes: Axes) -> dict[str, list[Mark]]:
-    """The marks of each line. Those below the axis are stacked where they would cover each other."""
+    """The marks of each line. Those below the axis are stacked where they would cover each other; the limit has no marks."""
     marks: dict[str, list[Mark]] = {}
     clipped: list[Mark] = []
     for _, row in table.iterrows():
-        x, below = axes.x(row["ratio"]), row["difference"] < axes.deepest
+        x, below = axes.x(row["ratio"]), row["difference"] < axes.deepest and row["style_key"] != LIMIT
         level = sum(abs(x - other.x) < 2 * MARK for other in clipped)
         y = axes.foot - ARROW - 24 * level if below else axes.y(row["difference"])
         mark = Mark(x, y, row, below)
