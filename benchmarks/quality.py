@@ -82,6 +82,8 @@ TITLES = {
     "int4, row by row": "4-bit integers",
     "SVD, whole model at 5.0x, int8": "SVD, int8 factors",
     "SVD, whole model at 16.0x, int8": "SVD, int8 factors",
+    "paper's autoencoder, fast options, whole model at 5.0x, int8": "paper's autoencoder, fast options, int8 latents",
+    "paper's autoencoder, fast options, whole model at 16.0x, int8": "paper's autoencoder, fast options, int8 latents",
     "paper's autoencoder, whole model at 5.0x, int8": "paper's autoencoder, int8 latents",
     "paper's autoencoder, whole model at 16.0x, int8": "paper's autoencoder, int8 latents",
     "SVD, linear weights alone at 1.25x": "SVD, float32, linear weights alone",

@@ -115,6 +115,15 @@ def test_a_row_a_way_of_storing_the_model(folder: Path) -> None:
     assert quality.date == "2026-11-30"
 
 
+def test_fast_options_are_a_line_of_their_own(folder: Path) -> None:
+    fast, recipe = (f"paper's autoencoder{how}, whole model at 5.0x, int8" for how in (", fast options", ""))
+    made = document(row(recipe, 5.0, -0.2, -0.1), row(fast, 5.0, -0.2, -0.1))
+    (folder / f"quality-{MODEL}.json").write_text(json.dumps(made))
+    table = frontier_table(read_quality(MODEL, folder)).set_index("stored")
+    assert table.loc[fast, "line"] == "paper's autoencoder, fast options" and table.loc[fast, "hollow"]
+    assert table.loc[recipe, "line"] == "paper's autoencoder" and not table.loc[recipe, "hollow"]
+
+
 def test_one_task_or_refitted_probes(folder: Path) -> None:
     quality = read_quality(MODEL, folder)
     assert choices(quality) == {MEAN: "Mean of 2 tasks", "classes": "Classes", "pairs": "Pairs"}
