@@ -30,7 +30,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.quality import KEPT, REFITTED, TASKS, Opened, forget, opened
+from benchmarks.quality import TASKS, Opened, forget, opened
 from benchmarks.sts import MAX_TOKENS, MODEL, Case, cases, hints_for, read_texts
 from offcomp.cli.text import format_table
 from offcomp.evaluation import open_task
@@ -40,6 +40,7 @@ from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import substituted
 from offcomp.planning.data.tasks import find_task
 from offcomp.planning.plan import CORRECTIONS, NOTHING, make_groups
+from offcomp.results.frontier import KEPT, REFITTED
 from offcomp.runs.calibration import Calibration
 from offcomp.runs.calibration.corrections import corrected_vectors
 from offcomp.runs.compress import CompressedGroup, compress_group

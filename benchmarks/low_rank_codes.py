@@ -50,6 +50,7 @@ from offcomp.numerics.changed_inputs import weight_for_changed_inputs
 from offcomp.numerics.reconstruction_error import reconstruction_error
 from offcomp.numerics.storage import unpack
 from offcomp.planning.data.tasks import Task, find_task
+from offcomp.results.frontier import Difference
 from offcomp.runs.calibration import Calibration, GroupHints
 
 BITS = (2.35, 3.35, 4.35)
@@ -242,7 +243,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(score: Mapping[str, Any]) -> str:
-    return f"{score['value']:.3f}" if score["interval"] is None else cell(score)
+    return f"{score['value']:.3f}" if score["interval"] is None else cell(Difference.from_json(score))
 
 
 def main() -> None:

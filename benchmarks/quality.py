@@ -13,7 +13,9 @@ The cosine distance is the mean over sentences of STS-B, between the embeddings 
 
 Rows are written to the JSON file one by one, and existing rows are not measured again. A file that was made with different
 data, texts, options or versions is rejected. `--tables FILE ...` measures nothing and prints the tables of these JSON files, as
-in the README.
+in the README. `--chart FOLDER` measures nothing and draws the chart of the README, light and dark, from the bundled files:
+
+    python -m benchmarks.quality --chart assets/images
 """
 
 from __future__ import annotations
@@ -40,10 +42,26 @@ from offcomp.models.loading import LoadedModel, load
 from offcomp.numerics.progress import Report
 from offcomp.planning.data.scores import Score
 from offcomp.planning.data.tasks import Task, find_task
+from offcomp.results.charts.frontier_svg import frontier_svg
+from offcomp.results.charts.theme import PALETTES
+from offcomp.results.frontier import (
+    KEPT,
+    MEAN,
+    REFITTED,
+    Change,
+    Difference,
+    averaged,
+    choices,
+    frontier_answer,
+    frontier_table,
+    mean_of_tasks,
+    read_quality,
+)
 
 OUT = Path(__file__).parents[1] / "assets" / "measurements" / "quality-minilm-l6.json"
 ROWS = (
     *(f"trellis, {how}, {total}x" for total in (8, 12, 16, 20, 24, 30) for how in ("calibrated", "data-free")),
+    *(f"Shannon's limit, {total}x" for total in (8, 12, 16, 20, 24, 30)),
     "codebook, calibrated, 16.4x",
     "codebook, data-free, 16.4x",
     "codebook, calibrated, 20x",
@@ -52,6 +70,10 @@ ROWS = (
     "int4, row by row",
     "SVD, whole model at 5.0x, int8",
     "SVD, whole model at 16.0x, int8",
+    "paper's autoencoder, fast options, whole model at 5.0x, int8",
+    "paper's autoencoder, fast options, whole model at 16.0x, int8",
+    "paper's autoencoder, whole model at 5.0x, int8",
+    "paper's autoencoder, whole model at 16.0x, int8",
     "SVD, linear weights alone at 1.25x",
 )
 """The cases of `benchmarks.sts` that are measured."""
@@ -60,6 +82,10 @@ TITLES = {
     "int4, row by row": "4-bit integers",
     "SVD, whole model at 5.0x, int8": "SVD, int8 factors",
     "SVD, whole model at 16.0x, int8": "SVD, int8 factors",
+    "paper's autoencoder, fast options, whole model at 5.0x, int8": "paper's autoencoder, fast options, int8 latents",
+    "paper's autoencoder, fast options, whole model at 16.0x, int8": "paper's autoencoder, fast options, int8 latents",
+    "paper's autoencoder, whole model at 5.0x, int8": "paper's autoencoder, int8 latents",
+    "paper's autoencoder, whole model at 16.0x, int8": "paper's autoencoder, int8 latents",
     "SVD, linear weights alone at 1.25x": "SVD, float32, linear weights alone",
 }
 """The names in the table of cases whose own name is not a method and its size."""
@@ -72,7 +98,7 @@ TASKS = (
     *map(find_task, ("topics", "sentiment", "similarity")),
 )
 """The tasks. For those that do not come with offcomp, `data` is a folder below `--data`."""
-KEPT, REFITTED = "kept", "refitted"
+CHART = "quality-{}.svg"
 SEED = 0
 NUM_SENTENCES = 1000
 """Number of sentences over which the cosine distance is averaged."""
@@ -233,7 +259,7 @@ def markdown(document: Mapping[str, Any], mode: str) -> str:
     for stored_as in dict.fromkeys(row["stored"] for row in document["rows"]):
         rows = [row for row in document["rows"] if row["stored"] == stored_as]
         distances = [row["cosine_distance"] for row in rows if "cosine_distance" in row]
-        scores = [_averaged([row["scores"][name][mode] for row in rows]) for name in shown]
+        scores = [averaged([Difference.from_json(row["scores"][name][mode]) for row in rows]) for name in shown]
         lines.append(
             [
                 _title(stored_as),
@@ -241,27 +267,9 @@ def markdown(document: Mapping[str, Any], mode: str) -> str:
                 str(len(rows)),
                 f"{sum(distances) / len(distances):.3f}" if distances else "",
             ]
-            + [cell(score, 100, 1) for score in ([_mean_of_tasks(scores)] if scores else []) + scores]
+            + [cell(score, 100, 1) for score in ([mean_of_tasks(scores)] if scores else []) + scores]
         )
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _averaged(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean difference and the mean ends of the intervals over several draws of texts, which share their test examples."""
-    ends = [score["interval"] for score in scores]
-    return {
-        "difference": sum(score["difference"] for score in scores) / len(scores),
-        "interval": None if None in ends else [sum(end) / len(ends) for end in zip(*ends, strict=True)],
-    }
-
-
-def _mean_of_tasks(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean difference over tasks, with an interval computed from the widths of the tasks' intervals."""
-    middle = sum(score["difference"] for score in scores) / len(scores)
-    if any(score["interval"] is None for score in scores):
-        return {"difference": middle, "interval": None}
-    half = sum(((score["interval"][1] - score["interval"][0]) / 2) ** 2 for score in scores) ** 0.5 / len(scores)
-    return {"difference": middle, "interval": [middle - half, middle + half]}
 
 
 def _title(stored_as: str) -> str:
@@ -269,12 +277,12 @@ def _title(stored_as: str) -> str:
     return TITLES.get(stored_as) or stored_as.rpartition(", ")[0] or stored_as
 
 
-def cell(score: Mapping[str, Any], scale: float = 1.0, digits: int = 3) -> str:
+def cell(score: Change | Difference, scale: float = 1.0, digits: int = 3) -> str:
     """`difference (interval)` times `scale`, bold if the interval excludes 0."""
-    if score["interval"] is None:
-        return f"{scale * score['difference']:+.{digits}f}"
-    low, high = score["interval"]
-    text = f"{scale * score['difference']:+.{digits}f} ({scale * low:+.{digits}f} to {scale * high:+.{digits}f})"
+    if score.interval is None:
+        return f"{scale * score.difference:+.{digits}f}"
+    low, high = score.interval
+    text = f"{scale * score.difference:+.{digits}f} ({scale * low:+.{digits}f} to {scale * high:+.{digits}f})"
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
@@ -288,10 +296,21 @@ def tables(documents: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(f"{title}\n\n{markdown(merged, mode)}" for mode, title in modes)
 
 
+def draw_charts(folder: Path) -> None:
+    """Write the chart of the mean of all tasks with kept probes to quality-light.svg and quality-dark.svg in a folder."""
+    quality = read_quality(MODEL)
+    table, what = frontier_table(quality), choices(quality)[MEAN]
+    folder.mkdir(parents=True, exist_ok=True)
+    for theme, palette in PALETTES.items():
+        drawn = frontier_svg(table, palette, title=frontier_answer(table), what=what)
+        (folder / CHART.format(theme)).write_text(drawn + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Measure the missing rows, and print both tables."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--tables", type=Path, nargs="+", metavar="FILE", help="only print the tables of these JSON files")
+    flags.add_argument("--chart", type=Path, metavar="FOLDER", help="only draw the chart of the bundled measurements")
     flags.add_argument("--data", type=Path, help="folder with a folder for each task")
     flags.add_argument("--texts", type=Path, nargs="+", help="parquet files of calibration text")
     flags.add_argument("--num-texts", type=int, default=400)
@@ -305,8 +324,11 @@ def main() -> None:
     if asked.tables:
         print(tables([json.loads(file.read_text()) for file in asked.tables]))
         return
+    if asked.chart:
+        draw_charts(asked.chart)
+        return
     if not asked.data or not asked.texts:
-        flags.error("--data and --texts are needed, unless --tables is given")
+        flags.error("--data and --texts are needed, unless --tables or --chart is given")
     loaded = load(MODEL)
     draws = [read_texts(asked.texts, asked.num_texts, draw) for draw in range(asked.draws)]
     most = {"train": asked.train, "validation": asked.train // 4, "test": asked.test}

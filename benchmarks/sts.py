@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,15 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
+from benchmarks.shannon import at_limit
 from offcomp.cli.text import format_table
 from offcomp.evaluation.embeddings import embed
+from offcomp.methods.autoencoder.method import Autoencoder
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import substituted
 from offcomp.numerics.accounting import Size
+from offcomp.planning.grouping import best_stack, one_per_kind
 from offcomp.planning.model_sizes import model_sizes
 from offcomp.planning.plan import Group, members
 from offcomp.planning.sizes import original_size
@@ -42,6 +45,7 @@ LINEAR = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")
 RESAMPLES = 2000
 CODEBOOK = {"preset": "codebook"}
 TRELLIS = {"preset": "trellis"}
+PAPER = {"preset": "banaei2023"}
 FEEDBACK = {"feedback": True}
 MAX_TOKENS = 64
 CACHE_BYTES = 1 << 30
@@ -49,11 +53,15 @@ CACHE_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Case:
-    """A row of the table: how each part of the model is stored. Parts without a group are not changed."""
+    """A row of the table: how each part of the model is stored. Parts without a group are not changed.
+
+    With `limit_bits` (bits per weight of each part) there are no groups: the weights have the error of `benchmarks.shannon`.
+    """
 
     name: str
     series: str
     groups: tuple[Group, ...] = ()
+    limit_bits: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -165,9 +173,38 @@ def cases(info: ModelInfo, with_text: bool) -> Iterator[Case]:
         yield Case(f"trellis, data-free, {times}x", "trellis", coded(info, steps, TRELLIS))
         if with_text:
             yield Case(f"trellis, calibrated, {times}x", "trellis", coded(info, steps, TRELLIS | FEEDBACK))
+    yield from _limits(info)
+    yield from _of_the_paper(info)
     for ratio in (2.0, 3.0, 5.0):
         for preset in ("plain", "direction"):
             yield Case(f"query and key at {ratio:g}x parameters, {preset} SVD", "direction", _query_key(info, preset, ratio))
+
+
+def _limits(info: ModelInfo) -> Iterator[Case]:
+    """Shannon's limit at the sizes of the trellis, with its bits for each part."""
+    for times in TRELLIS_BITS:
+        yield Case(f"Shannon's limit, {times}x", "limit", limit_bits=trellis_bits(info, times))
+
+
+def _of_the_paper(info: ModelInfo) -> Iterator[Case]:
+    """The paper's autoencoder with one group per kind; positions and the pooler, which are small, are stored by SVD."""
+    kinds = one_per_kind([spec for spec in info.modules if spec.kind in (*LINEAR, "word_embeddings")])
+    for how, options in (("", PAPER), (", fast options", PAPER | Autoencoder.fast_options)):
+        for ratio in (5.0, 16.0):
+            groups = separate(info, ["positions", "pooler"], "svd", ratio, "int8") + tuple(
+                Group(
+                    name=name,
+                    modules=tuple(spec.name for spec in specs),
+                    stack=best_stack(specs),
+                    method="autoencoder",
+                    options=options,
+                    ratio=ratio,
+                    unit="bytes",
+                    dtype="int8",
+                )
+                for name, specs in kinds
+            )
+            yield Case(f"paper's autoencoder{how}, whole model at {ratio}x, int8", "autoencoder", groups)
 
 
 def _query_key(info: ModelInfo, preset: str, ratio: float) -> tuple[Group, ...]:
@@ -193,9 +230,8 @@ def trellis_bits(info: ModelInfo, times: float) -> dict[str, float]:
 @contextmanager
 def stored(loaded: LoadedModel, case: Case, texts: Sequence[str]) -> Iterator[dict[str, float]]:
     """Compress a case for the duration of the block; yields sizes and seconds. Feedback accounts for earlier groups."""
-    matrices: dict[ModuleSpec, Tensor] = {}
-    sizes: list[tuple[Size, Size]] = []
     started = time.perf_counter()
+    matrices, sizes = _at_limit(loaded, case.limit_bits)
     ordered = sorted(case.groups, key=lambda group: group.options.get("feedback", False))
     earlier: list[CompressedGroup] = []
     for group in ordered:
@@ -208,6 +244,20 @@ def stored(loaded: LoadedModel, case: Case, texts: Sequence[str]) -> Iterator[di
     whole = model_sizes(sizes, loaded.info).whole
     with substituted(loaded.model, matrices):
         yield {"bytes": whole.bytes_after, "ratio": whole.byte_ratio, "seconds": seconds}
+
+
+def _at_limit(loaded: LoadedModel, bits: Mapping[str, float]) -> tuple[dict[ModuleSpec, Tensor], list[tuple[Size, Size]]]:
+    """Weights with the error of an ideal code of these bits per weight of each part, and the sizes before and after."""
+    specs = {spec.name: spec for spec in loaded.info.modules}
+    matrices: dict[ModuleSpec, Tensor] = {}
+    sizes = []
+    for seed, (name, rate) in enumerate(bits.items()):
+        modules, how = parts(loaded.info)[name]
+        chosen = [specs[module] for module in modules]
+        before = original_size(chosen)
+        matrices |= at_limit(loaded, chosen, how, rate, seed)
+        sizes.append((before, Size(before.num_parameters, round(rate * before.num_parameters / 8))))
+    return matrices, sizes
 
 
 def hints_for(

@@ -25,7 +25,7 @@ from tests.serving import ROOT, served, visit
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 GENERATED = ("build", "dist", "offcomp.egg-info", ".venv", ".git")
 APP_FILES = ("app.py", "pages/*.py", ".streamlit/config.toml", "assets/**/*")
-FOR_THE_DOCUMENTATION = ("assets/images/*.png", "assets/measurements/*")
+FOR_THE_DOCUMENTATION = ("assets/images/*.png", "assets/images/quality-*.svg", "assets/measurements/sts-*")
 TOOLS = {
     *("beartype", "furo", "ipykernel", "mypy", "myst-parser", "pandas-stubs", "pytest-timeout", "pytest-xdist", "ruff"),
     *("setuptools", "types-psutil"),

@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from pandas.api.types import is_bool_dtype, is_float_dtype, is_numeric_dtype
 from plotly.offline import get_plotlyjs
 
-from offcomp.results.charts.start_svg import FONT
+from offcomp.results.charts.svg import FONT
 from offcomp.results.charts.theme import DARK, LIGHT, PALETTES, Palette
 
 TITLE_PIXELS = 34  # height of a figure's own title, which the report replaces with a heading

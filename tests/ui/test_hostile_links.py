@@ -51,7 +51,7 @@ def test_options_that_make_no_sense_are_said(kind: str) -> None:
         ("compress", ("model",)),
         ("compress", ("modules", "groups", "together", "methods", "ratio", "seed", "tasks", "block")),
         *(("inspect", ("module", "rank")), ("groups", ("kinds", "at")), ("compare", ("runs",)), ("", ("x",))),
-        *(("examples", ("run",)), ("atlas", ("task",))),
+        *(("examples", ("run",)), ("atlas", ("task", "quality", "probes"))),
     ],
 )
 def test_every_parameter_of_every_page_holds(page: str, parameters: tuple[str, ...], value: str) -> None:
