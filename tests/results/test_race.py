@@ -14,7 +14,8 @@ from PIL import Image
 
 from offcomp.errors import InputError, ModelError
 from offcomp.models.listing import model_info
-from offcomp.results.charts.race import GIF_SIZE, LABEL_GAP, apart, axes_of, race_gif, race_html, race_svg, ramp_of
+from offcomp.results.charts.pictures import ramp_of
+from offcomp.results.charts.race import GIF_SIZE, LABEL_GAP, apart, axes_of, race_gif, race_html, race_svg
 from offcomp.results.charts.theme import DARK, LIGHT, Palette
 from offcomp.results.race import (
     Race,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from html import escape
 from io import BytesIO
 
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
-from offcomp.results.charts.start_svg import FONT, SHAPES
-from offcomp.results.charts.theme import Palette, marker
+from offcomp.results.charts.pictures import mixed, picture_image, picture_uri, ramp_of, rgb, svg_uri
+from offcomp.results.charts.svg import FONT, shape, text
+from offcomp.results.charts.theme import Palette
 from offcomp.results.race import WORST, Race
-from offcomp.runs.frames import SIDE, TOP, Frame, FrameHeader, Recording, pixels
+from offcomp.runs.frames import SIDE, Frame, FrameHeader, Recording
 
 WIDTH, HEIGHT = 440, 220
 LEFT, RIGHT, ABOVE, BELOW = 40, 146, 26, 40
@@ -76,45 +75,6 @@ def axes_of(race: Race, **size: int) -> Axes:
     return Axes(race.epochs, min(top, 3.0), **size)
 
 
-@lru_cache(maxsize=8)
-def ramp_of(weights: tuple[str, ...]) -> bytes:
-    """The colour of each byte of a picture, three bytes each, from the most negative weight to the most positive.
-
-    weights     equally spaced colours of that scale, see `Palette.weights`
-    """
-    stops = [_rgb(colour) for colour in weights]
-    ramp: list[int] = []
-    for level in range(TOP + 1):
-        place = level / TOP * (len(stops) - 1)
-        index = min(int(place), len(stops) - 2)
-        share = place - index
-        ramp += _mixed(stops[index], stops[index + 1], share)
-    return bytes(ramp)
-
-
-def _rgb(colour: str) -> tuple[int, ...]:
-    return ImageColor.getrgb(colour)[:3]
-
-
-def _mixed(one: Sequence[int], other: Sequence[int], share: float) -> list[int]:
-    return [round(a + share * (b - a)) for a, b in zip(one, other, strict=True)]
-
-
-def _image(picture: str, width: int, height: int, weights: tuple[str, ...]) -> Image.Image:
-    image = Image.frombytes("P", (width, height), pixels(picture))
-    image.putpalette(ramp_of(weights))
-    return image
-
-
-@lru_cache(maxsize=512)
-def _data_uri(picture: str, width: int, height: int, weights: tuple[str, ...]) -> str:
-    """A picture as a PNG, in an address that a page can show without a request."""
-    image = _image(picture, width, height, weights)
-    content = BytesIO()
-    image.save(content, "PNG")
-    return f"data:image/png;base64,{b64encode(content.getvalue()).decode()}"
-
-
 def race_html(race: Race, frame: Frame | None, palette: Palette) -> str:
     """The original, SVD and the autoencoder after an epoch, side by side, and the errors so far; `frame` is None before it."""
     either = race.frames or race.svd_frames
@@ -127,8 +87,7 @@ def race_html(race: Race, frame: Frame | None, palette: Palette) -> str:
         _figure("SVD", _error(stored), stored.picture if stored else None, race.svd_frames, palette.weights),
         _figure("Autoencoder", f"{_error(frame)}{learned}", frame.picture if frame else None, race.frames, palette.weights),
     ]
-    chart = b64encode(race_svg(race, frame, palette).encode()).decode()
-    image = f'<img class="chart" alt="{escape(_chart_alt(race, frame))}" src="data:image/svg+xml;base64,{chart}">'
+    image = f'<img class="chart" alt="{escape(_chart_alt(race, frame))}" src="{svg_uri(race_svg(race, frame, palette))}">'
     return f'<div class="race">{"".join(figures)}{image}</div>'
 
 
@@ -157,7 +116,7 @@ def _figure(title: str, note: str, picture: str | None, recording: Recording | N
     if picture is None or recording is None:
         shown = '<div class="empty">not yet</div>'
     else:
-        uri = _data_uri(picture, recording.header.width, recording.header.height, weights)
+        uri = picture_uri(picture, recording.header.width, recording.header.height, weights)
         shown = f'<img alt="{title}: weights of {escape(recording.header.group)}" src="{uri}">'
     return f"<figure>{shown}<figcaption><b>{title}</b><small>{note}</small></figcaption></figure>"
 
@@ -169,46 +128,40 @@ def race_svg(race: Race, frame: Frame | None, palette: Palette) -> str:
     parts = []
     for tick in axes.ticks:
         parts.append(f'<path d="M{LEFT} {axes.y(tick):.1f}H{right}" stroke="{palette.grid}"/>')
-        parts.append(_text(LEFT - 6, axes.y(tick) + 4, f"{tick:g}", palette.muted, "end"))
-    parts += [_text(axes.x(epoch), foot + 16, str(epoch), palette.muted, "middle") for epoch in axes.labelled_epochs]
-    parts.append(_text((LEFT + right) / 2, foot + 34, "epoch of the autoencoder", palette.text, "middle"))
+        parts.append(text(LEFT - 6, axes.y(tick) + 4, f"{tick:g}", palette.muted, anchor="end", size=13))
+    parts += [
+        text(axes.x(epoch), foot + 16, str(epoch), palette.muted, anchor="middle", size=13) for epoch in axes.labelled_epochs
+    ]
+    parts.append(text((LEFT + right) / 2, foot + 34, "epoch of the autoencoder", palette.text, anchor="middle", size=13))
     across = f'stroke="{palette.muted}" stroke-dasharray="5 4"'
     parts.append(f'<path d="M{LEFT} {axes.y(WORST):.1f}H{right}" {across}/>')
     labels = [(axes.y(WORST), ZEROS, palette.muted)]
     if svd is not None:
         colour = palette.colour("svd")
         parts.append(f'<path d="M{LEFT} {axes.y(svd):.1f}H{right}" stroke="{colour}" stroke-width="2.5"/>')
-        parts.append(_mark("svd", right, axes.y(svd), palette))
+        parts.append(shape("svd", right, axes.y(svd), palette))
         labels.append((axes.y(svd), f"SVD {svd:.3f}", colour))
     if frame is not None:
         colour = palette.colour("autoencoder")
         seen = [(axes.x(each.epoch), axes.y(each.relative_error)) for each in race.shown if each.epoch <= frame.epoch]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in seen)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
-        parts += [_mark("autoencoder", x, y, palette) for x, y in seen[-1:]]
+        parts += [shape("autoencoder", x, y, palette) for x, y in seen[-1:]]
         labels.append((seen[-1][1], f"Autoencoder {frame.relative_error:.3f}", colour))
-    parts += [_text(right + 12, y + 4, text, colour, "start") for y, text, colour in apart(labels)]
+    parts += [text(right + 12, y + 4, words, colour, size=13) for y, words, colour in apart(labels)]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="{FONT}">'
-        f"{_text(4, 12, 'relative error (lower is better)', palette.text, 'start')}{''.join(parts)}</svg>"
+        f"{text(4, 12, 'relative error (lower is better)', palette.text, size=13)}{''.join(parts)}</svg>"
     )
 
 
 def apart(labels: Sequence[tuple[float, str, str]]) -> list[tuple[float, str, str]]:
     """Move the labels (y, text, colour) down where needed, so that they do not overlap."""
     placed: list[tuple[float, str, str]] = []
-    for y, text, colour in sorted(labels):
+    for y, words, colour in sorted(labels):
         low = placed[-1][0] + LABEL_GAP if placed else y
-        placed.append((max(y, low), text, colour))
+        placed.append((max(y, low), words, colour))
     return placed
-
-
-def _mark(style_key: str, x: float, y: float, palette: Palette) -> str:
-    return SHAPES[marker(style_key)].format(x=x, y=y, colour=palette.colour(style_key))
-
-
-def _text(x: float, y: float, text: str, colour: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" font-size="13" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def race_gif(race: Race, palette: Palette) -> bytes:
@@ -229,9 +182,9 @@ def _gif_palette(palette: Palette) -> Image.Image:
     """The colours of an animation: every fourth one of the pictures, and shades of the colours of text and lines."""
     ramp = ramp_of(palette.weights)
     colours = [list(ramp[start : start + 3]) for start in range(0, len(ramp), 12)]
-    surface = _rgb(palette.surface)
+    surface = rgb(palette.surface)
     for ink in (palette.text, palette.muted, palette.grid, palette.colour("svd"), palette.colour("autoencoder")):
-        colours += [_mixed(surface, _rgb(ink), shade / SHADES) for shade in range(SHADES + 1)]
+        colours += [mixed(surface, rgb(ink), shade / SHADES) for shade in range(SHADES + 1)]
     image = Image.new("P", (1, 1))
     image.putpalette([part for colour in colours for part in colour])
     return image
@@ -256,7 +209,7 @@ def _gif_frame(race: Race, frame: Frame, palette: Palette) -> Image.Image:
         left = MARGIN + number * (GIF_SIZE[0] - 2 * MARGIN + MARGIN) // len(shown)
         if recording and picture:
             header = recording.header
-            tile = _image(picture, header.width, header.height, palette.weights).convert("RGB")
+            tile = picture_image(picture, header.width, header.height, palette.weights).convert("RGB")
             image.paste(tile.resize((SCALE * header.width, SCALE * header.height), Image.Resampling.NEAREST), (left, MARGIN))
         canvas.text((left, MARGIN + SCALE * SIDE + 4), title, palette.text, font)
         canvas.text((left, MARGIN + SCALE * SIDE + 24), note, palette.muted, font)
@@ -291,5 +244,5 @@ def _gif_chart(canvas: ImageDraw.ImageDraw, race: Race, frame: Frame, palette: P
     (x, y), size = seen[-1], 8
     canvas.polygon([(x - size, y), (x, y - size), (x + size, y), (x, y + size)], colour)
     labels.append((y, f"Autoencoder {frame.relative_error:.3f}", colour))
-    for y, text, colour in apart(labels):
-        canvas.text((right + 12, y), text, colour, font, anchor="lm")
+    for y, words, colour in apart(labels):
+        canvas.text((right + 12, y), words, colour, font, anchor="lm")

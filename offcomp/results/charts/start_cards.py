@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from html import escape
-from io import BytesIO
-
-import numpy as np
-from PIL import Image
 
 from offcomp.plain_text import without_unseen
+from offcomp.results.charts.pictures import picture_uri, svg_uri
 from offcomp.results.charts.start_svg import FRONT_ALT, front_svg, marker_svg
 from offcomp.results.charts.theme import Palette
 from offcomp.results.scores import Metric, brief_difference, metric_of
 from offcomp.results.sentences import megabytes
-from offcomp.results.start import ZERO, Answer, Demo, Step
+from offcomp.results.start import Answer, Demo, Step
 from offcomp.results.start_words import KEPT, LOST, is_kept, method_name, said, token_text
 
 NEXT_SHOWN = 3
@@ -71,7 +66,7 @@ def start_html(demo: Demo, ratio: float, index: int, palette: Palette) -> str:
         elif ratio > 1:
             empty = f'<div class="empty">{_text(lane.fault_at(ratio))}</div>'
             cards.append(_card(lane.style_key, palette, name=name, size=f"not possible at {ratio:g}x", body=empty))
-    front = svg_image(front_svg(demo, ratio, palette), FRONT_ALT, "front")
+    front = _svg(front_svg(demo, ratio, palette), FRONT_ALT, "front")
     return f'<div class="start" style="{_variables(palette)}"><div class="cards">{"".join(cards)}</div>{front}</div>'
 
 
@@ -119,14 +114,12 @@ def _step_card(demo: Demo, style_key: str, step: Step, index: int, palette: Pale
 
 
 def _card(style_key: str, palette: Palette, *, name: str, size: str = "", body: str = "", score: str = "") -> str:
-    head = f"<h3>{svg_image(marker_svg(style_key, palette), '', 'mark')}{_text(name)}</h3>"
+    head = f"<h3>{_svg(marker_svg(style_key, palette), '', 'mark')}{_text(name)}</h3>"
     return f'<article>{head}<p class="size">{_text(size)}</p>{body}<p class="score">{_text(score)}</p></article>'
 
 
-def svg_image(svg: str, alt: str, css_class: str) -> str:
-    """An SVG as an image with its content in a data URI, since Streamlit removes SVG elements from HTML."""
-    content = b64encode(svg.encode()).decode()
-    return f'<img class="{css_class}" src="data:image/svg+xml;base64,{content}" alt="{_text(alt)}">'
+def _svg(svg: str, alt: str, css_class: str) -> str:
+    return f'<img class="{css_class}" src="{svg_uri(svg)}" alt="{_text(alt)}">'
 
 
 def _variables(palette: Palette) -> str:
@@ -142,32 +135,7 @@ def _bar(name: str, share: float, colour: str, *, percent: bool) -> str:
 
 def _image(demo: Demo, picture: str, whose: str, palette: Palette) -> str:
     alt = f"The first {demo.rows} x {demo.cols} weights of {demo.module} of {whose}"
-    return f'<img class="weights" src="{_png(picture, demo.rows, demo.cols, palette.weights)}" alt="{_text(alt)}">'
-
-
-@lru_cache(maxsize=512)
-def _png(picture: str, rows: int, cols: int, colours: tuple[str, ...]) -> str:
-    """A picture as a PNG image in a data URI."""
-    cells = np.frombuffer(b64decode(picture), np.uint8).reshape(rows, cols)
-    image = Image.fromarray(cells, mode="P")
-    image.putpalette(_scale(colours))
-    written = BytesIO()
-    image.save(written, "PNG", optimize=False)
-    return f"data:image/png;base64,{b64encode(written.getvalue()).decode()}"
-
-
-@lru_cache(maxsize=4)
-def _scale(colours: tuple[str, ...]) -> list[int]:
-    """The colours of a picture's 256 values: red, green and blue of each."""
-    marks = np.array([[int(colour[place : place + 2], 16) for place in (1, 3, 5)] for colour in colours], float)
-    places = np.clip(np.arange(256) / (2 * ZERO), 0, 1) * (len(marks) - 1)
-    return (
-        np.stack([np.interp(places, range(len(marks)), marks[:, part]) for part in range(3)], 1)
-        .round()
-        .astype(int)
-        .ravel()
-        .tolist()
-    )
+    return f'<img class="weights" src="{picture_uri(picture, demo.cols, demo.rows, palette.weights)}" alt="{_text(alt)}">'
 
 
 def _metric(demo: Demo) -> Metric:
