@@ -78,6 +78,20 @@ def show_frontier(model: str) -> bool:
     return True
 
 
+def show_winner(model: str) -> None:
+    """Show the chart of the mean over all tasks, with its answer; nothing if it was not measured or the files are damaged."""
+    try:
+        quality = read_quality(model) if quality_files(model) else None
+    except StorageError:
+        quality = None
+    if quality is not None:
+        table, titles = frontier_table(quality, next(iter(choices(quality, KEPT))), KEPT), choices(quality, KEPT)
+        st.subheader("Which method keeps the most?")
+        st.markdown(plain(f"{frontier_answer(table)}."))
+        _draw(table, next(iter(titles.values())))
+        st.page_link("pages/atlas.py", label="Every task, with its numbers", icon=":material/monitoring:", width="content")
+
+
 def _draw(table: pd.DataFrame, what: str) -> None:
     style(ONE_SIZE)
     alt = f"Points gained or lost ({what}) against times fewer bytes, one line per method; the table below has the numbers."

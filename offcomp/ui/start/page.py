@@ -9,6 +9,7 @@ from offcomp.results.charts.start_cards import CSS, start_html
 from offcomp.results.start import RATIOS, TITLES, Demo, read_demo
 from offcomp.results.start_words import what_happened
 from offcomp.ui import draft
+from offcomp.ui.atlas.frontier import show_winner
 from offcomp.ui.escape import plain
 from offcomp.ui.frame import fragment, palette, style
 from offcomp.ui.start.own import own_sentence
@@ -24,6 +25,7 @@ def show_start() -> None:
     """Draw the slider and everything that follows it; moving it reruns nothing else."""
     style(CSS)
     st.fragment(_start)()
+    show_winner("minilm-l6")
 
 
 @fragment()
@@ -36,8 +38,8 @@ def _start() -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button("Open this plan in the Lab", type="primary", key="start_lab", icon=":material/compress:"):
             _open_lab(demo, ratio)
+        st.page_link("pages/race.py", label="Race", icon=":material/sports_score:", width="content")
         st.page_link("pages/runs.py", label="Results", icon=":material/list_alt:", width="content")
-        st.page_link("pages/atlas.py", label="Atlas", icon=":material/monitoring:", width="content")
     own_sentence(demo, ratio)
     st.caption(plain(_provenance(demo)))
 
