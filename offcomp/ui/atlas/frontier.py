@@ -86,7 +86,6 @@ def show_winner(model: str) -> None:
         quality = None
     if quality is not None:
         table, titles = frontier_table(quality, next(iter(choices(quality, KEPT))), KEPT), choices(quality, KEPT)
-        st.subheader("Which method keeps the most?")
         st.markdown(plain(f"{frontier_answer(table)}."))
         _draw(table, next(iter(titles.values())))
         st.page_link("pages/atlas.py", label="Every task, with its numbers", icon=":material/monitoring:", width="content")
