@@ -40,10 +40,10 @@ STYLE_KEYS = ("svd", "autoencoder", "trellis")
 TASKS = {"similarity": "similarity", "sentiment": "sentiment-head", "next": "causal-prose"}
 TEXTS = {
     "similarity": (
+        "It will rain tomorrow.",
         "A cat sleeps on the sofa.",
         "The market fell sharply today.",
         "He plays the guitar on stage.",
-        "It will rain tomorrow.",
         "She baked bread this morning.",
         "A kitten naps on the couch.",
         "Shares lost value this afternoon.",

@@ -48,7 +48,7 @@ def test_a_link_opens_a_size_and_a_task() -> None:
     assert app.selectbox(key="start_text").options[0] == read_demo("next").texts[0]
     app = opened(does="everything", size="7x")
     assert "the choices are similarity, sentiment, next" in texts(app)
-    assert "the choices are 3x, 1x, 2x" in texts(app)
+    assert "the choices are 8x, 1x, 2x" in texts(app)
 
 
 @pytest.mark.parametrize("kind", ["sentiment", "next"])

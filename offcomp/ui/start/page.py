@@ -16,7 +16,7 @@ from offcomp.ui.start.own import own_sentence
 from offcomp.ui.switch import choose_one
 
 KIND, TEXT, RATIO = "start_kind", "start_text", "start_ratio"
-FIRST_RATIO = 3.0
+FIRST_RATIO = 8.0
 DEFAULT_FIRST = (FIRST_RATIO, *(ratio for ratio in RATIOS if ratio != FIRST_RATIO))
 """The sizes, with the one that the page starts with first."""
 
