@@ -133,7 +133,8 @@ def test_the_chart_has_a_mark_for_every_size_and_says_where_one_is(kind: str) ->
         better = METRICS[demo.lanes[0].steps[0].score.metric].ranked
         values = [demo.original.score.value, *(step.score.compressed.value for step in demo.lanes[0].steps)]
         order = np.argsort(places[: len(values)], kind="stable")
-        assert all(better(values[first]) >= better(values[second]) for first, second in pairwise(order))
+        blurred = 0.01 * (max(values) - min(values))  # places are rounded
+        assert all(better(values[first]) >= better(values[second]) - blurred for first, second in pairwise(order))
 
 
 def test_a_size_that_a_method_cannot_reach_says_why() -> None:
