@@ -17,7 +17,7 @@ from offcomp.models.listing import known_info
 from offcomp.planning.plan import validate
 from offcomp.planning.sizes import predict
 from offcomp.results.charts.start_cards import own_html, start_html
-from offcomp.results.charts.start_svg import front_svg
+from offcomp.results.charts.start_svg import front_svg, ticks
 from offcomp.results.charts.theme import DARK, LIGHT, Palette
 from offcomp.results.scores import METRICS
 from offcomp.results.start import FILES, FOLDER, RATIOS, ZERO, Answer, Demo, read_demo
@@ -135,6 +135,12 @@ def test_the_chart_has_a_mark_for_every_size_and_says_where_one_is(kind: str) ->
         order = np.argsort(places[: len(values)], kind="stable")
         blurred = 0.01 * (max(values) - min(values))  # places are rounded
         assert all(better(values[first]) >= better(values[second]) - blurred for first, second in pairwise(order))
+
+
+def test_ticks_are_round() -> None:
+    assert ticks(0.098, 0.827, log_scale=False) == [0.2, 0.4, 0.6, 0.8]
+    assert ticks(0.544, 0.792, log_scale=False) == [0.55, 0.6, 0.65, 0.7, 0.75]
+    assert ticks(229.5, 2640.0, log_scale=True) == [500.0, 1000.0, 2000.0]
 
 
 def test_a_size_that_a_method_cannot_reach_says_why() -> None:

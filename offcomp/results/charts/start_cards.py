@@ -26,7 +26,7 @@ CSS = """
 .start h3 img {width: 18px; height: 18px}
 .start p {margin: 0; font-size: .85rem}
 .start .size, .start .note {color: var(--muted); font-size: .8rem}
-.start .said, .start .score {font-weight: 600}
+.start .said, .start .score, .start .kept {font-weight: 600}
 .start img.weights {width: 100%; aspect-ratio: 3 / 2; image-rendering: pixelated; display: block}
 .start .empty {aspect-ratio: 3 / 2; border: 1px dashed var(--grid); display: grid; place-items: center; padding: .5rem;
   color: var(--muted); font-size: .8rem; text-align: center}
@@ -91,15 +91,14 @@ def answer_html(
     colour, words = palette.colour(style_key), said(texts, answer, index)
     if answer.probabilities:
         bars = list(answer.probabilities.items())
-    elif answer.similarities:
-        bars = [("cosine", answer.similarities[answer.nearest(index)])]
     else:
         bars = [(token_text(token), share) for token, share in answer.next[:NEXT_SHOWN]]
-    lines = "".join(_bar(name, share, colour, percent=not answer.similarities) for name, share in bars)
-    notes = [f"… {answer.continuation.strip()[:LONGEST]}"] if answer.continuation is not None else []
+    lines = "".join(_bar(name, share, colour) for name, share in bars)
+    said_so = ""
     if original is not None and style_key != "original":
-        notes.append(KEPT if is_kept(texts, original, answer, index) else LOST)
-    said_so = "".join(f'<p class="note">{_text(note)}</p>' for note in notes)
+        said_so += f'<p class="kept">{_text(KEPT if is_kept(texts, original, answer, index) else LOST)}</p>'
+    if answer.continuation is not None:
+        said_so += f'<p class="note">… {_text(answer.continuation.strip()[:LONGEST])}</p>'
     return f'<p class="said">{_text(words)}</p><div>{lines}</div><div>{said_so}</div>'
 
 
@@ -126,11 +125,10 @@ def _variables(palette: Palette) -> str:
     return f"--muted: {palette.muted}; --grid: {palette.grid}"
 
 
-def _bar(name: str, share: float, colour: str, *, percent: bool) -> str:
+def _bar(name: str, share: float, colour: str) -> str:
     width = f"{100 * min(max(share, 0.0), 1.0):.1f}%"
-    value = f"{100 * share:.0f} %" if percent else f"{share:.2f}"
     bar = f'<i><b style="width: {width}; background: {colour}"></b></i>'
-    return f'<div class="bar"><span>{_text(name)}</span>{bar}<span>{value}</span></div>'
+    return f'<div class="bar"><span>{_text(name)}</span>{bar}<span>{100 * share:.0f} %</span></div>'
 
 
 def _image(demo: Demo, picture: str, whose: str, palette: Palette) -> str:

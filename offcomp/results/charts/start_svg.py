@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import exp, log
+from math import ceil, floor, log, log10
 
 from offcomp.results.charts.svg import FONT, shape, text
 from offcomp.results.charts.theme import Palette
@@ -12,7 +12,6 @@ from offcomp.results.start import RATIOS, Demo
 
 WIDTH, HEIGHT = 380, 330
 TOP, BOTTOM, LEFT, RIGHT = 46, 48, 54, 14
-NUM_TICKS = 5
 TITLE = "How much of the score is kept?"
 FRONT_ALT = f"{TITLE} Score of each method at every size, with the original and the chosen size; the cards have the numbers."
 
@@ -40,12 +39,10 @@ def front_svg(demo: Demo, ratio: float, palette: Palette) -> str:
         return foot - 10 - (foot - TOP - 20) * (scale(value) - worst) / span
 
     parts = [text(0, 18, TITLE, palette.text, size=16)]
-    for number in range(NUM_TICKS):
-        level = worst + span * number / (NUM_TICKS - 1)
-        y = foot - 10 - (foot - TOP - 20) * number / (NUM_TICKS - 1)
-        value = exp(-level) if is_better_low else level
-        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="{palette.grid}"/>')
-        parts.append(text(LEFT - 6, y + 4, metric.number(value), palette.muted, anchor="end", size=12))
+    for value in ticks(min(values), max(values), log_scale=is_better_low):
+        parts.append(f'<path d="M{LEFT} {down(value):.1f}H{WIDTH - RIGHT}" stroke="{palette.grid}"/>')
+        label = f"{100 * value:.0f} %" if metric.percent else f"{value:,g}"
+        parts.append(text(LEFT - 6, down(value) + 4, label, palette.muted, anchor="end", size=12))
     for size in RATIOS:
         parts.append(text(across(size), foot + 16, f"{size:g}x", palette.muted, anchor="middle", size=12))
     here = across(ratio)
@@ -70,3 +67,14 @@ def front_svg(demo: Demo, ratio: float, palette: Palette) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         f'font-family="{FONT}">{"".join(parts)}</svg>'
     )
+
+
+def ticks(low: float, high: float, *, log_scale: bool) -> list[float]:
+    """Round values between two others: 1, 2 and 5 times powers of ten on a log scale, or equal steps."""
+    if log_scale:
+        powers = range(floor(log10(low)), ceil(log10(high)) + 1)
+        return [each for power in powers for each in (10.0**power, 2 * 10.0**power, 5 * 10.0**power) if low <= each <= high]
+    rough = (high - low) / 5 or 1.0
+    power = 10.0 ** floor(log10(rough))
+    step = next(each * power for each in (1, 2, 5, 10) if each * power >= rough)
+    return [round(number * step, 10) for number in range(ceil(low / step), floor(high / step) + 1)]
