@@ -628,7 +628,13 @@ CASES: dict[str, tuple[Case, ...]] = {
     "reconstructions.norms_figure": (norms_by_method,),
 }
 ALL = [pytest.param(case, id=case.__name__) for cases in CASES.values() for case in cases]
-DRAWN_AS_SVG = {"start_svg.front_svg", "plan_map.plan_map_svg", "frontier_svg.frontier_svg"}
+DRAWN_AS_SVG = {
+    "start_svg.front_svg",
+    "start_svg.marker_svg",
+    "race.race_svg",
+    "plan_map.plan_map_svg",
+    "frontier_svg.frontier_svg",
+}
 
 
 def test_every_figure_function_of_the_package_has_a_case() -> None:

@@ -301,7 +301,7 @@ def test_every_error_says_where_it_comes_from(app: AppTest) -> None:
     step(app, "compress")
     shown = strip(app)["Relative error"]
     assert shown["SVD"].endswith(" exact") and shown["Autoencoder"].endswith(" bundled measurement")
-    for part in ("Bundled measurement 08ca6297cab3", "seed 0", "offcomp 0.1.0", "torch 2.13.0", "at 3.0x in parameters"):
+    for part in ("Bundled measurement c0cb0f1da6a5", "seed 0", "offcomp 0.1.0", "torch 2.13.0", "at 3.0x in parameters"):
         assert part in texts(app)  # below the chart
     open_part(app, "budget")
     app.radio(key="dtype").set_value("float16").run()
