@@ -21,8 +21,8 @@ PRESS_SECONDS, PRESSES = 1.5, 20
 """Generous, since other tests run at the same time; `benchmarks.app_speed` measures this."""
 COLD_MILLISECONDS, WARM_MILLISECONDS = 300_000, 20_000
 WITHOUT_TORCH = (sys.executable, "-m", "tests.without_torch")
-SHOWN = """() => [document.querySelector('.start img').src.length, ...['.start', '.start svg text'].map(
-  part => [...document.querySelectorAll(part)].map(each => each.textContent).join(' '))].join(' ')"""
+SHOWN = """() => [...document.querySelectorAll('.start img.weights, .start img.front')].map(each => each.src).join(' ')
+  + document.querySelector('.start').textContent"""
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_the_page_can_be_read_by_everyone(browser: Browser, address: str, kind: 
         app.page.set_viewport_size(PHONE)
         settled(app.page)
         fits(app.page, PHONE["width"])
-        picture = app.page.locator(".start img").first.bounding_box()
+        picture = app.page.locator(".start img.weights").first.bounding_box()
         assert picture and picture["width"] >= 140
         assert serious_faults(app.page) == []
 
