@@ -72,7 +72,7 @@ def _show(demo: Demo, info: ModelInfo, text: str, runs: Mapping[str, Run]) -> No
     st.html(own_html(texts, answers, palette()))
     if any(not run.ended for run in runs.values()) and all(run.ended for run in current.values()):
         st.rerun(scope="app")
-    st.caption(plain(f"{info.model}, read now by this machine. The fitted models are listed under Runs."))
+    st.caption(plain(f"{text!r}, read now by {info.model} on this machine. The fitted models are listed under Runs."))
 
 
 @st.cache_data(max_entries=256, show_spinner=False, hash_funcs={ModelInfo: lambda info: info.reads})
