@@ -51,7 +51,7 @@ def fit_together(
     seed: int,
     report: Report,
 ) -> Iterator[CompressedMatrix]:
-    """See `Method.fit_together`. On the CPU, each thread trains a share of the matrices, with batched matrix products.
+    """See `Method.fit_together`. On the CPU, each thread trains a share of the matrices, if batches are large.
 
     Steps of small batches are so short that threads would spend more time waiting for Python's lock than they save, so one
     thread takes all matrices. A caller that watches the training watches the first matrix.
