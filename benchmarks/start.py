@@ -6,12 +6,16 @@ the task. Answers to the example texts come from `runs.live_answers`. The autoen
 latents are stored as 8-bit codes, since int8 with one scale per row would ruin them.
 `--home FOLDER` keeps the runs, and uses those that are there. `--check` writes nothing and prints the largest difference from
 the stored files.
+
+The weights of some models are bundled as well, in assets/start/runs, so that they can read a sentence of the visitor's own at
+once: those of both small models from 12x on that take long to fit. All files together take up at most 6 MB.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -27,6 +31,7 @@ from offcomp.errors import InputError
 from offcomp.methods import method_of_style_key, own_options
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.environment import environment
+from offcomp.models.listing import model_info
 from offcomp.models.loading import load
 from offcomp.models.weights import read
 from offcomp.planning.plan import Plan, make_groups
@@ -65,6 +70,8 @@ TEXTS = {
     ),
 }
 NUM_CHOSEN = 5
+BUNDLED = {kind: dict.fromkeys(("autoencoder", "trellis"), (12.0, 20.0, 30.0)) for kind in ("sentiment", "next")}
+"""Task -> style key -> sizes whose weights are bundled."""
 MODULE = "query.0"
 ROWS, COLS = 48, 72
 LIMIT = 3.0
@@ -172,6 +179,29 @@ def demo_of(kind: str, home: Path) -> dict[str, Any]:
     }
 
 
+def bundle(kind: str, made: dict[str, Any], home: Path) -> None:
+    """Bundle the weights of some steps: their runs without a task. Adds the runs' ids to the steps."""
+    for lane in made["lanes"]:
+        for step in lane["steps"]:
+            if step["ratio"] not in BUNDLED.get(kind, {}).get(lane["style_key"], ()):
+                continue
+            plan = plan_of(model_info(made["model"]), lane["style_key"], step["ratio"], made["task"]).replace(tasks=())
+            run = offcomp.run(plan, home=home, progress=False)
+            target = FOLDER / "runs" / run.id
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(run.folder / "groups", target / "groups", copy_function=shutil.copyfile)
+            shutil.copyfile(run.folder / "run.json", target / "run.json")
+            step["stored"] = run.id
+
+
+def remove_unused() -> None:
+    """Remove bundled runs that no file mentions."""
+    stored = {step.stored for kind in FILES for lane in read_demo(kind).lanes for step in lane.steps}
+    for folder in (FOLDER / "runs").iterdir():
+        if folder.name not in stored:
+            shutil.rmtree(folder)
+
+
 def numbers(value: Any) -> Iterator[float]:
     """All numbers in a JSON value, in order."""
     if isinstance(value, dict):
@@ -204,10 +234,12 @@ def main() -> None:
             if asked.check:
                 print(f"{FILES[kind]}: largest difference {largest_difference(kind, made):g}")
                 continue
-            FOLDER.mkdir(parents=True, exist_ok=True)
+            bundle(kind, made, asked.home or Path(scratch))
             path = FOLDER / FILES[kind]
             path.write_text(json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
             print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
+    if not asked.check:
+        remove_unused()
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ class Step(Document):
     """Requested ratio, in bytes of the compressed weights."""
     run: Name
     """Id of the run."""
+    stored: Name | None = None
+    """Id of the bundled run in FOLDER, which has the weights but no score; None if there is none."""
     num_bytes: Count
     """Stored bytes of the compressed weights."""
     relative_error: Amount

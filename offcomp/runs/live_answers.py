@@ -4,14 +4,18 @@ Questions about matrices are answered by `live_matrices`. A question about texts
 
     {"kind": "texts", "run": RUN_ID or null, "texts": [1 to 8 texts of at most 500 characters]}
 
+It may also have "home": FOLDER, the home folder of the run if that is not the resident's; "compare": false, to ask the
+compressed model alone; and "threads": N, to be answered by N threads, so that several questions can be answered at once.
+
 The answer is {"kind": KIND, "model": NAME, "run": RUN_ID or null, "texts": [one object per text]}. KIND depends on what the
-model does. Each object has the fields below; `compressed` is present only if the question names a run:
+model does. Each object has the fields below; `compressed` is present only if the question names a run, and `original` unless
+only the compressed model is asked:
 
     next-words     {"text", original: {"continuation", "next": [[token, probability], ... 5]}, compressed: ...}
     masked-words   {"text" (with its masks), original: {"masks": [[[token, probability], ... 5], ... one per mask]}, ...}
     classes        {"text", original: {"probabilities": {class: probability}}, ...}
     embeddings     {"text", "cosine"}: cosine similarity between the original model's and the compressed model's embeddings;
-                   null if no run is named. The answer also has the key "similarities": {"original": matrix,
+                   null unless both are asked. The answer also has the key "similarities": {"original": matrix,
                    "compressed": matrix}, with the similarity of every pair of texts.
 
 If there is no answer, the object is {"error": SENTENCE, "input": whether the question is at fault}.
@@ -86,9 +90,12 @@ def answer(question: Mapping[str, Any], loaded: LoadedModel, home: Path) -> dict
         return live_matrices.answer(question, loaded, RunStore(home))
     texts = _checked_texts(question)
     check_unchanged(loaded.info)
+    home = Path(question.get("home") or home)
     kind = kind_of(loaded)
+    run = question.get("run")
+    compares = run is None or question.get("compare") is not False
     if kind == EMBEDDINGS:
-        return _compare_embeddings(loaded, texts, question.get("run"), home)
+        return _compare_embeddings(loaded, texts, run, home, compares=compares)
     reader: Callable[[LoadedModel, Sequence[str]], Answers] = {
         NEXT_WORDS: continue_texts,
         MASKED_WORDS: fill_masks,
@@ -96,11 +103,13 @@ def answer(question: Mapping[str, Any], loaded: LoadedModel, home: Path) -> dict
     }[kind]
     if kind == MASKED_WORDS:
         texts = [with_mask(loaded, text) for text in texts]
-    answers = [{"text": text, "original": found} for text, found in zip(texts, reader(loaded, texts), strict=True)]
-    if question.get("run") is not None:
-        substitute(loaded, question["run"], home)
+    answers: Answers = [{"text": text} for text in texts]
+    if compares:
+        answers = [one | {"original": found} for one, found in zip(answers, reader(loaded, texts), strict=True)]
+    if run is not None:
+        substitute(loaded, run, home)
         answers = [one | {"compressed": found} for one, found in zip(answers, reader(loaded, texts), strict=True)]
-    return _framed(kind, loaded, question.get("run"), answers)
+    return _framed(kind, loaded, run, answers)
 
 
 def _framed(kind: str, loaded: LoadedModel, run: str | None, answers: Answers) -> dict[str, Any]:
@@ -197,16 +206,18 @@ def classify(loaded: LoadedModel, texts: Sequence[str]) -> Answers:
     return [{"probabilities": dict(zip(head.names, map(float, row), strict=True))} for row in probabilities]
 
 
-def _compare_embeddings(loaded: LoadedModel, texts: Sequence[str], run: str | None, home: Path) -> dict[str, Any]:
+def _compare_embeddings(
+    loaded: LoadedModel, texts: Sequence[str], run: str | None, home: Path, *, compares: bool
+) -> dict[str, Any]:
     """Cosine similarities of the embeddings of texts, before and after compression."""
-    original = _directions(loaded, texts)
-    similarities = {"original": (original @ original.T).tolist()}
-    cosines: list[float | None] = [None] * len(texts)
+    directions = {"original": _directions(loaded, texts)} if compares else {}
     if run is not None:
         substitute(loaded, run, home)
-        compressed = _directions(loaded, texts)
-        similarities["compressed"] = (compressed @ compressed.T).tolist()
-        cosines = (original * compressed).sum(1).tolist()
+        directions["compressed"] = _directions(loaded, texts)
+    similarities = {which: (each @ each.T).tolist() for which, each in directions.items()}
+    cosines: list[float | None] = [None] * len(texts)
+    if len(directions) > 1:
+        cosines = (directions["original"] * directions["compressed"]).sum(1).tolist()
     answers = [{"text": text, "cosine": cosine} for text, cosine in zip(texts, cosines, strict=True)]
     return _framed(EMBEDDINGS, loaded, run, answers) | {"similarities": similarities}
 

@@ -195,7 +195,7 @@ class Resident:
         if self._loader.threads:
             import torch
 
-            torch.set_num_threads(self._loader.threads)
+            torch.set_num_threads((job.question or {}).get("threads", self._loader.threads))
         if job.question is not None:
             from offcomp.runs.live_answers import write_answer
 

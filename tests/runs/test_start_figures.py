@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 import offcomp
-from benchmarks.start import TEXTS, answers_of, picture
+from benchmarks.start import BUNDLED, TEXTS, answers_of, picture
 from offcomp.models.loading import load
 from offcomp.models.weights import read
-from offcomp.results.start import Answer, read_demo
+from offcomp.results.start import FILES, FOLDER, Answer, Demo, Lane, Step, read_demo
 from offcomp.results.start_words import said
 from offcomp.runs.live_answers import answer
 from offcomp.runs.result import overall_error
+from offcomp.runs.store import RunStore
 
+MAX_BYTES = 6_000_000
+"""Of all files of the Start page."""
 TRAINED = {"autoencoder"}
 """Training adds up rounding errors, so its results differ slightly between machines."""
 
@@ -50,6 +53,32 @@ def test_a_step_equals_an_ordinary_run_of_its_plan(kind: str, style_key: str, ra
     cells = [demo.cells(each).astype(float) for each in (picture(read(loaded.model, spec), demo.limit), step.picture)]
     assert np.abs(cells[0] - cells[1]).mean() < (10 if style_key in TRAINED else 1)
     if style_key not in TRAINED:
+        assert [said(demo.texts, Answer.from_json(each), index) for index, each in enumerate(found)] == [
+            said(demo.texts, each, index) for index, each in enumerate(step.answers)
+        ]
+
+
+def bundled() -> list[tuple[Demo, Lane, Step]]:
+    """Every step whose weights are bundled."""
+    demos = [read_demo(kind) for kind in FILES]
+    return [(demo, lane, step) for demo in demos for lane in demo.lanes for step in lane.steps if step.stored]
+
+
+def test_the_bundled_weights_are_those_of_the_steps() -> None:
+    steps = bundled()
+    assert {folder.name for folder in (FOLDER / "runs").iterdir()} == {step.stored for _, _, step in steps}
+    assert len(steps) == sum(len(ratios) for lanes in BUNDLED.values() for ratios in lanes.values())
+    assert sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file()) <= MAX_BYTES
+    store = RunStore(FOLDER)
+    for demo, lane, step in steps:
+        run = store.get(str(step.stored))
+        assert run.result is not None
+        assert run.has_weights
+        assert run.plan == lane.plan_at(step.ratio).replace(tasks=())
+        assert sum(group.num_bytes for group in run.result.groups) == step.num_bytes
+        assert overall_error(run.result.groups) == pytest.approx(step.relative_error, rel=1e-6)
+        question = {"kind": "texts", "run": run.id, "home": str(FOLDER), "texts": list(demo.texts)}
+        found = answers_of(answer(question, load(demo.model), FOLDER.parent), "compressed")
         assert [said(demo.texts, Answer.from_json(each), index) for index, each in enumerate(found)] == [
             said(demo.texts, each, index) for index, each in enumerate(step.answers)
         ]
