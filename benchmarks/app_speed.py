@@ -5,18 +5,19 @@ Prints the median, 95th percentile and maximum, in milliseconds, of the time
 - from the server's first response to a complete Start page;
 - from a click on a pill of the page Compress to the new text, first with idle workers, then while an autoencoder trains;
 - from the key press that moves a slider to the last change of a chart or card, on Start, on Compress with every matrix of
-  MiniLM-L6, on Inspect, and in ten open sessions whose sliders are moved at once;
-- from a click on a sidebar link to the next page's title, with its script finished.
+  MiniLM-L6, on Inspect with SVD and with four stored methods, and in ten open sessions whose sliders are moved at once;
+- from a click on a sidebar link to the next page's title, with its script finished;
+- between two pictures of a race that plays in ten open sessions, where a tick is 500 ms, and from the key press that pauses it.
 
 Finally prints the memory of the app's process after a visit to every page.
 """
 
 from __future__ import annotations
 
-import re
 import statistics
 import time
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,6 +27,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from offcomp.cli.text import format_table
 from offcomp.models.listing import model_info
 from offcomp.planning.plan import Plan, make_groups
+from offcomp.results.race import default_module, race_plans
 from offcomp.runs.store import RunStore
 from offcomp.ui.frame import PAGES
 from tests.browser import launch_options
@@ -38,6 +40,8 @@ EVERYTHING = ",".join(
 )
 STRIP = "[data-testid=stTable]"
 INSPECTED = "h3:has-text('at each rank')"
+STORED = ("svd", "autoencoder", "codebook", "trellis")
+FIT_MILLISECONDS = 120_000
 COMPRESS = f"/compress?modules={EVERYTHING}&together=module&methods=svd"
 REST_MILLISECONDS = 1500
 WATCH_CHARTS = """() => {
@@ -46,6 +50,20 @@ WATCH_CHARTS = """() => {
   const inChart = change => (change.target.closest ?? (() => null)).call(change.target, ".js-plotly-plot, [data-testid=stHtml]")
   const note = changes => { if (changes.some(inChart)) window.drawn = performance.now() }
   new MutationObserver(note).observe(document.body, {subtree: true, childList: true, attributes: true, characterData: true})
+}"""
+RACE_MODEL, RACE_RATIO, PLAYED_MILLISECONDS = "offcomp-gpt", 4.0, 10_000
+WATCH_RACE = """() => {
+  window.shown = []
+  let epoch
+  document.addEventListener("keydown", () => { window.pressed = performance.now() }, true)
+  const look = () => {
+    const now = document.querySelector(".race figure:nth-of-type(3)")?.innerText.match(/epoch (\\d+) of/)?.[1]
+    if (now !== epoch) window.shown.push(performance.now())
+    epoch = now
+    const paused = document.querySelector(".st-key-race_play")?.innerText.includes("Play")
+    window.paused = paused ? window.paused || performance.now() : 0
+  }
+  new MutationObserver(look).observe(document.body, {subtree: true, childList: true, attributes: true, characterData: true})
 }"""
 AT_REST = "[data-testid=stApp][data-test-script-state=notRunning]"
 
@@ -106,6 +124,15 @@ def open_slider(page: Page, address: str, path: str, answer: str) -> None:
     page.wait_for_timeout(1500)
 
 
+def fit_methods(page: Page, address: str) -> None:
+    """Open Inspect with all of STORED, and fit those that have to be trained."""
+    open_slider(page, address, f"/inspect?module=value.2&rank=48&show={','.join(STORED)}&ratio=4", INSPECTED)
+    for name in STORED[1:]:
+        page.locator(f".st-key-inspect_fit_{name}").get_by_role("button").click()
+        page.locator(f".st-key-inspect_residual_{name}").wait_for(timeout=FIT_MILLISECONDS)
+        expect(page.locator(AT_REST)).to_be_visible()
+
+
 def switch_milliseconds(page: Page) -> list[float]:
     """Times to open every page by its sidebar link, twice, until its script has finished."""
     times = []
@@ -129,6 +156,32 @@ def together_milliseconds(browser: Browser, address: str) -> list[float]:
         for page in pages:
             open_slider(page, address, COMPRESS, STRIP)
         return slide_milliseconds(*pages, moves=4)
+
+
+def race_milliseconds(browser: Browser, address: str, home: Path) -> tuple[list[float], list[float]]:
+    """Times between the pictures of a race that plays in several sessions, and from a key press until it is paused."""
+    info, store = model_info(RACE_MODEL, home), RunStore(home)
+    runs = [store.submit(plan, info) for plan in race_plans(info, default_module(info), RACE_RATIO).values()]
+    for run in runs:
+        for _ in store.follow(run):
+            pass
+    with ExitStack() as sessions:
+        pages = [sessions.enter_context(visit(browser, address)).page for _ in range(SESSIONS)]
+        for page in pages:
+            page.goto(f"{address}/race?race={','.join(run.id for run in runs)}")
+            page.get_by_text("wins by").wait_for()
+            page.evaluate(WATCH_RACE)
+        for page in pages:
+            page.keyboard.press("p")
+        pages[0].wait_for_timeout(PLAYED_MILLISECONDS)
+        shown = [page.evaluate("window.shown") for page in pages]
+        paused = []
+        for page in pages:
+            page.keyboard.press("p")
+            assert holds(page, "window.paused > window.pressed")
+            paused.append(page.evaluate("window.paused - window.pressed"))
+        between = [after - before for times in shown for before, after in pairwise(times[1:])]
+        return between, paused
 
 
 def server_megabytes(address: str) -> float:
@@ -183,12 +236,17 @@ def main() -> None:
             open_slider(page, address, COMPRESS, STRIP)
             slide_milliseconds(page)  # fills the caches
             rows.append(row("slider to charts, Compress, 37 matrices", slide_milliseconds(page)))
-            open_slider(page, address, "/inspect?module=ffn_in.3&rank=96", INSPECTED)
-            page.get_by_text(re.compile("averages")).first.wait_for()  # the maps are displayed
-            rows.append(row("slider to charts, Inspect", slide_milliseconds(page)))
+            open_slider(page, address, "/inspect?module=ffn_in.3&rank=96&show=svd", INSPECTED)
+            page.locator(".st-key-inspect_residual").wait_for()
+            rows.append(row("slider to charts, Inspect, SVD", slide_milliseconds(page)))
+            fit_methods(page, address)
+            rows.append(row("slider to charts, Inspect, four stored methods", slide_milliseconds(page)))
             rows.append(row("link to the next page", switch_milliseconds(page)))
             megabytes = server_megabytes(address)
             rows.append(row(f"slider to charts, {SESSIONS} sessions", together_milliseconds(browser, address)))
+            between, paused = race_milliseconds(browser, address, home)
+            rows.append(row(f"between two pictures of a race, {SESSIONS} sessions", between))
+            rows.append(row(f"key press to pause of a race, {SESSIONS} sessions", paused))
         browser.close()
     print(format_table(rows))
     print(f"memory of the app's process after a visit to every page: {megabytes:.0f} MB")

@@ -40,6 +40,17 @@ for name in PROXIES:
 jaxtyping.install_import_hook("offcomp.numerics", "beartype.beartype")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that includes the tests marked `long`."""
+    parser.addoption("--long", action="store_true", help="include the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests marked `long`, unless they are asked for."""
+    if not config.getoption("--long"):
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def offcomp_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The data folder of this test session, initially empty."""

@@ -1,4 +1,4 @@
-"""The figures on the Start page are those of ordinary runs of the same plans; `benchmarks.start --check` checks all of them."""
+"""The figures on the Start page are those of ordinary runs of the same plans: five of them here, all of them with --long."""
 
 from __future__ import annotations
 
@@ -23,16 +23,24 @@ TRAINED = {"autoencoder"}
 """Training adds up rounding errors, so its results differ slightly between machines."""
 
 
-@pytest.mark.parametrize(
-    ("kind", "style_key", "ratio"),
-    [
-        ("similarity", "svd", 8.0),
-        ("sentiment", "autoencoder", 20.0),
-        ("sentiment", "trellis", 12.0),
-        ("next", "svd", 5.0),
-        ("next", "trellis", 8.0),
-    ],
-)
+SOME = {
+    ("similarity", "svd", 8.0),
+    ("sentiment", "autoencoder", 20.0),
+    ("sentiment", "trellis", 12.0),
+    ("next", "svd", 5.0),
+    ("next", "trellis", 8.0),
+}
+"""Steps that are tested without --long."""
+STEPS = [
+    pytest.param(kind, lane.style_key, step.ratio, marks=[] if (kind, lane.style_key, step.ratio) in SOME else pytest.mark.long)
+    for kind in FILES
+    for lane in read_demo(kind).lanes
+    for step in lane.steps
+]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("kind", "style_key", "ratio"), STEPS)
 def test_a_step_equals_an_ordinary_run_of_its_plan(kind: str, style_key: str, ratio: float, tmp_path: Path) -> None:
     demo = read_demo(kind)
     lane = next(lane for lane in demo.lanes if lane.style_key == style_key)

@@ -18,8 +18,9 @@ SPECTRUM_PIXELS = 310
 ROWS_PIXELS = 380
 MAX_DECADES = 4
 MAX_STORED = 1.05  # fraction of the original parameters beyond which lines are not drawn
-MAX_DOTS = 400
+MAX_DOTS = 160
 """Maximum number of rows drawn: the browser redraws every dot whenever the slider moves."""
+MARGINS = {"l": 64, "b": 48}
 SMALL_FONT = FONT_SIZE - 2
 
 
@@ -131,8 +132,14 @@ def _rank_layout(table: pd.DataFrame, rank: int, palette: Palette, *, height: fl
 
 
 def finished(data: list[dict[str, Any]], palette: Palette, title: str, height: int, **layout: Any) -> go.Figure:
-    """Apply the common style, with the title at the top edge and a small legend."""
+    """Apply the common style, with the title at the top edge and a small legend.
+
+    The margins are fixed, since plotly draws a chart several times to find margins that fit.
+    """
     layout["legend"] = {"font": {"size": SMALL_FONT}} | layout.get("legend", {})
+    for axis in ("xaxis", "yaxis"):
+        layout[axis] = {"automargin": False} | layout.get(axis, {})
+    layout["margin"] = MARGINS | layout.get("margin", {})
     return styled(go.Figure(data), palette, title=title, title_top=10, height=height, uirevision="same", **layout)
 
 

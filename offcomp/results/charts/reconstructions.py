@@ -14,11 +14,11 @@ from offcomp.results.charts.inspect import SMALL_FONT, finished, small_title
 from offcomp.results.charts.style import colour_scale, literal, outlined
 from offcomp.results.charts.theme import Palette, marker
 
-MAP_PIXELS, LINES_PIXELS = 320, 360
+MAP_PIXELS, LINES_PIXELS = 336, 360
 PERCENTILE = 99.5
 LEGEND_BELOW = {"orientation": "h", "x": 0, "y": -0.24, "yanchor": "top"}
 """Above the chart, a legend of four methods would cover the title on a phone."""
-MAP_MARGINS = {"l": 52, "r": 16, "t": 34, "b": 76}
+MAP_MARGINS = {"l": 52, "r": 16, "t": 34, "b": 92}
 
 
 def colour_limit(cells: Array) -> float:
@@ -27,9 +27,19 @@ def colour_limit(cells: Array) -> float:
 
 
 def map_figure(
-    values: Array, *, limit: float, shape: tuple[int, int], title: str, palette: Palette, errors: bool = False
+    values: Array,
+    *,
+    limit: float,
+    shape: tuple[int, int],
+    title: str,
+    palette: Palette,
+    errors: bool = False,
+    explained: bool = True,
 ) -> go.Figure:
-    """Heat map of the cells of a matrix: means of weights, coloured from -limit to limit, or errors, from 0 to limit."""
+    """Heat map of the cells of a matrix: means of weights, coloured from -limit to limit, or errors, from 0 to limit.
+
+    explained    whether to draw the colour bar, which one map of each kind needs
+    """
     hover = "root mean square of the errors %{z:.4f}" if errors else "mean %{z:.4f}"
     data: dict[str, Any] = {
         "type": "heatmap",
@@ -37,6 +47,7 @@ def map_figure(
         "zmin": 0 if errors else -limit,
         "zmax": limit,
         "colorscale": colour_scale(palette.errors if errors else palette.weights),
+        "showscale": explained,
         "colorbar": _colour_bar(limit, palette, errors=errors),
         "hovertemplate": f"from row %{{y}}, column %{{x}}<br>{hover}<extra></extra>",
     }

@@ -93,7 +93,7 @@ def _show_matrix(lab: Lab) -> None:
 
 def _show_methods(lab: Lab, spec: ModuleSpec, view: View, rank: int, order: str) -> list[Reconstruction]:
     """Show the methods side by side, and return the reconstructions that are known."""
-    left, right = st.columns([9, 2], gap="medium", vertical_alignment="center")
+    left, right = st.columns([8, 3], gap="medium", vertical_alignment="center")
     with left:
         chosen = choose_methods(lab.choices)
     with right:

@@ -51,9 +51,9 @@ def _show_one(spec: ModuleSpec, view: View, found: Reconstruction, order: str) -
     st.markdown(plain(results.blocks_answer(results.block_table(view, found.picture), order)))
     places = st.columns(3, gap="small")
     name = f"{found.title}, {found.size}"
-    _map(places[0], spec, view, view.original, key="original", title="Original")
+    _map(places[0], spec, view, view.original, key="original", title="Original", explained=True)
     _map(places[1], spec, view, found.picture.reconstruction, key="reconstruction", title=name)
-    _map(places[2], spec, view, found.picture.residual, key="residual", title="Residual", errors=True)
+    _map(places[2], spec, view, found.picture.residual, key="residual", title="Residual", errors=True, explained=True)
 
 
 def _map(
@@ -66,10 +66,13 @@ def _map(
     title: str,
     about: str = "",
     errors: bool = False,
+    explained: bool = False,
 ) -> None:
     """Draw a map of weights or errors in a column. All maps of a kind have the same scale, which the original determines."""
     limit = charts.colour_limit(view.spread if errors else view.original)
-    figure = charts.map_figure(values, limit=limit, shape=spec.shape, title=title, palette=palette(), errors=errors)
+    figure = charts.map_figure(
+        values, limit=limit, shape=spec.shape, title=title, palette=palette(), errors=errors, explained=explained
+    )
     with place:
         draw(figure, f"inspect_{key}", f"Heat map of {spec.name}: {' '.join(filter(None, [about, title]))}.")
 
@@ -81,8 +84,8 @@ def _show_several(lab: Lab, spec: ModuleSpec, view: View, shown: Sequence[Shown]
     with first.container(key="inspect_head_original"):
         st.markdown("**Original**")
         st.caption(plain(f"{megabytes(spec.num_bytes)} as {spec.dtype}"))
-    _map(first, spec, view, view.original, key="original", title="Weights")
-    _map(first, spec, view, view.spread, key="spread", title="If all was lost", errors=True)
+    _map(first, spec, view, view.original, key="original", title="Weights", explained=True)
+    _map(first, spec, view, view.spread, key="spread", title="If all was lost", errors=True, explained=True)
     for column, one in zip(others, shown, strict=True):
         with column.container(key=f"inspect_head_{one.style_key}"):
             st.markdown(f"**{plain(one.title)}**")
