@@ -7,7 +7,7 @@ Prints the median, 95th percentile and maximum, in milliseconds, of the time
 - from the key press that moves a slider to the last change of a chart or card, on Start, on Compress with every matrix of
   MiniLM-L6, on Inspect with SVD and with four stored methods, and in ten open sessions whose sliders are moved at once;
 - from a click on a sidebar link to the next page's title, with its script finished;
-- between two pictures of a race that plays in ten open sessions, where a tick is 500 ms, and from the key press that pauses it.
+- between two pictures of a race that plays in ten open sessions, where a tick is 500 ms, and from the key press to the pause.
 
 Finally prints the memory of the app's process after a visit to every page.
 """
@@ -134,7 +134,7 @@ def fit_methods(page: Page, address: str) -> None:
 
 
 def switch_milliseconds(page: Page) -> list[float]:
-    """Times to open every page by its sidebar link, twice, until its script has finished."""
+    """Times from a click on a sidebar link until the script of its page has finished, for every page, twice."""
     times = []
     for _ in range(2):
         for _path, title, _icon in PAGES:

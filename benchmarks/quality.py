@@ -9,7 +9,7 @@ differ from that of the tasks. Classes are predicted by a probe on the embedding
 original model and shows whether existing users of the embeddings still work; `refitted` is fitted on the compressed model and
 shows how much information the embeddings still contain. Similarity has no probe. Every cell is the difference from the original
 on the same examples, with its 95 % interval. Calibrated rows are averages over several draws of calibration text (`--draws`).
-The cosine distance is the mean over sentences of STS-B, between the embeddings of both models.
+The cosine distance between the embeddings of both models is averaged over sentences of STS-B.
 
 Rows are written to the JSON file one by one, and existing rows are not measured again. A file that was made with different
 data, texts, options or versions is rejected. `--tables FILE ...` measures nothing and prints the tables of these JSON files, as

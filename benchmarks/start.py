@@ -8,7 +8,8 @@ latents are stored as 8-bit codes, since int8 with one scale per row would ruin 
 the stored files.
 
 The weights of some models are bundled as well, in assets/start/runs, so that they can read a sentence of the visitor's own at
-once: those of both small models from 12x on that take long to fit. All files together take up at most 6 MB.
+once: those of the autoencoders and trellis codes of both small models from 12x on, which take long to fit. All files together
+take up at most 6 MB.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def answers_of(found: dict[str, Any], which: str) -> list[dict[str, Any]]:
 
 
 def score_of(run: Run, task: str) -> dict[str, Any]:
-    """The score of a run without examples."""
+    """The score of a run, without its examples."""
     assert run.result is not None
     left_out = ("flips", "changes", "continuations", "labels", "token_accuracy", "protocol", "settings", "columns", "rows")
     return {name: value for name, value in run.result.scores[task].to_dict().items() if name not in left_out}

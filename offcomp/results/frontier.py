@@ -113,7 +113,7 @@ def read_quality(model: str, folder: Path = FOLDER) -> Quality:
         )
     first = documents[0]
     if any((each.model, each.tasks) != (model, first.tasks) for each in documents):
-        raise StorageError(f"the measurements of {model} have different models or tasks; measure them again with equal options")
+        raise StorageError(f"the measurements of {model} are of different models or tasks; repeat them with the same options")
     return first.model_copy(
         update={"rows": tuple(row for each in documents for row in each.rows), "date": max(each.date for each in documents)}
     )
@@ -190,7 +190,7 @@ def averaged(scores: Sequence[Difference]) -> Change:
 
 
 def mean_of_tasks(changes: Sequence[Change]) -> Change:
-    """The mean difference over tasks, with an interval computed from the widths of theirs as if tasks were independent."""
+    """The mean difference over tasks, with an interval computed from their intervals as if the tasks were independent."""
     middle = sum(change.difference for change in changes) / len(changes)
     if len(changes) == 1:
         return changes[0]
@@ -213,7 +213,7 @@ def frontier_answer(table: pd.DataFrame, ratio: float = 16.0) -> str:
     """What the chart shows, in one sentence: the best and the worst method near this many times fewer bytes."""
     near = table[(table["ratio"] / ratio).between(0.95, 1.05) & (table["style_key"] != LIMIT)]
     if near.empty:
-        return "How much quality is left at how many times fewer bytes?"
+        return "How much quality is left in fewer bytes?"
     ordered = near.sort_values("difference")
     best, worst = ordered.iloc[-1], ordered.iloc[0]
     noisy = " (within noise)" if within_noise((best["low"], best["high"])) else ""

@@ -25,9 +25,9 @@ NEEDED = ("rmse", "rows", "cols", "squared_norm", "original_parameters", "num_pa
 
 
 def grouping_table(measured: Sequence[Measured], survey: Survey) -> pd.DataFrame:
-    """One row per method other than SVD and way of grouping exactly the surveyed modules, at about the survey's ratio.
+    """One row per method (except SVD) and per way of grouping exactly the surveyed modules, at about the survey's ratio.
 
-    Bundled and finished runs count, also those that compressed more modules; newer runs take precedence.
+    Bundled and finished runs count, including those that compressed more modules; newer runs take precedence.
     """
     rows: dict[tuple[str, str], tuple[Any, ...]] = {}
     for each in measured:
@@ -70,7 +70,7 @@ def _grouping(groups: Sequence[Group]) -> str:
 
 
 def grouping_answer(table: pd.DataFrame, survey: Survey) -> str:
-    """Say for each method whether grouping the modules lowered its error, or that no run has compared this."""
+    """State for each method its error with the modules separate and grouped, or that no run has compared this."""
     clauses = list(_clauses(table))
     if not clauses:
         return (

@@ -1,4 +1,4 @@
-"""A race: SVD and the paper's autoencoder compress the same matrix to the same size, and the autoencoder is seen learning.
+"""A race: SVD and the paper's autoencoder compress the same matrix to the same size, and you watch the autoencoder learn.
 
 A race is two ordinary runs, which differ in nothing but the method. Does not import torch.
 """
@@ -66,7 +66,7 @@ class Race:
 
     @property
     def decided(self) -> bool:
-        """Whether both runs are done, so that there is a winner."""
+        """Whether both runs are done, so that the race has a result."""
         return all(run.status == "done" for run in self.runs)
 
     @property
@@ -114,18 +114,18 @@ def training_seconds(info: ModelInfo, module: str, ratio: float) -> float:
 
 
 def read_race(store: RunStore, key: str) -> Race:
-    """Read the race of the runs "SVD,AUTOENCODER". Raises InputError if there is no such race, with the remedy."""
+    """Read the race of the runs "SVD,AUTOENCODER". Raises InputError if there is no such race."""
     names = key.split(",")
     if len(names) != len(RUNNERS):
         raise InputError("the link does not name two runs; start a race below")
     svd, autoencoder = map(store.get, names)
     for run, name in zip((svd, autoencoder), RUNNERS, strict=True):
         if len(run.plan.groups) != 1 or run.plan.groups[0].method != name:
-            raise InputError(f"run {run.id} does not race: it is not one matrix compressed with {RUNNERS[name]}")
+            raise InputError(f"run {run.id} cannot race: it does not compress one matrix with {RUNNERS[name]}")
     one, other = (plan.replace(groups=()) for plan in (svd.plan, autoencoder.plan))
     (first,), (second,) = svd.plan.groups, autoencoder.plan.groups
     if one != other or second.replace(method=first.method, options=first.options) != first:
-        raise InputError(f"runs {svd.id} and {autoencoder.id} do not race: their plans differ in more than the method")
+        raise InputError(f"runs {svd.id} and {autoencoder.id} cannot race: their plans differ in more than the method")
     return Race(svd, autoencoder, read_frames(svd.folder), read_frames(autoencoder.folder))
 
 
@@ -135,7 +135,7 @@ def standing(race: Race, frame: Frame | None) -> str:
     if svd is None:
         return "SVD is about to be computed."
     if frame is None:
-        return f"SVD is done at once: relative error {_error(svd)}. The autoencoder is about to train."
+        return f"SVD was done at once: relative error {_error(svd)}. The autoencoder is about to train."
     ahead = "behind" if frame.relative_error > svd else "ahead of"
     return (
         f"After epoch {frame.epoch} of {race.epochs}, the autoencoder is {abs(frame.relative_error - svd):.3f} {ahead} SVD: "
@@ -161,7 +161,7 @@ def verdict(race: Race) -> str:
     if not best:
         return f"Nobody wins: both have a relative error of {_error(svd)}{_scores(race)}."
     low, high = sorted((svd, autoencoder))
-    return f"{RUNNERS[best]} wins by {high - low:.3f} of relative error: {low:.3f} against {_error(high)}{_scores(race)}."
+    return f"{RUNNERS[best]} wins by {high - low:.3f} in relative error: {low:.3f} against {_error(high)}{_scores(race)}."
 
 
 def _scores(race: Race) -> str:
@@ -171,7 +171,7 @@ def _scores(race: Race) -> str:
         f"{RUNNERS[name]} is ahead in {on_task(task, result_of(race.svd).scores[task])}" for task, name in ahead.items() if name
     ]
     if told:
-        even = "" if len(told) == len(ahead) else ", the other score is within noise"
+        even = "" if len(told) == len(ahead) else ", and the other score is within noise"
         return f"; {' and '.join(told)}{even}"
     return "; the scores are within noise of each other" if ahead else "; no task was scored"
 
@@ -223,10 +223,12 @@ def troubles(race: Race) -> list[str]:
         if run.ended and run.status != "done":
             reached = f" after epoch {race.shown[-1].epoch} of {race.epochs}" if run is race.autoencoder and race.shown else ""
             reason = "" if run.status == "cancelled" else f" Reason: {run.error.rstrip('.')}."
-            found.append(f"{name} was {run.status}{reached}.{reason} Start the race again to finish it.")
+            ended = "failed" if run.status == "failed" else f"was {run.status}"
+            found.append(f"{name} {ended}{reached}.{reason} Start the race again to finish it.")
         elif run.ended and frames is None:
             found.append(
-                f"{name}'s run {run.id} has no pictures: it was made by an earlier version. Record it again to see them."
+                f"{name}'s run {run.id} has no pictures: an earlier version made it, or they could not be written. "
+                "Record it again to see them."
             )
     return found
 

@@ -73,7 +73,7 @@ def _in_run(run: Run, spec: ModuleSpec, style_key: str) -> Iterator[Stored]:
 
 
 def nearest(stored: Sequence[Stored], ratio: float, preferred: str = "") -> Stored | None:
-    """The stored matrix whose byte ratio is nearest to `ratio`, up to EQUAL; that of the run `preferred` before all others."""
+    """The stored matrix whose byte ratio is nearest to `ratio`, within EQUAL; that of the run `preferred` before all others."""
     return min(
         (each for each in stored if _distance(each.group.byte_ratio, ratio) <= log(EQUAL)),
         key=lambda each: (each.run.id != preferred, len(each.group.modules) > 1, _distance(each.group.byte_ratio, ratio)),
@@ -125,7 +125,7 @@ def size_words(found: Reconstruction) -> str:
 
 
 def row_words(found: Reconstruction) -> str:
-    """The median cosine and the median error of the norms of the rows: "Rows: median cosine 0.79, norm -21 %."."""
+    """The median cosine and the median error of the norms of the rows: "Rows: median cosine 0.790, norm -21 %."."""
     cosines, ratios = (values[~np.isnan(values)] for values in (found.picture.cosines, found.picture.norm_ratios))
     if not len(cosines):
         return "Every row is zero."

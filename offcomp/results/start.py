@@ -75,7 +75,7 @@ class Step(Document):
     relative_error: Amount
     num_groups: Positive
     num_whole: Count
-    """How many groups are stored whole, since the method would take up more bytes than the weights themselves."""
+    """How many groups are stored whole, since the weights themselves, as int8, take up fewer bytes than the method would."""
     score: Score
     answers: Items[Answer]
     picture: str
@@ -121,8 +121,8 @@ class Original(Document):
 class Demo(Document):
     """One model with its example texts.
 
-    The pictures show the first entries of one matrix: rows · cols bytes in base64, from 0 (-`limit` or below) over ZERO (0) to
-    2 · ZERO (`limit` or above).
+    The pictures show the first entries of one matrix: rows · cols bytes in base64, from 0 (-`limit` or below) through ZERO (0)
+    to 2 · ZERO (`limit` or above).
     """
 
     model: Name

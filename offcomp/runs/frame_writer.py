@@ -1,4 +1,4 @@
-"""Write the frames of a run (`runs.frames`) while a group is compressed. Frames never change or fail a run."""
+"""Write the frames of a run (`runs.frames`) while a group is compressed. Frames never change a run or make it fail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from offcomp.runs.compress import CompressedGroup, read_stacked
 from offcomp.runs.frames import FRAMES, FRAMES_SCHEMA, MAX_ENTRIES, MAX_FRAMES, SIDE, TOP, ZERO, Frame, FrameHeader
 
 SPREADS = 3.0
-"""The scale of the pictures ends at this many root mean squares of the weights shown."""
+"""The scale of the pictures ends at this many times the root mean square of the weights shown."""
 
 
 def _private(path: str, flags: int) -> int:

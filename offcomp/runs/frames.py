@@ -5,7 +5,7 @@
 
 A picture shows the first `SIDE` rows and columns of the group's stacked matrix, one byte per weight: 127 is zero, 254 is the
 weight `limit` or more, 0 is the weight `-limit` or less. A line has at most `MAX_LINE` bytes and a file at most
-`MAX_FRAMES` + 2 lines: a longer training writes a frame every few epochs. Groups of more than `MAX_ENTRIES` weights are passed
+`MAX_FRAMES` + 2 lines: longer training writes a frame every few epochs. Groups of more than `MAX_ENTRIES` weights are passed
 over.
 
 The worker appends whole lines, so a reader sees a prefix of the file; a last line without its end is not read.
@@ -67,7 +67,7 @@ class Frame(Document):
     loss: Figure | None = None
     """Mean training loss of the epoch."""
     relative_error: Amount
-    """‖W-Ŵ‖_F / ‖W‖_F over the whole group; in epochs, before rounding to the dtypes of the checkpoint."""
+    """‖W-Ŵ‖_F / ‖W‖_F over the whole group; after an epoch, before rounding to the dtypes of the checkpoint."""
     picture: Picture
 
 

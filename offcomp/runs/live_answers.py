@@ -18,7 +18,7 @@ only the compressed model is asked:
                    null unless both are asked. The answer also has the key "similarities": {"original": matrix,
                    "compressed": matrix}, with the similarity of every pair of texts.
 
-If there is no answer, the object is {"error": SENTENCE, "input": whether the question is at fault}.
+If a question cannot be answered, the answer is {"error": SENTENCE, "input": whether the question is at fault}.
 """
 
 from __future__ import annotations
@@ -84,7 +84,10 @@ def write_answer(pipe: int, question: Mapping[str, Any], loaded: LoadedModel | N
 
 
 def answer(question: Mapping[str, Any], loaded: LoadedModel, home: Path) -> dict[str, Any]:
-    """Answer a question; see the module docstring. The compressed weights stay in the model. Raises InputError and RunError."""
+    """Answer a question; see the module docstring. The compressed weights stay in the model.
+
+    Raises InputError, RunError and StorageError.
+    """
     if question.get("kind") in live_matrices.KINDS:
         check_unchanged(loaded.info)
         return live_matrices.answer(question, loaded, RunStore(home))

@@ -60,7 +60,7 @@ STEPS = {
 
 
 class _Decoded(NamedTuple):
-    """A reconstructed module, and the compressed matrix in which its first entry is at (0, `start`) or (`start`, 0).
+    """A reconstructed module, and the compressed matrix in which its first entry is at (`start`, 0).
 
     matrix          (rows, cols), in float32
     compressed      the compressed matrix of the module's group
@@ -196,4 +196,4 @@ def _checked_cell(cell: Any, spec: ModuleSpec) -> tuple[int, int] | None:
         row, col = cell
         if 0 <= row < spec.rows and 0 <= col < spec.cols:
             return row, col
-    raise InputError(f"{spec.name} has rows 0 to {spec.rows - 1} and columns 0 to {spec.cols - 1}, but not {str(cell)[:40]}")
+    raise InputError(f"{spec.name} has rows 0 to {spec.rows - 1} and columns 0 to {spec.cols - 1}; {str(cell)[:40]} is outside")

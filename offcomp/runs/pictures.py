@@ -2,8 +2,8 @@
 
     RUN/pictures/MODULE.npz     a `Picture` of the module's reconstruction for each order of rows and columns
 
-The file is made on demand (`live_matrices`) and depends on the stored tensors of the module's group, whose file is recorded in
-it by size and time of change, and on the model, whose identity is in the run. It is removed with the run.
+The file is made on demand (`live_matrices`) from the stored tensors of the module's group and from the model. It records the
+size and time of change of the group's file; the run identifies the model. It is removed with the run.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def test_one_task_or_refitted_probes(folder: Path) -> None:
 def test_the_answer_names_the_best_and_the_worst_of_a_size(folder: Path) -> None:
     table = frontier_table(read_quality(MODEL, folder))
     assert frontier_answer(table) == "At 16x fewer bytes: trellis with text -0.2 points (within noise), SVD -25.0"
-    assert frontier_answer(table[table["ratio"] == 5.0]) == "How much quality is left at how many times fewer bytes?"
+    assert frontier_answer(table[table["ratio"] == 5.0]) == "How much quality is left in fewer bytes?"
 
 
 def test_a_download_says_where_it_comes_from(folder: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_damaged_file_is_named_in_one_sentence(folder: Path, damage: Callable[
     (folder / f"quality-{MODEL}.json").write_text(json.dumps(made))
     with pytest.raises(StorageError, match=said) as caught:
         read_quality(MODEL, folder)
-    assert re.search("reinstall offcomp|measure them again", str(caught.value))
+    assert re.search("reinstall offcomp|repeat them", str(caught.value))
     assert "\n" not in str(caught.value)
 
 
@@ -264,7 +264,7 @@ def test_every_line_has_its_label_inside_and_nothing_is_markup(folder: Path, fra
     assert [written.count(label) for label in labels] == [1] * len(labels)
     assert "Which <b>?" in written and 'points gained or lost: "Mean" &c. (up is better)' in written
     assert "times fewer bytes, log scale (right is better)" in written
-    assert "Codes that use text, or what is not Gaussian" in " ".join(written)
+    assert "Codes that use text, or the ways in which" in " ".join(written)
     for each in drawn.iter(f"{SVG}text"):
         assert 0 <= float(each.get("x", -1)) <= frame.width and 0 < float(each.get("y", 0)) <= frame.height
     dashed = [each for each in drawn.iter(f"{SVG}polyline") if each.get("stroke-dasharray")]

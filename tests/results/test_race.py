@@ -101,7 +101,7 @@ def test_the_verdict_names_the_winner_the_gap_and_the_noise(race: Race) -> None:
     svd, autoencoder = errors(race)
     assert svd < autoencoder
     assert winner(race) == "svd"
-    assert verdict(race).startswith(f"SVD wins by {autoencoder - svd:.3f} of relative error: {svd:.3f} against ")
+    assert verdict(race).startswith(f"SVD wins by {autoencoder - svd:.3f} in relative error: {svd:.3f} against ")
     assert verdict(race).endswith("; the scores are within noise of each other.")
     assert guess_text(race, "svd") == "Your guess was SVD: right."
     assert guess_text(race, "autoencoder") == "Your guess was Autoencoder: wrong."
@@ -155,7 +155,7 @@ def test_a_wrong_link_is_one_sentence(store: RunStore, key: str, words: str) -> 
 
 
 def test_runs_of_different_plans_do_not_race(race: Race, tiny: Tiny, store: RunStore) -> None:
-    with pytest.raises(InputError, match="not one matrix compressed with SVD"):
+    with pytest.raises(InputError, match="does not compress one matrix with SVD"):
         read_race(store, f"{race.autoencoder.id},{race.svd.id}")
     another = made_race(store.home, tiny("bert"), epochs=2, module="key.1").split(",")[1]
     with pytest.raises(InputError, match="differ in more than the method"):

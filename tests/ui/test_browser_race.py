@@ -86,7 +86,7 @@ def test_a_race_is_seen_live_and_again(browser: Browser, address: str) -> None:
         replayed(page, seen)
 
         page.go_back()
-        expect(page.get_by_text("Both methods store the same matrix")).to_be_visible()
+        expect(page.get_by_text("SVD and the paper's autoencoder store the same matrix")).to_be_visible()
         page.go_forward()
         expect(page.get_by_text("SVD wins by")).to_be_visible()
         page.set_viewport_size(PHONE)  # type: ignore[arg-type]

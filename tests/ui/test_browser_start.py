@@ -92,7 +92,7 @@ def test_a_sentence_of_ones_own_is_read_by_all_models(browser: Browser, address:
             box.press("Enter")
             cards = page.locator(".start.own article")
             expect(cards).to_have_count(4)
-            expect(page.get_by_text(f"'{text}', read now by offcomp-gpt on this machine")).to_be_visible(timeout=patience)
+            expect(page.get_by_text(f"'{text}', read just now by offcomp-gpt on this machine")).to_be_visible(timeout=patience)
             expect(cards.locator(".said")).to_have_count(4, timeout=patience)
 
 

@@ -147,7 +147,8 @@ def test_a_race_without_a_result_says_why(race: Race, status: str) -> None:
     file.write_text(json.dumps(document))
     app = opened("race", race=race.key)
     (warning,) = app.warning
-    assert f"Autoencoder was {status} after epoch 30 of 30." in warning.value
+    ended = "failed" if status == "failed" else "was cancelled"
+    assert f"Autoencoder {ended} after epoch 30 of 30." in warning.value
     assert "Start the race again" in warning.value
     assert ("disk is \\*full\\*" in warning.value) == (status == "failed")
     assert not app.table

@@ -1,4 +1,4 @@
-"""How an entry of a decoded autoencoder is computed: the last layer of the decoder, tanh, and the row norm."""
+"""How the decoder of an autoencoder computes an entry: the last layer, tanh, and the row norm."""
 
 from __future__ import annotations
 

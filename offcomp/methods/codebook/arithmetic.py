@@ -1,4 +1,4 @@
-"""How an entry of a codebook is computed: an entry of each codeword that the row's codes select, times the scale of the row."""
+"""How a codebook-coded entry is computed: an entry of each codeword that the row's codes select, times the scale of the row."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def code_steps(tensors: Mapping[str, Tensor], row: int, col: int) -> list[Step]:
     scale = float(scales[row])
     entry = total * scale
     steps.append(Step(f"scale of row {row:,}", "", scale))
-    steps.append(Step("entry of the codewords × scale", f"{number(total)} × {number(scale)}", entry))
+    label = "sum of the entries × scale" if stages > 1 else "entry × scale"
+    steps.append(Step(label, f"{number(total)} × {number(scale)}", entry))
     extra = []
     if "left" in tensors:
         low_rank = float(tensors["left"][row].double() @ tensors["right"][:, col].double())

@@ -11,7 +11,7 @@ from offcomp.methods.steps import Step, number, terms_of_sum
 
 
 def low_rank_steps(tensors: Mapping[str, Tensor], row: int, col: int) -> list[Step]:
-    """The terms of the sum, from factors whose columns are scaled to unit length; the lengths multiply to the σ_k."""
+    """The terms of the sum, from factors whose columns are scaled to unit length; the products of their lengths are the σ_k."""
     left, right = tensors["left"].double(), tensors["right"].double()
     lengths = left.norm(dim=0), right.norm(dim=1)
     values = left[row] * right[:, col]

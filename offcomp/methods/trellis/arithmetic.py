@@ -61,7 +61,7 @@ def trellis_steps(tensors: Mapping[str, Tensor], row: int, col: int) -> list[Ste
         total = width * sum(block.symbols.size // width for block, _ in coded)
         positions = decode_positions(torch.from_numpy(low), torch.from_numpy(high), len(exact), total)
         found = (positions == row * width + col).nonzero()[:, 0]
-        steps += [Step("entry: stored exactly, as an outlier, instead", "", float(exact[int(index)])) for index in found]
+        steps += [Step("entry: an outlier, stored exactly instead", "", float(exact[int(index)])) for index in found]
     return steps
 
 
@@ -91,10 +91,10 @@ def _row_of(
 
 def _plain(coded: _Coded) -> list[Step]:
     sign = int(np.sign(coded.integer))
-    step = f"{number(coded.block_step)} × 2^({coded.exponent}/{STEPS_PER_OCTAVE})" if coded.exponent else "the same for all"
+    step = f"{number(coded.block_step)} × 2^({coded.exponent}/{STEPS_PER_OCTAVE})" if coded.exponent else "step of the block"
     return [
         Step("integer, read from the code", "", coded.integer),
-        Step("quantizer, from the state of the machine", "", coded.quantizer),
+        Step("quantizer, from the state of the decoder", "", coded.quantizer),
         Step(f"value of magnitude {abs(coded.integer)} in this quantizer", "", coded.magnitude),
         Step("step of the column", step, coded.step),
         Step("entry: sign × value × step", f"{sign} × {number(coded.magnitude)} × {number(coded.step)}", coded.value),
@@ -102,7 +102,7 @@ def _plain(coded: _Coded) -> list[Step]:
 
 
 def _rotated(coded: Sequence[_Coded], basis: Sequence[float]) -> list[Step]:
-    """An entry of a rotated matrix: the coefficients of the row times an eigenvector's entries."""
+    """An entry of a rotated matrix: the coefficients of the row times entries of the basis vectors."""
     terms = [
         Step(
             f"coefficient {index} × entry of basis vector {index}",

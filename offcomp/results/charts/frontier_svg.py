@@ -24,12 +24,12 @@ MARK, ARROW, TITLE_PIXELS = 9.0, 22.0, 23
 DASHES = {LIMIT: "9 5", "quantization": "2 4"}
 """Style key -> dashes of its line; other lines are solid."""
 WIDTH_OF_LETTER = 0.54
-"""Mean width of a letter in font sizes."""
+"""Mean width of a letter as a share of the font size."""
 NEAR = ((13, 5, "start"), (0, -16, "middle"), (0, 26, "middle"), (-13, 5, "end"), (12, -11, "start"), (12, 21, "start"))
 """Where the label of a mark may be, best first: offsets in pixels, and the anchor of the text."""
 NOTE = (
-    "Shannon's limit: the same model, its weights with the smallest squared error that is possible in these bytes for Gaussian "
-    "weights. Codes that use text, or what is not Gaussian in the weights, can be better."
+    "Shannon's limit: the same model with the smallest squared error that its weights can have in these bytes if they are "
+    "Gaussian. Codes that use text, or the ways in which the weights are not Gaussian, can do better."
 )
 
 
@@ -94,7 +94,7 @@ class Mark(NamedTuple):
 
 
 def frontier_svg(table: pd.DataFrame, palette: Palette, *, title: str, what: str, frame: Frame = WIDE) -> str:
-    """Draw a table of `frontier.frontier_table`. `what` is scored: "mean of 7 tasks"; `title` is broken into lines."""
+    """Draw a table of `frontier.frontier_table`. `what` says what is scored, "mean of 7 tasks"; `title` is wrapped."""
     letters, bold = (int(frame.width / size / WIDTH_OF_LETTER) for size in (frame.size - 1, frame.size + 6))
     notes = wrap(NOTE, letters) if (table["style_key"] == LIMIT).any() else []
     titles = wrap(title, bold)

@@ -1,7 +1,7 @@
 """Small pictures of weights, and charts, as images in data URIs, which a page can show without a request.
 
-A picture has one byte per weight, in base64: 127 is zero, 254 is the weight at the end of its scale or more, 0 is that weight
-with a minus sign or less.
+A picture has one byte per weight, in base64: 127 is zero, 254 is the weight at the end of the scale or more, 0 is the negative
+of that weight or less.
 """
 
 from __future__ import annotations

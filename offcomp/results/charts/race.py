@@ -41,7 +41,7 @@ SHADES = 8
 
 @dataclass(frozen=True)
 class Axes:
-    """Where an epoch and a relative error lie on a chart of `width` x `height` pixels. The scale does not change in a race."""
+    """Where an epoch and a relative error lie on a chart of `width` x `height` pixels. Fixed once the first epoch is known."""
 
     epochs: int
     top: float
@@ -53,7 +53,7 @@ class Axes:
         return LEFT + (self.width - LEFT - RIGHT) * (epoch - 1) / max(self.epochs - 1, 1)
 
     def y(self, error: float) -> float:
-        """The distance of a relative error from the upper edge; larger errors than `top` lie on the edge of the chart."""
+        """The distance of a relative error from the upper edge; errors above `top` lie on the edge of the chart."""
         foot = self.height - BELOW
         return foot - (foot - ABOVE) * min(error, self.top) / self.top
 
@@ -76,7 +76,7 @@ def axes_of(race: Race, **size: int) -> Axes:
 
 
 def race_html(race: Race, frame: Frame | None, palette: Palette) -> str:
-    """The original, SVD and the autoencoder after an epoch, side by side, and the errors so far; `frame` is None before it."""
+    """The original, SVD and the autoencoder after an epoch, side by side, and the errors so far; no `frame` before epoch 1."""
     either = race.frames or race.svd_frames
     stored = race.svd_frames.stored if race.svd_frames else None
     size = _size(either.header) if either else ""
@@ -179,7 +179,7 @@ def race_gif(race: Race, palette: Palette) -> bytes:
 
 
 def _gif_palette(palette: Palette) -> Image.Image:
-    """The colours of an animation: every fourth one of the pictures, and shades of the colours of text and lines."""
+    """The colours of an animation: every fourth colour of the pictures, and shades of the colours of text and lines."""
     ramp = ramp_of(palette.weights)
     colours = [list(ramp[start : start + 3]) for start in range(0, len(ramp), 12)]
     surface = rgb(palette.surface)

@@ -100,13 +100,13 @@ def cell_words(shape: tuple[int, int]) -> str:
 
 def cosines_figure(medians: pd.DataFrame, palette: Palette) -> go.Figure:
     """Plot the median cosine between rows and their reconstructions against the norm of the rows, one line per method."""
-    title, name = "Which keeps the direction of rows?", "median cosine: higher is better"
+    title, name = "Which method keeps the direction of rows?", "median cosine: higher is better"
     return _lines(medians.assign(value=medians["cosine"]), title, name, "cosine %{y:.3f}", palette)
 
 
 def norms_figure(medians: pd.DataFrame, palette: Palette) -> go.Figure:
     """Plot the median error of the norms of rows, in per cent, against the norm of the rows, one line per method."""
-    title, name = "Which keeps their length?", "length error in %: 0 is best"
+    title, name = "Which method keeps their length?", "length error in %: 0 is best"
     figure = _lines(medians.assign(value=100 * medians["norm_error"]), title, name, "length %{y:+.1f} %", palette)
     return figure.add_hline(0, line={"color": palette.muted, "width": 1})
 

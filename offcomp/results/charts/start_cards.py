@@ -55,7 +55,7 @@ def start_html(demo: Demo, ratio: float, index: int, palette: Palette) -> str:
             palette,
             name="Original",
             size=megabytes(original.num_bytes),
-            body=_image(demo, original.picture, "the original", palette) + answer,
+            body=_image(demo, original.picture, "Original", palette) + answer,
             score=score,
         )
     ]
@@ -71,7 +71,7 @@ def start_html(demo: Demo, ratio: float, index: int, palette: Palette) -> str:
 
 
 def own_html(texts: Sequence[str], answers: Mapping[str, Answer | str], palette: Palette) -> str:
-    """What each model says about the first of `texts`; a string in place of an answer says what it waits for."""
+    """What each model says about the first of `texts`; a string in place of an answer says why there is none yet."""
     original = answers["original"]
     cards = []
     for key, answer in answers.items():
@@ -105,7 +105,7 @@ def answer_html(
 def _step_card(demo: Demo, style_key: str, step: Step, index: int, palette: Palette) -> str:
     size = f"{megabytes(step.num_bytes)}, {demo.original.num_bytes / step.num_bytes:.3g}x"
     if step.num_whole:
-        size += f"; {'all' if step.num_whole == step.num_groups else step.num_whole} stored whole, as int8"
+        size += f"; {'all' if step.num_whole == step.num_groups else step.num_whole} groups stored whole, as int8"
     score = f"{_score_name(demo)} {_metric(demo).number(step.score.compressed.value)} ({brief_difference(step.score)})"
     body = _image(demo, step.picture, method_name(style_key), palette)
     body += answer_html(demo.texts, step.answers[index], index, palette, style_key, original=demo.original.answers[index])
@@ -132,7 +132,7 @@ def _bar(name: str, share: float, colour: str) -> str:
 
 
 def _image(demo: Demo, picture: str, whose: str, palette: Palette) -> str:
-    alt = f"The first {demo.rows} x {demo.cols} weights of {demo.module} of {whose}"
+    alt = f"{whose}: the first {demo.rows} x {demo.cols} weights of {demo.module}"
     return f'<img class="weights" src="{picture_uri(picture, demo.cols, demo.rows, palette.weights)}" alt="{_text(alt)}">'
 
 

@@ -70,7 +70,7 @@ def front_svg(demo: Demo, ratio: float, palette: Palette) -> str:
 
 
 def ticks(low: float, high: float, *, log_scale: bool) -> list[float]:
-    """Round values between two others: 1, 2 and 5 times powers of ten on a log scale, or equal steps."""
+    """The round numbers between two values: 1, 2 and 5 times powers of ten on a log scale, or equal steps."""
     if log_scale:
         powers = range(floor(log10(low)), ceil(log10(high)) + 1)
         return [each for power in powers for each in (10.0**power, 2 * 10.0**power, 5 * 10.0**power) if low <= each <= high]

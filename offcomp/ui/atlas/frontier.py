@@ -32,7 +32,7 @@ PROBES_HELP = (
     "Classes are predicted by a probe on the embeddings. Kept: fitted on the original model, as for users who do not change "
     "anything. Refitted: fitted on the compressed model, which shows what the embeddings still contain."
 )
-TITLE = "How much quality is left at how many times fewer bytes?"
+TITLE = "How much quality is left in fewer bytes?"
 COMMAND = "python -m benchmarks.quality"
 ONE_SIZE = """
 .st-key-quality_narrow {display: none}

@@ -34,8 +34,8 @@ LIMIT = 4
 PATIENT_SECONDS = 150.0
 """How long to wait for the worker, which may have to load the model first."""
 METHODS_HELP = (
-    "The original is always shown. Methods other than SVD are shown at the bytes of SVD at this rank, from a finished run "
-    "that stores the matrix at about this size, or after fitting this one matrix."
+    "The original is always shown. Every other method takes about as many bytes as SVD at this rank: it comes from a finished "
+    "run that stores the matrix at about this size, or is fitted to this one matrix."
 )
 
 
@@ -154,12 +154,12 @@ def offer_fit(lab: Lab, shown: Shown) -> None:
         _offer_run(lab, shown, shown.plan)
     if shown.sizes and not shown.found:
         sizes = ", ".join(f"{ratio:.3g}x" for ratio in shown.sizes)
-        st.caption(plain(f"Finished runs store it at {sizes} fewer bytes: choose a rank of about that size."))
+        st.caption(plain(f"Finished runs store it at {sizes} fewer bytes: choose a rank with about such a size."))
 
 
 def _offer_run(lab: Lab, shown: Shown, plan: Plan) -> None:
     if shown.run is not None and shown.run.status != "done":
-        st.error(plain(shown.run.error or f"the run was {shown.run.status}"), icon=":material/error:")
+        st.error(plain(shown.run.error or f"the run has the status {shown.run.status!r}"), icon=":material/error:")
     prediction = predict(plan, lab.choices.info)
     cost = cost_of(lab.choices, {shown.style_key: plan}, {shown.style_key: prediction}, [])
     seconds = sum(each.seconds for each in cost.estimates.values())

@@ -36,7 +36,7 @@ from offcomp.ui.switch import choose_one
 MODULE, ORDER = "inspect_module", "inspect_order"
 NAMES = results.SPECTRUM_COLUMNS | {"first": "From", "last": "To", "norm": "Length", "norm_error": "Length error"}
 RANK_HELP = (
-    "The number of components of the singular value decomposition to keep; its bytes are those of all methods shown. "
+    "The number of components of the singular value decomposition to keep. All methods are shown at about its size in bytes. "
     "The default is the rank that the draft's compression ratio allows."
 )
 ORDER_HELP = (

@@ -35,13 +35,13 @@ def show_maps(lab: Lab, spec: ModuleSpec, view: View, shown: Sequence[Shown], or
     else:
         _show_several(lab, spec, view, shown)
     between = (
-        " Between some ranks, the cells of SVD's residual are interpolated." if any(s.style_key == "svd" for s in shown) else ""
+        " At some ranks, the cells of SVD's residual are interpolated." if any(s.style_key == "svd" for s in shown) else ""
     )
     st.caption(
         plain(
             f"{charts.cell_words(spec.shape)} Original and reconstructions: means on one scale; red is positive, blue is "
             "negative; 99.5 % of the original's cells are within the scale. Residuals: root mean squares on one scale, which "
-            f"ends where a cell of the original would be lost entirely.{between}"
+            f"ends where the strongest cells of the original would be lost entirely.{between}"
         )
     )
 
@@ -85,7 +85,7 @@ def _show_several(lab: Lab, spec: ModuleSpec, view: View, shown: Sequence[Shown]
         st.markdown("**Original**")
         st.caption(plain(f"{megabytes(spec.num_bytes)} as {spec.dtype}"))
     _map(first, spec, view, view.original, key="original", title="Weights", explained=True)
-    _map(first, spec, view, view.spread, key="spread", title="If all was lost", errors=True, explained=True)
+    _map(first, spec, view, view.spread, key="spread", title="If all were lost", errors=True, explained=True)
     for column, one in zip(others, shown, strict=True):
         with column.container(key=f"inspect_head_{one.style_key}"):
             st.markdown(f"**{plain(one.title)}**")

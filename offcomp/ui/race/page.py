@@ -45,8 +45,8 @@ MODULE, SIZE = "race_module", "race_ratio"
 GUESS, GUESSES = "race_guess", "race_guesses"
 NOTE = "race_note"
 INTRODUCTION = (
-    "Both methods store the same matrix in the same number of parameters. SVD is computed at once; the autoencoder learns, "
-    "epoch by epoch."
+    "SVD and the paper's autoencoder store the same matrix in the same number of parameters. SVD is computed at once; the "
+    "autoencoder learns, epoch by epoch."
 )
 
 
@@ -102,7 +102,7 @@ def _choose_and_start() -> None:
     elif RACE not in st.query_params:
         seconds = duration(training_seconds(info, str(module), float(ratio)))
         st.caption(
-            plain(f"Training takes about {seconds} once the model is loaded; scoring both methods takes a little longer.")
+            plain(f"Training takes about {seconds} once the model is loaded; scoring both methods adds a little more time.")
         )
 
 

@@ -14,7 +14,7 @@ DUE = 0.6
 """Share of a tick after which the next frame is due: a script that runs in between, after a click, shows no new frame."""
 EPOCH, PLAYING, LAST, SHOWN = "race_position", "race_playing", "race_ticked", "race_shown"
 MOVES, START = "race_moves", "race_slider_start"
-"""Session state keys: how often the position was set by anything but the slider, and the epoch at the last time."""
+"""Session state keys: how often the position was set by anything but the slider, and the epoch that was set last."""
 REVEALED = "race_revealed"
 """Session state key: the races whose end this session has seen."""
 

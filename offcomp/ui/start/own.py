@@ -1,6 +1,6 @@
 """A sentence of the visitor's own on the Start page, read by the original and by each method's model at the chosen size.
 
-The resident worker answers: from the bundled runs at once, and from other sizes once an ordinary run has fitted the model.
+The resident worker answers: for the bundled runs at once, and for other sizes once an ordinary run has fitted the model.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _show(info: ModelInfo, texts: tuple[str, ...], runs: Mapping[str, Run], *, p
         st.rerun(scope="app")
     fitted = any(RunStore().folder == run.folder.parent for run in runs.values())
     listed = " The fitted models are listed under Runs." if fitted else ""
-    st.caption(plain(f"{texts[0]!r}, read now by {info.model} on this machine.{listed}"))
+    st.caption(plain(f"{texts[0]!r}, read just now by {info.model} on this machine.{listed}"))
 
 
 def _answer(asked: Future[dict[str, Any]], which: str) -> Answer | str:

@@ -18,7 +18,7 @@ from offcomp.ui.switch import choose_one
 KIND, TEXT, RATIO = "start_kind", "start_text", "start_ratio"
 FIRST_RATIO = 8.0
 DEFAULT_FIRST = (FIRST_RATIO, *(ratio for ratio in RATIOS if ratio != FIRST_RATIO))
-"""The sizes, with the one that the page starts with first."""
+"""The sizes; the one with which the page opens comes first."""
 
 
 def show_start() -> None:
@@ -94,5 +94,5 @@ def _provenance(demo: Demo) -> str:
         f"Bundled measurement: {demo.model}, {demo.date}, {versions}. Sizes count all linear weights and word embeddings, "
         "stored as int8 by SVD and the autoencoder and as entropy-coded integers by the trellis, one group per kind. "
         f"The pictures show the first {demo.rows} x {demo.cols} weights of {demo.module}. "
-        "Nothing on this page was computed live, except your own sentence."
+        "Nothing on this page was computed live, except the answers to your own sentence."
     )
