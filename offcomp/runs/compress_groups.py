@@ -51,7 +51,7 @@ def compress_groups(
             check_finite(result)
             path = save_group(result, worker.groups_folder, make_folder=False)
             frames.finish(result)
-        record_group(path, result.figures, outputs_measured=measures)
+        record_group(worker.folder, result.figures, outputs_measured=measures)
         saved.append(SavedGroup(path, result.members, result.stacking))
         worker.groups.append(result.figures)
     return saved

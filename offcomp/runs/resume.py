@@ -1,7 +1,7 @@
-"""Continue an interrupted run: the figures of each finished group are kept beside its stored tensors. Does not import torch.
+"""Continue an interrupted run: the figures of each finished group are kept until the run is done. Does not import torch.
 
     RUN/groups/NAME.safetensors   the stored tensors of a group
-    RUN/groups/NAME.json          a `FinishedGroup`, written once the group is finished and removed once the run is done
+    RUN/finished/NAME.json        a `FinishedGroup`, written once the group is finished and removed once the run is done
 
 Each file appears under its name only when it is complete, and the figures come last, so a crash at any moment leaves groups
 that are finished and others that are computed again. Attempts at a run have the same plan and inputs, so the finished groups of
@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from offcomp.errors import StorageError
 from offcomp.files import write_json
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.document import Document, Line
@@ -28,7 +27,7 @@ from offcomp.planning.together import sets_of_groups
 from offcomp.runs.frames import FRAMES
 from offcomp.runs.result import GroupResult
 
-GROUPS = "groups"
+GROUPS, FINISHED = "groups", "finished"
 
 
 class FinishedGroup(Document):
@@ -41,10 +40,19 @@ class FinishedGroup(Document):
     """Whether the figures include the errors of outputs on text, which are otherwise measured for all groups at the end."""
 
 
-def record_group(file: Path, figures: GroupResult, *, outputs_measured: bool) -> None:
-    """Record that a group, whose tensors are in `file`, is finished. Raises StorageError."""
-    finished = FinishedGroup(figures=figures, sha256=_digest(file), outputs_measured=outputs_measured)
-    write_json(file.with_suffix(".json"), finished.to_dict(), make_folder=False)
+def record_group(folder: Path, figures: GroupResult, *, outputs_measured: bool) -> None:
+    """Record that a group of the run in `folder`, whose tensors are stored, is finished. Raises OSError and StorageError."""
+    (folder / FINISHED).mkdir(mode=0o700, exist_ok=True)
+    finished = FinishedGroup(figures=figures, sha256=_digest(_tensors(folder, figures.name)), outputs_measured=outputs_measured)
+    write_json(_record(folder, figures.name), finished.to_dict(), make_folder=False)
+
+
+def _tensors(folder: Path, name: str) -> Path:
+    return folder / GROUPS / f"{name}.safetensors"
+
+
+def _record(folder: Path, name: str) -> Path:
+    return folder / FINISHED / f"{name}.json"
 
 
 def finished_groups(folder: Path, ordered: Sequence[Group], info: ModelInfo, *, outputs_measured: bool) -> list[GroupResult]:
@@ -57,24 +65,23 @@ def finished_groups(folder: Path, ordered: Sequence[Group], info: ModelInfo, *, 
     """
     found: list[GroupResult] = []
     for group in ordered:
-        figures = _finished(folder / GROUPS / f"{group.name}.safetensors", group, outputs_measured)
+        figures = _finished(folder, group, outputs_measured)
         if figures is None:
             break
         found.append(figures)
     names = [group.name for group in ordered]
-    for together in sets_of_groups(ordered, info):
-        positions = [names.index(group.name) for group in together]
-        if max(positions) >= len(found):
-            del found[min(positions) :]
+    sets = [[names.index(group.name) for group in together] for together in sets_of_groups(ordered, info)]
+    while begun := [min(positions) for positions in sets if min(positions) < len(found) <= max(positions)]:
+        del found[min(begun) :]
     _remove_frames(folder / FRAMES, names[: len(found)])
     return found
 
 
-def _finished(file: Path, group: Group, outputs_measured: bool) -> GroupResult | None:
+def _finished(folder: Path, group: Group, outputs_measured: bool) -> GroupResult | None:
     """The figures of a group, or None if it is not finished: a file is missing, or it does not match the others."""
     try:
-        finished = read_checked(file.with_suffix(".json"), FinishedGroup.from_json)
-        is_same = finished.sha256 == _digest(file) and finished.figures.modules == group.modules
+        finished = read_checked(_record(folder, group.name), FinishedGroup.from_json)
+        is_same = finished.sha256 == _digest(_tensors(folder, group.name)) and finished.figures.modules == group.modules
     except (OSError, Malformed):
         return None
     return finished.figures if is_same and finished.outputs_measured == outputs_measured else None
@@ -103,11 +110,12 @@ def take_over_groups(former: Path, new: Path) -> None:
 
     Raises OSError if a file cannot be linked or copied.
     """
-    records = sorted((former / GROUPS).glob("*.json")) if (former / GROUPS).is_dir() else []
-    files = [file for record in records for file in (record.with_suffix(".safetensors"), record) if file.is_file()]
+    records = sorted((former / FINISHED).glob("*.json")) if (former / FINISHED).is_dir() else []
+    files = [file for record in records for file in (_tensors(former, record.stem), record) if file.is_file()]
     if not files:
         return
-    (new / GROUPS).mkdir(mode=0o700)
+    for name in (GROUPS, FINISHED):
+        (new / name).mkdir(mode=0o700)
     frames = [former / FRAMES] if (former / FRAMES).is_file() else []
     for file in (*files, *frames):
         copy = new / file.relative_to(former)
@@ -118,7 +126,5 @@ def take_over_groups(former: Path, new: Path) -> None:
 
 
 def forget_groups(folder: Path) -> None:
-    """Remove the records of a run's finished groups, so that no later attempt uses them. Files that stay are harmless."""
-    for record in (folder / GROUPS).glob("*.json"):
-        with suppress(OSError, StorageError):
-            record.unlink()
+    """Remove the records of a run's finished groups, so that no later attempt uses them."""
+    shutil.rmtree(folder / FINISHED, ignore_errors=True)

@@ -30,7 +30,7 @@ from offcomp.runs import resident
 from offcomp.runs.claims import Claim, claim, is_alive
 from offcomp.runs.documents import INPUTS, PLAN, WORKER
 from offcomp.runs.frames import FRAMES
-from offcomp.runs.resume import GROUPS, take_over_groups
+from offcomp.runs.resume import FINISHED, GROUPS, take_over_groups
 from offcomp.runs.worker_environment import LOCK_VARIABLE, worker_environment
 
 LOG, LOCK = "log.txt", "worker.lock"
@@ -171,7 +171,8 @@ def _undo_start(new: Path, folder: Path) -> None:
 
 def _remove_new(new: Path) -> None:
     """Remove a folder that was never renamed, file by file, since listing the folder would require file descriptors."""
-    shutil.rmtree(new / GROUPS, ignore_errors=True)
+    for name in (GROUPS, FINISHED):
+        shutil.rmtree(new / name, ignore_errors=True)
     for name in (PLAN, INPUTS, WORKER, LOG, LOCK, FRAMES):
         with suppress(OSError):
             (new / name).unlink()

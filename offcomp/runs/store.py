@@ -7,7 +7,8 @@
     RUN/progress.json   stage, fraction done and remaining seconds, while it is running
     RUN/cancel          present once cancellation has been requested
     RUN/frames.jsonl    small pictures of the first group, one per epoch (`runs.frames`)
-    RUN/groups/         the stored tensors of the compressed groups and, until the run is done, their figures (`runs.resume`)
+    RUN/groups/         the stored tensors of the compressed groups
+    RUN/finished/       the figures of these groups, until the run is done (`runs.resume`)
     RUN/run.json        the result, written last
     RUN/log.txt         the output of the worker
 
