@@ -241,19 +241,19 @@ def test_a_killed_run_continues_when_its_plan_is_submitted_again(
     with monkeypatch.context() as patch:
         patch.setattr(run_start.subprocess, "Popen", popen)
         run = store.submit(plan, store.info)
-        run = wait_until(store, run.id, lambda r: r.ended)
+        run = wait_until(store, run.id, lambda r: r.ended, seconds=300)
     assert run.status == "interrupted"
     kept = read_json(run.folder / FINISHED / "query.json")
     first = (run.folder / "groups" / "query.safetensors").stat().st_ino
     parts = list((run.folder / "groups").glob(".*.part"))
     assert len(parts) == (moment == "saving")
-    resumed = wait_until(store, store.submit(plan, store.info).id, lambda r: r.ended)
+    resumed = wait_until(store, store.submit(plan, store.info).id, lambda r: r.ended, seconds=300)
     assert (resumed.id, resumed.status) == (run.id, "done"), resumed.error
     assert resumed.result is not None
     assert (resumed.folder / "groups" / "query.safetensors").stat().st_ino == first
     assert resumed.result.groups[0].seconds == kept["figures"]["seconds"]
     other = Trial(tmp_path / "other", folder)
-    whole = wait_until(other, other.submit(plan, other.info).id, lambda r: r.ended)
+    whole = wait_until(other, other.submit(plan, other.info).id, lambda r: r.ended, seconds=300)
     assert whole.result is not None
     assert tensors(resumed.folder) == tensors(whole.folder)
     results = [without_times(run.result.to_dict()) for run in (resumed, whole) if run.result]
@@ -263,10 +263,10 @@ def test_a_killed_run_continues_when_its_plan_is_submitted_again(
 
 def test_running_again_starts_from_the_beginning(store: Trial, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OFFCOMP_RESIDENT", "0")
-    done = wait_until(store, store.start().id, lambda r: r.ended)
+    done = wait_until(store, store.start().id, lambda r: r.ended, seconds=300)
     file = done.folder / "groups" / "key.safetensors"
     first = file.stat().st_ino
     kept = done.folder.parent / "kept"
     shutil.copytree(done.folder, kept)  # the same file system, so that the inode of the former file stays in use
-    again = wait_until(store, store.start(again=True).id, lambda r: r.ended)
+    again = wait_until(store, store.start(again=True).id, lambda r: r.ended, seconds=300)
     assert again.status == "done" and file.stat().st_ino != first
