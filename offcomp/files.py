@@ -179,7 +179,9 @@ def check_shortage(folder: Path, error: OSError) -> None:
 def new_folder(folder: Path) -> Iterator[Path]:
     """Create a folder atomically: it has a temporary name until the block succeeds, and is removed if an error occurs.
 
-    The unfinished folder is locked; those of processes that were killed, which hold no lock, are removed. Raises InputError if the target already exists and is not an empty folder, or if the folder cannot be written.
+    The unfinished folder is locked, and those that killed processes have left behind are removed.
+
+    Raises InputError if the target already exists and is not an empty folder, or if the folder cannot be written.
     """
     target = path_of(str(folder)).resolve()
     part = target.with_name(f".{target.name}.{os.getpid()}{PART}")
