@@ -97,7 +97,8 @@ def make_checkpoint(folder: Path, shapes: Shapes, layers: int) -> None:
         "dtype": "bfloat16",
     }
     (folder / "config.json").write_text(json.dumps(config))
-    generator, weight_map = np.random.default_rng(0), {}
+    generator = np.random.default_rng(0)
+    weight_map: dict[str, str] = {}
     shards = list(in_shards(shapes.tensors(layers)))
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
@@ -159,7 +160,8 @@ def cpu_seconds(pid: int) -> float:
 def measured(command: Sequence[str], home: Path) -> dict[str, Any]:
     """Run a command of offcomp. Returns its peak memory and times."""
     environment = os.environ | {"OFFCOMP_HOME": str(home), RESIDENT_VARIABLE: "0"}
-    began, peak, cpu = time.perf_counter(), 0, {}
+    began, peak = time.perf_counter(), 0
+    cpu: dict[int, float] = {}
     process = subprocess.Popen(
         [sys.executable, "-m", "offcomp.cli", *command, "--json"],
         env=environment,

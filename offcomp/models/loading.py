@@ -25,11 +25,12 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.models.checkpoint import Checkpoint, as_model_error, check_not_changed, network_on_meta, open_checkpoint
 from offcomp.models.families import family_of
 from offcomp.models.matrix_model import Matrices
+from offcomp.models.recipes import Sources
 from offcomp.models.safetensors_files import stored_dtype, stored_tensors, weight_files
 from offcomp.models.sentence_modules import SentenceModules, sentence_modules
 from offcomp.models.skeleton import check_memory
 from offcomp.models.sources import check_checksum
-from offcomp.models.stored_parameters import parameter_dtypes, stored_parameters
+from offcomp.models.stored_parameters import parameter_dtypes, stored_parameters, tensors_of
 from offcomp.models.tokens import read_tokenizer
 from offcomp.models.weights import check_finite, list_modules
 
@@ -90,6 +91,16 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
         tokenizer = read_tokenizer(checkpoint.folder, checkpoint.config)
         check_not_changed(checkpoint)
         return LoadedModel(network, tokenizer, info, checkpoint.folder)
+
+
+def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
+    """Return a model's folder, and a mapping from parameter paths to the stored tensors that make up each parameter.
+
+    Raises:
+        ModelError: see `describe`.
+    """
+    checkpoint, network = open_on_meta(model)
+    return checkpoint.folder, tensors_of(network, checkpoint.tensors)
 
 
 def open_on_meta(model: str) -> tuple[Checkpoint, PreTrainedModel]:

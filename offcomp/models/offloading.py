@@ -13,15 +13,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from offcomp.errors import ModelError, OffcompError
 from offcomp.models.bundled_models import catalogue_model
 from offcomp.models.catalogue import ModuleSpec
-from offcomp.models.checkpoint import check_not_changed
+from offcomp.models.checkpoint import as_model_error, check_not_changed
 from offcomp.models.identity import file_digest
 from offcomp.models.loading import LoadedModel, load, mismatch, open_on_meta, quiet
+from offcomp.models.recipes import recipes_of
 from offcomp.models.safetensors_files import StoredTensor, weight_files
 from offcomp.models.sources import check_checksum
-from offcomp.models.stored_parameters import recipes_of
 from offcomp.models.tokens import read_tokenizer
 from offcomp.models.weights import canonical_view, check_values, read
 
+CHUNK = 1 << 22
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -65,7 +66,8 @@ class StoredMatrices:
         recipe = self._recipes.get(path)
         if recipe is None:
             raise mismatch(self.checkpoint, "missing keys", [path])
-        values = recipe.build(path, self._network, _values)
+        with as_model_error(self.checkpoint.folder, f"build '{path}' of"):
+            values = recipe.build(path, self._network, _values)
         for file in {tensor.file for _, tensor in recipe.sources}:
             if file_digest(file) != self._digests[file]:
                 raise ModelError(f"'{file}' changed while it was in use; run the plan again.")
@@ -83,16 +85,19 @@ def read_matrix(model: PreTrainedModel | StoredMatrices, spec: ModuleSpec) -> Te
 
 
 def _values(stored: StoredTensor) -> Tensor:
-    """Read a stored tensor as float32. Raises ModelError if its file cannot be read."""
-    content = torch.empty(stored.num_bytes, dtype=torch.uint8)
+    """Read a stored tensor and convert it to float32, one chunk at a time. Raises ModelError if its file cannot be read."""
+    values = torch.empty(stored.num_parameters)
     try:
         with stored.file.open("rb") as stream:
             stream.seek(stored.start)
-            if stream.readinto(content.numpy().data) != stored.num_bytes:
-                raise ModelError(f"'{stored.file}' was truncated while it was in use; run the plan again.")
+            for chunk in values.split(CHUNK):
+                content = torch.empty(len(chunk), dtype=DTYPES[stored.dtype])
+                if stream.readinto(content.view(torch.uint8).numpy().data) != content.nbytes:
+                    raise ModelError(f"'{stored.file}' was truncated while it was in use; run the plan again.")
+                chunk.copy_(content)
     except OSError as error:  # for example, deleted in the meantime
         raise ModelError(f"'{stored.file}' cannot be read ({error}); run the plan again.") from error
-    return content.view(DTYPES[stored.dtype]).view(stored.shape).float()
+    return values.view(stored.shape)
 
 
 @contextmanager

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from offcomp.errors import InputError, ModelError
 from offcomp.models.catalogue import ModuleSpec
-from offcomp.models.loading import open_on_meta
+from offcomp.models.loading import stored_weights
 from offcomp.models.offloading import DTYPES
+from offcomp.models.recipes import Sources
 from offcomp.models.safetensors_files import INDEX, PICKLES, WEIGHTS, StoredTensor
-from offcomp.models.stored_parameters import Sources, recipes_of
 from offcomp.models.weights import canonical_view
 from offcomp.numerics.storage import num_not_finite
 from offcomp.runs.manifest import MANIFEST
@@ -41,13 +41,11 @@ class DenseModel:
 
     def __init__(self, model: str, copy: Path) -> None:
         """Copy a model's folder. Raises ModelError if the folder is unusable, and InputError if a link points outside it."""
-        checkpoint, network = open_on_meta(model)
-        recipes = recipes_of(network, checkpoint.tensors)
-        self._sources = {path: recipe.sources for path, recipe in recipes.items() if recipe.converter is None}
+        folder, self._sources = stored_weights(model)
         self._copy = copy
-        weights = {tensor.file.name for tensor in checkpoint.tensors.values()}
+        weights = {tensor.file.name for parts in self._sources.values() for _, tensor in parts}
         self.left_out: tuple[str, ...] = tuple(
-            name for name, file in files_of(checkpoint.folder) if not _copied(name, file, copy / name, weights)
+            name for name, file in files_of(folder) if not _copied(name, file, copy / name, weights)
         )
 
     def write(self, matrices: Mapping[ModuleSpec, Tensor]) -> None:
