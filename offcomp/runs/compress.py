@@ -125,7 +125,7 @@ def in_own_dtype(matrices: Mapping[ModuleSpec, Tensor]) -> dict[ModuleSpec, Tens
 
 
 def _rounded(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """A matrix (rows, cols) in float32, rounded to `dtype` one chunk of rows at a time; the matrix itself if this is float32."""
+    """A float32 matrix (rows, cols) rounded to `dtype`, one chunk of rows at a time; the matrix itself if this is float32."""
     if dtype == torch.float32:
         return matrix.float()
     rounded = torch.empty_like(matrix, dtype=torch.float32)
