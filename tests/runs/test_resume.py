@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from offcomp.errors import RunError
 from offcomp.files import read_json, write_json
 from offcomp.models.listing import model_info
 from offcomp.planning.plan import Group, Plan
@@ -182,6 +183,23 @@ def test_sets_of_groups_that_overlap_are_finished_only_as_a_whole(model: Path, t
     assert len(finished_groups(run, groups, info, outputs_measured=True)) == 4
     (run / FINISHED / "d.json").unlink()
     assert finished_groups(run, groups, info, outputs_measured=True) == []
+
+
+def test_groups_are_not_used_again_once_an_input_has_changed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = compress_module.compress_groups
+
+    def change_afterwards(*arguments: Any) -> Any:
+        saved = real(*arguments)
+        (model / "tokenizer_config.json").write_text('{"model_max_length": 5}')
+        return saved
+
+    monkeypatch.setattr(compress_module, "compress_groups", change_afterwards)
+    run = tmp_path / "runs" / "one"
+    with pytest.raises(RunError, match="the model files changed after the run was submitted"):
+        attempt(run, Plan(model=str(model), groups=SVD, tasks=()))
+    assert tensors(run) and not (run / FINISHED).exists()
 
 
 def test_files_are_copied_where_there_are_no_hard_links(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
