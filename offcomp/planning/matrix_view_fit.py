@@ -42,9 +42,9 @@ def make_view(info: ModelInfo, spec: ModuleSpec, home: Path) -> View:
         from offcomp.models.row_names import row_names
 
         source = StoredMatrices(info.model)
+        check_unchanged(info)  # afterwards, `source` itself refuses files that have changed
         arrays = view_arrays(source.view(spec))
         names = row_names(source.tokenizer, source.checkpoint.config, spec, arrays["sampled"].tolist())
-        check_unchanged(info)
         save_view(path, spec.shape, arrays | {"names": np.array(names)})
         view = read_view(path, spec.shape)
     if view is None:

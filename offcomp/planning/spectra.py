@@ -69,6 +69,7 @@ def compute(plan: Plan, home: Path) -> dict[str, Spectrum]:
         from offcomp.planning.grams import Grams
 
         source = StoredMatrices(plan.model)
+        check_unchanged(info)  # afterwards, `source` itself refuses files that have changed
 
         def spectrum_of(group: Group) -> Spectrum:
             values = Grams(source.view).spectrum(specs[group.name], group.stack).values  # no two groups share a module
@@ -76,7 +77,6 @@ def compute(plan: Plan, home: Path) -> dict[str, Spectrum]:
             return values
 
         known |= dict(zip((group.name for group in unknown), in_parallel(spectrum_of, unknown), strict=True))
-        check_unchanged(info)
     return {name: values for name, values in known.items() if values is not None}
 
 
