@@ -11,8 +11,9 @@ in which this is not the case (`--free-memory` sets the free memory that they se
    created, as a multiple of the matrix. `--large` adds an FFN weight of Llama-7B for the SVD and the codebook.
 2. For each method, a separate process compresses a model with BERT-base's shapes and random weights, as the worker does, with
    one group per kind, at the same ratios; methods that use calibration text come last. "peak" is the peak memory minus the
-   memory after the imports and minus the model, as a multiple of the largest group. The size of the model is the memory that
-   loading it adds: weights, modules and tokenizer. `--model`, `--grouping`, `--modules` and `--tasks` change the run.
+   memory after the imports and, if the run loads the model (for text or tasks), minus the model, as a multiple of the largest
+   group. The size of the model is the memory that loading it adds: weights, modules and tokenizer. `--model`, `--grouping`,
+   `--modules` and `--tasks` change the run.
 
 Freed blocks that the allocator has not returned to the system are included. The peak is read from VmHWM, which Linux resets on
 request (`man proc_pid_clear_refs`); this benchmark does not work on other systems. `--part N` prints one table, `--methods a,b`
@@ -142,9 +143,12 @@ def measure_run(name: str, folder: Path, settings: Sequence[str]) -> dict[str, A
     worker.free_memory = lambda: int(free_memory)
     before, started = held(), perf_counter()
     path = str(folder / model) if model == BASE else model
-    loaded = load(path)
-    model_bytes = held() - before
-    del loaded
+    if name in CALIBRATED or tasks:  # otherwise the run does not load the model
+        loaded = load(path)
+        model_bytes = held() - before
+        del loaded
+    else:
+        model_bytes = 0
     reset_peak()
     groups = run_on(path, name, folder, grouping, modules, *tasks)
     largest = FLOAT32_BYTES * max(group.rows * group.cols for group in groups)

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -178,6 +179,8 @@ def check_shortage(folder: Path, error: OSError) -> None:
 def new_folder(folder: Path) -> Iterator[Path]:
     """Create a folder atomically: it has a temporary name until the block succeeds, and is removed if an error occurs.
 
+    The unfinished folder is locked, and those that killed processes have left behind are removed.
+
     Raises InputError if the target already exists and is not an empty folder, or if the folder cannot be written.
     """
     target = path_of(str(folder)).resolve()
@@ -185,9 +188,13 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InputError(f"{folder} already exists and is not an empty folder; specify a new or empty folder")
+        _remove_left_over_folders(target)
         part.mkdir(parents=True)
-        yield part
-        part.replace(target)
+        with closing(os.open(part, os.O_RDONLY)) as file:
+            with suppress(OSError):  # the file system does not support locks
+                take_lock(file)
+            yield part
+            part.replace(target)
     except OSError as error:
         remedy = "specify a folder that you can write to, on a disk with free space"
         if error.errno in SHORTAGES:
@@ -195,6 +202,16 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise InputError(f"cannot write to {folder}: {error.strerror or error}; {remedy}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _remove_left_over_folders(target: Path) -> None:
+    """Remove what killed processes left of earlier attempts to create a folder."""
+    unfinished = re.compile(rf"\.{re.escape(target.name)}\.\d+{re.escape(PART)}")
+    for part in target.parent.iterdir() if target.parent.is_dir() else ():
+        if unfinished.fullmatch(part.name):
+            with suppress(OSError), closing(os.open(part, os.O_RDONLY | os.O_DIRECTORY)) as file:
+                if take_lock(file):
+                    shutil.rmtree(part, ignore_errors=True)
 
 
 def open_lock(path: Path) -> int:

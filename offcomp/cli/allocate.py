@@ -205,15 +205,15 @@ def measured_curves(
     plan: Plan, groups: Sequence[Group], info: ModelInfo, arguments: argparse.Namespace
 ) -> dict[str, ErrorCurve]:
     """Measure error curves by compressing each group at each of the --at ratios."""
-    from offcomp.models.loading import load
+    from offcomp.models.offloading import StoredMatrices
     from offcomp.runs.measured_curve import measured_curve
 
     try:
         ratios = [float(text) for text in arguments.at.split(",")]
     except ValueError:
         raise InputError(f"--at must be comma-separated ratios, such as 2,4,8, not {arguments.at!r}") from None
-    model = load(plan.model).model
-    return {group.name: measured_curve(model, info, group, ratios, unit=arguments.unit, seed=plan.seed) for group in groups}
+    source = StoredMatrices(plan.model)
+    return {group.name: measured_curve(source, info, group, ratios, unit=arguments.unit, seed=plan.seed) for group in groups}
 
 
 def group_rows(plan: Plan, curves: Sequence[ErrorCurve], result: Allocation) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ def _suggest_flags(flags: argparse.ArgumentParser) -> None:
 
 def suggest(arguments: argparse.Namespace) -> None:
     """Suggest which modules to compress together, by comparing joint and separate SVD at the same size."""
-    from offcomp.models.loading import load
+    from offcomp.models.offloading import StoredMatrices
     from offcomp.planning.grams import Grams
     from offcomp.planning.merge_search import all_pairs, merged, survey
 
@@ -51,7 +51,7 @@ def suggest(arguments: argparse.Namespace) -> None:
         raise InputError("--out and --threshold cannot be combined with --pairs or --survey; remove one or the other")
     info = describe(arguments.model)
     specs = select(info, arguments)
-    grams = Grams.of_model(load(arguments.model).model)
+    grams = Grams(StoredMatrices(arguments.model).view)
     if arguments.survey:
         surveyed = survey(grams, info, specs, arguments.ratio)
         save_survey(surveyed, home_folder())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,11 +25,12 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.models.checkpoint import Checkpoint, as_model_error, check_not_changed, network_on_meta, open_checkpoint
 from offcomp.models.families import family_of
 from offcomp.models.matrix_model import Matrices
+from offcomp.models.recipes import Sources
 from offcomp.models.safetensors_files import stored_dtype, stored_tensors, weight_files
 from offcomp.models.sentence_modules import SentenceModules, sentence_modules
 from offcomp.models.skeleton import check_memory
 from offcomp.models.sources import check_checksum
-from offcomp.models.stored_parameters import Sources, parameter_dtypes, stored_parameters, tensors_of
+from offcomp.models.stored_parameters import parameter_dtypes, stored_parameters, tensors_of
 from offcomp.models.tokens import read_tokenizer
 from offcomp.models.weights import check_finite, list_modules
 
@@ -61,7 +62,7 @@ def describe(model: str) -> ModelInfo:
     Raises:
         ModelError: the model is unknown, unsafe, damaged, too large or unsupported.
     """
-    with _quiet():
+    with quiet():
         checkpoint = open_checkpoint(model)
         info = _described(checkpoint)
         check_not_changed(checkpoint)
@@ -78,7 +79,7 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
     Raises:
         ModelError: see `describe`; also if weights are missing or not finite, or do not match the pinned checksum.
     """
-    with _quiet():
+    with quiet():
         checkpoint = open_checkpoint(model)
         info = _described(checkpoint)
         entry = catalogue_model(model)
@@ -98,9 +99,21 @@ def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
     Raises:
         ModelError: see `describe`.
     """
-    with _quiet():
+    checkpoint, network = open_on_meta(model)
+    return checkpoint.folder, tensors_of(network, checkpoint.tensors)
+
+
+def open_on_meta(model: str) -> tuple[Checkpoint, PreTrainedModel]:
+    """Open a model's checkpoint, and build the model on the meta device, without its weights.
+
+    Raises:
+        ModelError: see `describe`.
+    """
+    with quiet():
         checkpoint = open_checkpoint(model)
-        return checkpoint.folder, tensors_of(network_on_meta(checkpoint), checkpoint.tensors)
+        network = network_on_meta(checkpoint)
+        check_memory(checkpoint.folder, checkpoint.tensors, network)
+        return checkpoint, network
 
 
 def stored_dtypes(loaded: LoadedModel) -> dict[str, torch.dtype]:
@@ -124,7 +137,7 @@ def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Temporarily suppress all warnings, and the progress bars and log messages of transformers."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
@@ -193,8 +206,13 @@ def _instantiated(checkpoint: Checkpoint) -> PreTrainedModel:
     for fault in ("missing_keys", "mismatched_keys"):
         names = sorted(item if isinstance(item, str) else item[0] for item in report[fault])
         if names:
-            raise ModelError(
-                f"The weights in '{checkpoint.folder}' do not match the model class {checkpoint.architecture.__name__}: "
-                f"{fault.replace('_', ' ')} {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}."
-            )
+            raise mismatch(checkpoint, fault.replace("_", " "), names)
     return network.requires_grad_(False)  # already in evaluation mode
+
+
+def mismatch(checkpoint: Checkpoint, fault: str, names: Sequence[str]) -> ModelError:
+    """The error for stored weights that do not match the model class: "missing keys" or "mismatched keys", with their names."""
+    return ModelError(
+        f"The weights in '{checkpoint.folder}' do not match the model class {checkpoint.architecture.__name__}: "
+        f"{fault} {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}."
+    )

@@ -1,59 +1,82 @@
-"""Offload a model during compression, reading its matrices from disk one at a time."""
+"""Read a model's matrices from its files one at a time, without loading the model, and offload a model that is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offcomp.errors import ModelError, OffcompError
-from offcomp.models import hub
+from offcomp.models.bundled_models import catalogue_model
 from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.checkpoint import as_model_error, check_not_changed
 from offcomp.models.identity import file_digest
-from offcomp.models.loading import LoadedModel, load
-from offcomp.models.safetensors_files import StoredTensor, find_tensor, stored_tensors, weight_files
-from offcomp.models.sources import resolve
-from offcomp.models.weights import canonical_view, read
+from offcomp.models.loading import LoadedModel, load, mismatch, open_on_meta, quiet
+from offcomp.models.recipes import recipes_of
+from offcomp.models.safetensors_files import StoredTensor, weight_files
+from offcomp.models.sources import check_checksum
+from offcomp.models.tokens import read_tokenizer
+from offcomp.models.weights import canonical_view, check_values, read
 
+CHUNK = 1 << 22
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class StoredMatrices:
-    """The matrices of selected modules, read from the model's files on every access.
+    """The matrices of a model, read from its files on every access. The model as a whole is never in memory.
 
-    in_memory    copies of matrices that cannot be read directly from the files
+    A parameter that transformers builds from several tensors, such as stacked experts, is built alone when it is read.
+
+    checkpoint    the model's files and config
     """
 
     device = torch.device("cpu")
 
-    def __init__(self, loaded: LoadedModel, specs: Sequence[ModuleSpec]) -> None:
-        """Locate a loaded model's matrices in its files; those that cannot be read from there are kept as copies in memory."""
-        model = loaded.info.model
-        tensors = stored_tensors(weight_files(resolve(model).folder or hub.snapshot(model)))
-        self._digests = {file: file_digest(file) for file in {tensor.file for tensor in tensors.values()}}
-        self.in_memory: dict[ModuleSpec, Tensor] = {}
-        self._stored: dict[ModuleSpec, StoredTensor] = {}
-        for spec in specs:
-            parameter = loaded.model.get_parameter(spec.path)
-            stored = find_tensor(tensors, loaded.model.base_model_prefix, spec.path)
-            if stored and stored.dtype in DTYPES and torch.equal(_values(stored), parameter):
-                self._stored[spec] = stored
-            else:
-                self.in_memory[spec] = read(loaded.model, spec)
+    def __init__(self, model: str) -> None:
+        """Locate a model's weights in its files. Raises ModelError if the model cannot be used (see `loading.load`)."""
+        self.checkpoint, self._network = open_on_meta(model)
+        entry = catalogue_model(model)
+        if entry:
+            check_checksum(entry, self.checkpoint.folder)
+        self._recipes = recipes_of(self._network, self.checkpoint.tensors)
+        self._digests = {file: file_digest(file) for file in weight_files(self.checkpoint.folder)}
+        check_not_changed(self.checkpoint)
+        self._finite: set[str] = set()
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The model's tokenizer, or None if the folder has none. Raises ModelError if its files are damaged."""
+        with quiet():
+            return read_tokenizer(self.checkpoint.folder, self.checkpoint.config)
 
     def read(self, spec: ModuleSpec) -> Tensor:
-        """A contiguous float32 copy of a module's matrix W (rows, cols). Raises ModelError if the file has changed."""
-        if spec in self.in_memory:
-            return self.in_memory[spec].clone()
-        stored = self._stored[spec]
-        values = _values(stored)
-        if file_digest(stored.file) != self._digests[stored.file]:
-            raise ModelError(f"'{stored.file}' changed while it was in use; run the plan again.")
-        return canonical_view(values, spec).contiguous()
+        """A contiguous float32 copy of a module's matrix W (rows, cols). Raises ModelError as `view` does."""
+        return self.view(spec).contiguous()
+
+    def view(self, spec: ModuleSpec) -> Tensor:
+        """A module's matrix W (rows, cols) in float32, as a view of its stored parameter (see `weights.canonical_view`).
+
+        Raises ModelError if a file has changed, or if the parameter is missing, has another shape or is not finite.
+        """
+        path = next((path for path in (spec.path, *spec.tied) if path in self._recipes), spec.path)
+        recipe = self._recipes.get(path)
+        if recipe is None:
+            raise mismatch(self.checkpoint, "missing keys", [path])
+        with as_model_error(self.checkpoint.folder, f"build '{path}' of"):
+            values = recipe.build(path, self._network, _values)
+        for file in {tensor.file for _, tensor in recipe.sources}:
+            if file_digest(file) != self._digests[file]:
+                raise ModelError(f"'{file}' changed while it was in use; run the plan again.")
+        if values is None or values.shape != self._network.get_parameter(path).shape:
+            raise mismatch(self.checkpoint, "mismatched keys", [path])
+        if path not in self._finite:
+            check_values(path, values)
+            self._finite.add(path)
+        return canonical_view(values, spec)
 
 
 def read_matrix(model: PreTrainedModel | StoredMatrices, spec: ModuleSpec) -> Tensor:
@@ -62,12 +85,19 @@ def read_matrix(model: PreTrainedModel | StoredMatrices, spec: ModuleSpec) -> Te
 
 
 def _values(stored: StoredTensor) -> Tensor:
-    """Read a stored tensor as float32."""
+    """Read a stored tensor and convert it to float32, one chunk at a time. Raises ModelError if its file cannot be read."""
+    values = torch.empty(stored.num_parameters)
     try:
-        values = np.fromfile(stored.file, np.uint8, stored.end - stored.start, offset=stored.start)
-        return torch.from_numpy(values).view(DTYPES[stored.dtype]).view(stored.shape).float()
-    except (OSError, RuntimeError) as error:  # deleted or truncated in the meantime
+        with stored.file.open("rb") as stream:
+            stream.seek(stored.start)
+            for chunk in values.split(CHUNK):
+                content = torch.empty(len(chunk), dtype=DTYPES[stored.dtype])
+                if stream.readinto(content.view(torch.uint8).numpy().data) != content.nbytes:
+                    raise ModelError(f"'{stored.file}' was truncated while it was in use; run the plan again.")
+                chunk.copy_(content)
+    except OSError as error:  # for example, deleted in the meantime
         raise ModelError(f"'{stored.file}' cannot be read ({error}); run the plan again.") from error
+    return values.view(stored.shape)
 
 
 @contextmanager

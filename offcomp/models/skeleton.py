@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 
 from offcomp.errors import ModelError
 from offcomp.models.safetensors_files import StoredTensor, find_tensor, same_values
-from offcomp.models.sources import MAX_PARAMETERS
 
 MAX_BUFFER_BYTES = 4 * 10**9
 COMPILED = "_orig_mod."
@@ -38,10 +37,10 @@ def check_memory(folder: Path, tensors: Mapping[str, StoredTensor], network: Pre
     needed = sum(parameter.numel() for parameter in network.parameters())
     stored = sum(tensor.num_parameters for tensor in tensors.values())
     buffers = sum(buffer.nbytes for buffer in network.buffers())
-    if needed > MAX_PARAMETERS or buffers > MAX_BUFFER_BYTES or needed > 1.5 * stored + 10**6:
+    if buffers > MAX_BUFFER_BYTES or needed > 1.5 * stored + 10**6:
         raise ModelError(
-            f"The config of '{folder}' describes {needed:,} parameters and {buffers:,} bytes of buffers, "
-            f"but its files contain {stored:,} values; at most {MAX_PARAMETERS:,} parameters are supported."
+            f"The config of '{folder}' describes {needed:,} parameters and {buffers:,} bytes of buffers, but its files contain "
+            f"{stored:,} values; restore the config that belongs to the files (at most {MAX_BUFFER_BYTES:,} bytes of buffers)."
         )
 
 

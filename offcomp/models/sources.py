@@ -37,7 +37,6 @@ TOKENIZER_FILES = (
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 MAX_HUB_ID = 96
 
-MAX_PARAMETERS = 20 * 10**9
 MAX_SIZE = 10**7
 LIMITS = {"layers": 1000, "n_layer": 1000, "groups": 1000, "group_num": 1000, "num_labels": 10**5, "theta": 10**12}
 """Maximum values for config keys with these suffixes; the maximum for all other keys is `MAX_SIZE`."""
@@ -201,13 +200,6 @@ def _check_sizes(config: Mapping[str, Any]) -> None:
             raise ModelError(f"'{CONFIG}' sets {key} to {value}; at most {limit} is supported.")
         if key in (*WIDTHS, *DEPTHS, "vocab_size") and (not isinstance(value, int) or value < 1 or value is True):
             raise ModelError(f"'{CONFIG}' sets {key} to {value!r}; it must be a positive integer.")
-    width, depth = (max((config[key] for key in keys if key in config), default=1) for keys in (WIDTHS, DEPTHS))
-    estimate = 12 * depth * width**2 + config.get("vocab_size", 1) * width
-    if estimate > MAX_PARAMETERS:
-        raise ModelError(
-            f"'{CONFIG}' describes about {estimate / 1e9:.0f} billion parameters; "
-            f"at most {MAX_PARAMETERS // 10**9} billion are supported."
-        )
 
 
 def check_checksum(entry: CatalogueModel, folder: Path) -> None:

@@ -162,5 +162,10 @@ def check_finite(model: nn.Module) -> None:
         ModelError: a value is not finite; the message names the first affected weight and counts its non-finite values.
     """
     for path, parameter in model.named_parameters():
-        if bad := num_not_finite(parameter):
-            raise ModelError(f"The weight '{path}' has {bad} values that are NaN or infinite; the model is damaged.")
+        check_values(path, parameter)
+
+
+def check_values(path: str, values: Tensor) -> None:
+    """Raise ModelError if the weight with this path has NaN or infinite values."""
+    if bad := num_not_finite(values):
+        raise ModelError(f"The weight '{path}' has {bad} values that are NaN or infinite; the model is damaged.")

@@ -65,10 +65,10 @@ def _factors(
         first, last = (basis, basis) if inner is None else (inner.root(basis), inner.inverse_root(basis))
         product, right = _orthogonal(_product(tall, first), last)
     root = product.norm(dim=0).sqrt()
-    left = product * torch.where(root > 0, 1 / root, 0.0)
+    left = product.mul_(torch.where(root > 0, 1 / root, 0.0))  # in place, since it is twice as large as the stored factor
     left, right = (left, right * root) if tall is matrix else (right * root, left)
     signs = torch.where(-right.amin(0) > right.amax(0), -1.0, 1.0)  # (rank,)
-    return (left * signs).to(matrix.dtype), (right * signs).T.to(matrix.dtype)
+    return left.mul_(signs).to(matrix.dtype), right.mul_(signs).T.to(matrix.dtype)
 
 
 def _upright(
@@ -93,7 +93,11 @@ def _weighted_gram(
 
 def _product(tall: Float[Tensor, "rows cols"], basis: Float64[Tensor, "cols rank"]) -> Float64[Tensor, "rows rank"]:
     """W times `basis`."""
-    return torch.cat([rows @ basis for rows in float64_chunks(tall)])
+    product, start = basis.new_empty(len(tall), basis.shape[1]), 0
+    for rows in float64_chunks(tall):
+        product[start : start + len(rows)] = rows @ basis
+        start += len(rows)
+    return product
 
 
 def _orthogonal(

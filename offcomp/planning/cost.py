@@ -2,9 +2,10 @@
 
     memory = process and libraries + max(model + buffers, group + workspace)
 
-The model and the groups are in float32. The buffers contain either weights that are being decoded and written back, or
-calibration statistics. The workspace is the memory that a method needs to compress a group (`Method.memory`);
-meanwhile, the model is not in memory. The maximum is taken over all groups, and groups compressed together count as one.
+The model and the groups are in float32. The model is loaded only if the plan has tasks or needs text. The buffers contain
+either weights that are being decoded and written back, or calibration statistics. The workspace is the memory that a method
+needs to compress a group (`Method.memory`); meanwhile, the model is not in memory. The maximum is taken over all groups, and
+groups compressed together count as one.
 
 Times assume two CPU cores and no GPU. `python -m benchmarks.estimates` compares the estimates with real runs. For stages
 that were completed in an earlier run, the measured times replace the estimates.
@@ -35,6 +36,11 @@ WRITTEN_BACK, WITH_TEXT = 2, 3  # copies of the largest group in memory in addit
 FLOAT32_BYTES = 4
 COUNTED_SECONDS = 90
 """Durations of at least this many seconds are shown in minutes."""
+
+
+def needs_model(plan: Plan) -> bool:
+    """Whether a run of a plan loads the model. If not, the matrices are read from the model's files, one group at a time."""
+    return bool(plan.tasks) or plan.needs_text
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,8 @@ def _peak_bytes(plan: Plan, info: ModelInfo, prediction: Prediction) -> int:
         for groups in sets_of_groups(plan.groups, info)
     ]
     copies = WITH_TEXT if plan.needs_text else WRITTEN_BACK
-    model = FLOAT32_BYTES * info.num_parameters + copies * max(sizes.values(), default=0)
-    return round(max([model, *fits]))
+    model = FLOAT32_BYTES * info.num_parameters if needs_model(plan) else 0
+    return round(max([model + copies * max(sizes.values(), default=0), *fits]))
 
 
 def free_memory() -> int | None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.listing import check_unchanged
 from offcomp.planning.grams import LARGEST_SIDE
 from offcomp.planning.matrix_view import ORDERS, View, block_starts, read_view, sampled_rows, save_view, view_path
 
@@ -31,19 +32,20 @@ RANK_GROWTH = 1.25
 def make_view(info: ModelInfo, spec: ModuleSpec, home: Path) -> View:
     """The view of a module in stored order; the view file is created if it does not exist.
 
-    Raises ModelError if the model cannot be loaded or has non-finite weights, InputError if the matrix is too large, and
-    StorageError if the file cannot be written.
+    Only this module's weights are read. Raises ModelError if they cannot be read or are not finite, InputError if the matrix is
+    too large, and StorageError if the file cannot be written.
     """
     path = view_path(info, spec, home)
     view = read_view(path, spec.shape)
     if view is None:
-        from offcomp.models.loading import load
+        from offcomp.models.offloading import StoredMatrices
         from offcomp.models.row_names import row_names
-        from offcomp.models.weights import stored_view
 
-        loaded = load(info.model)
-        arrays = view_arrays(stored_view(loaded.model, spec))
-        save_view(path, spec.shape, arrays | {"names": np.array(row_names(loaded, spec, arrays["sampled"].tolist()))})
+        source = StoredMatrices(info.model)
+        check_unchanged(info)  # afterwards, `source` itself refuses files that have changed
+        arrays = view_arrays(source.view(spec))
+        names = row_names(source.tokenizer, source.checkpoint.config, spec, arrays["sampled"].tolist())
+        save_view(path, spec.shape, arrays | {"names": np.array(names)})
         view = read_view(path, spec.shape)
     if view is None:
         raise InputError(f"{path} was written but cannot be read back; free some disk space, delete the file and try again")

@@ -14,7 +14,8 @@ import numpy as np
 
 from offcomp.files import assets_folder, write_bytes
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
-from offcomp.planning.plan import Plan, members
+from offcomp.models.listing import check_unchanged, model_info
+from offcomp.planning.plan import Group, Plan, members
 from offcomp.planning.spectrum import Spectrum, spectrum_key
 
 BUNDLED = assets_folder() / "spectra"
@@ -55,20 +56,27 @@ def missing(plan: Plan, info: ModelInfo, home: Path) -> list[str]:
 def compute(plan: Plan, home: Path) -> dict[str, Spectrum]:
     """Singular values of every group in a plan; missing values are computed with torch and cached in the home folder.
 
-    Raises ModelError if the model cannot be used, and StorageError if the values cannot be saved.
+    Each is saved as soon as it is known. Weights are read one module at a time, and no model is loaded. Raises ModelError if
+    the model cannot be used, and StorageError if the values cannot be saved.
     """
-    from offcomp.models.loading import load
-    from offcomp.planning.grams import Grams
-
-    loaded = load(plan.model)
-    info = loaded.info
+    info = model_info(plan.model, home)
     specs = {group.name: members(group, info) for group in plan.groups}
     known = {group.name: find(info, specs[group.name], group.stack, home) for group in plan.groups}
     unknown = [group for group in plan.groups if known[group.name] is None]
-    computed = Grams.of_model(loaded.model).spectra([(specs[group.name], group.stack) for group in unknown])
-    for group, spectrum in zip(unknown, computed, strict=True):
-        known[group.name] = spectrum.values
-        _save(_path(home, info, spectrum_key(specs[group.name], group.stack)), spectrum.values)
+    if unknown:
+        from offcomp.models.offloading import StoredMatrices
+        from offcomp.numerics.grams import in_parallel
+        from offcomp.planning.grams import Grams
+
+        source = StoredMatrices(plan.model)
+        check_unchanged(info)  # afterwards, `source` itself refuses files that have changed
+
+        def spectrum_of(group: Group) -> Spectrum:
+            values = Grams(source.view).spectrum(specs[group.name], group.stack).values  # no two groups share a module
+            _save(_path(home, info, spectrum_key(specs[group.name], group.stack)), values)
+            return values
+
+        known |= dict(zip((group.name for group in unknown), in_parallel(spectrum_of, unknown), strict=True))
     return {name: values for name, values in known.items() if values is not None}
 
 

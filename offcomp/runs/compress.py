@@ -27,7 +27,7 @@ from offcomp.methods.decoders import find_decoder
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.offloading import StoredMatrices, read_matrix
 from offcomp.models.safetensors_files import stored_tensors
-from offcomp.numerics.chunks import squared_norm
+from offcomp.numerics.chunks import row_chunks, squared_norm
 from offcomp.numerics.progress import Report, ignore_progress
 from offcomp.numerics.reconstruction_error import reconstruction_error
 from offcomp.numerics.storage import num_not_finite
@@ -121,7 +121,17 @@ def in_own_dtype(matrices: Mapping[ModuleSpec, Tensor]) -> dict[ModuleSpec, Tens
 
     A run therefore measures exactly the model that `export --dense` writes, in which every tensor keeps its dtype.
     """
-    return {spec: matrix.to(getattr(torch, spec.dtype)).float() for spec, matrix in matrices.items()}
+    return {spec: _rounded(matrix, getattr(torch, spec.dtype)) for spec, matrix in matrices.items()}
+
+
+def _rounded(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """A float32 matrix (rows, cols) rounded to `dtype`, one chunk of rows at a time; the matrix itself if this is float32."""
+    if dtype == torch.float32:
+        return matrix.float()
+    rounded = torch.empty_like(matrix, dtype=torch.float32)
+    for exact, chunk in zip(row_chunks(matrix), row_chunks(rounded), strict=True):
+        chunk.copy_(exact.to(dtype))
+    return rounded
 
 
 def compress_group(

@@ -22,8 +22,8 @@ from offcomp.errors import InputError, ModelError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import stored_weights
 from offcomp.models.offloading import DTYPES
+from offcomp.models.recipes import Sources
 from offcomp.models.safetensors_files import INDEX, PICKLES, WEIGHTS, StoredTensor
-from offcomp.models.stored_parameters import Sources
 from offcomp.models.weights import canonical_view
 from offcomp.numerics.storage import num_not_finite
 from offcomp.runs.manifest import MANIFEST

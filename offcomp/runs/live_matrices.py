@@ -181,7 +181,7 @@ def _entry(loaded: LoadedModel, spec: ModuleSpec, original: Tensor, decoded: _De
     return {
         "row": row,
         "col": col,
-        "row_name": row_names(loaded, spec, [row])[0],
+        "row_name": row_names(loaded.tokenizer, loaded.model.config, spec, [row])[0],
         "original": float(original[row, col]),
         "entry": entry,
         "steps": [list(step) for step in steps],

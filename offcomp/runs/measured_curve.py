@@ -18,10 +18,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from offcomp.models.catalogue import ModelInfo
+    from offcomp.models.offloading import StoredMatrices
 
 
 def measured_curve(
-    model: PreTrainedModel, info: ModelInfo, group: Group, ratios: Sequence[float], *, unit: str, seed: int = 0
+    model: PreTrainedModel | StoredMatrices,
+    info: ModelInfo,
+    group: Group,
+    ratios: Sequence[float],
+    *,
+    unit: str,
+    seed: int = 0,
 ) -> ErrorCurve:
     """Measure a group's error curve by fitting its method at the given ratios, skipping ratios that cannot be reached.
 

@@ -7,9 +7,11 @@ is cancelled or is killed does not affect the weights in the next fork. See `res
 The resident belongs to the process that starts it. A pair of sockets connects the two, so no other process can reach it;
 every message is a JSON object, with file descriptors attached:
 
-    {"run": N, "folder": F}      carry out the run in F; attached: its lock (already held) and its log
+    {"run": N, "folder": F, "loads": L}   carry out the run in F, which needs the whole model if L is true; attached: its lock
+                                 (already held) and its log
     {"stop": N}                  stop work on run N; attached: a pipe that the resident closes once the work has stopped
     {"ask": Q, "seconds": S}     answer a question (`live_answers`) within S seconds; attached: a pipe for the answer
+    {"load": true}               load the model, so that runs and questions need not wait for it
     {"leave": true}              exit once all runs have ended
 
 No message that was sent is lost: before a resident exits, it refuses new messages and reads those that were already sent.
@@ -124,10 +126,10 @@ class _Resident:
         with self._sending:
             socket.send_fds(self._socket, [json.dumps(message).encode()], list(files))
 
-    def start_run(self, folder: Path, lock: int, log: int) -> ResidentRun:
+    def start_run(self, folder: Path, lock: int, log: int, *, loads: bool) -> ResidentRun:
         """See `start_run` below. Raises OSError."""
         number = next(self._numbers)
-        self.send({"run": number, "folder": str(folder)}, (lock, log))
+        self.send({"run": number, "folder": str(folder), "loads": loads}, (lock, log))
         return ResidentRun(self, number)
 
     def stop(self, number: int) -> None:
@@ -168,27 +170,33 @@ _current: _Resident | None = None
 _changing = threading.Lock()
 
 
-def start_run(model: Model, folder: Path, lock: int, log: int) -> ResidentRun:
+def start_run(model: Model, folder: Path, lock: int, log: int, *, loads: bool = True) -> ResidentRun:
     """Have the run in `folder` carried out by this process's resident for the model, starting the resident if needed.
 
     Returns at once. The resident keeps the lock until the run has ended. Raises OSError if no resident can be started.
 
     lock, log    open files of the run; the caller may close them afterwards
+    loads        whether the run needs the whole model
     """
     key = _Key(model)
     with _changing:
         try:
-            return _resident_for(key, log).start_run(folder, lock, log)
+            return _resident_for(key, log).start_run(folder, lock, log, loads=loads)
         except (BrokenPipeError, ConnectionError):  # it has just exited or been killed
             _forget()
-            return _resident_for(key, log).start_run(folder, lock, log)
+            return _resident_for(key, log).start_run(folder, lock, log, loads=loads)
 
 
 def warm_up(info: ModelInfo, home: Path | None = None) -> None:
     """Start loading a model, so that its first run does not have to wait for it. Returns at once. Raises OSError."""
     if is_available():
         with _changing, closing(os.open(os.devnull, os.O_RDWR)) as nowhere:
-            _resident_for(_Key(Model(home or home_folder(), info.model, info.reads)), nowhere)
+            key = _Key(Model(home or home_folder(), info.model, info.reads))
+            try:
+                _resident_for(key, nowhere).send({"load": True})
+            except (BrokenPipeError, ConnectionError):
+                _forget()
+                _resident_for(key, nowhere).send({"load": True})
 
 
 def is_held(info: ModelInfo, home: Path | None = None) -> bool:

@@ -1,4 +1,4 @@
-"""What a resident does before its first fork: import what runs need, and load the model."""
+"""What a resident does before it forks: import what runs need and, once a run or a question needs it, load the model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 
 class Loader(threading.Thread):
-    """Imports what runs need, and loads the model unless it is too large to be kept."""
+    """Imports what runs need, and loads the model unless it is too large to be kept.
 
-    def __init__(self, home: Path, model: str):
+    loads      whether to load the model
+    threads    the number of threads that torch uses by default, if known
+    """
+
+    def __init__(self, home: Path, model: str, *, loads: bool = True, threads: int = 0):
         super().__init__(daemon=True)
         self._home, self._model = home, model
-        self.threads = 0
+        self.loads, self.threads = loads, threads
         self.loaded: LoadedModel | None = None
 
     def run(self) -> None:
@@ -45,7 +49,7 @@ class Loader(threading.Thread):
     def _load(self) -> None:
         import torch
 
-        self.threads = torch.get_num_threads()
+        self.threads = self.threads or torch.get_num_threads()
         torch.set_num_threads(1)
 
         import datasets  # noqa: F401
@@ -54,11 +58,10 @@ class Loader(threading.Thread):
         import offcomp.evaluation
         import offcomp.models.offloading
         import offcomp.runs.calibration
-        import offcomp.runs.compress
-        import offcomp.runs.frame_writer
+        import offcomp.runs.compress_groups
         import offcomp.runs.live_answers  # noqa: F401
         from offcomp.models.loading import load
 
-        info = known_info(self._model, self._home)
+        info = known_info(self._model, self._home) if self.loads else None
         if info is not None and is_small(info):
             self.loaded = load(self._model)

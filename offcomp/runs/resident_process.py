@@ -1,8 +1,9 @@
 """The resident process: `python -m offcomp.runs.resident_process HOME MODEL IDLE_SECONDS SOCKET`. Its client is `resident`.
 
-The main thread is an event loop that never blocks for long. A second thread imports torch and loads the model; runs that arrive
-meanwhile wait in the resident, which handles requests to cancel them and shows the progress of the first. Once the second
-thread has finished, the only other threads belong to fork-safe libraries, and each run is carried out by a fork:
+The main thread is an event loop that never blocks for long. A second thread imports torch and, once a run or a question needs
+the whole model, loads it. Runs that arrive meanwhile wait in the resident, which handles requests to cancel them and shows the
+progress of the first. Once the second thread has finished, the only other threads belong to fork-safe libraries, and each run
+is carried out by a fork:
 
 - Forks share the memory of the model until they write to it, so every run begins with exactly the weights that were loaded.
 - OpenMP cannot be used in a fork if it has started threads in the parent. The resident therefore computes with one thread, and
@@ -54,8 +55,8 @@ class Resident:
         self._idle_seconds = idle_seconds
         self._messages = messages
         self._jobs: list[Job] = []
-        self._loader = Loader(home, model)
-        self._ready = self._leaving = False
+        self._loader = Loader(home, model, loads=False)
+        self._ready = self._leaving = self._needs_model = False
         self._last_busy = time.monotonic()
 
     def serve(self) -> None:
@@ -66,8 +67,8 @@ class Resident:
                 self._receive()
             if parent_is_gone():
                 os._exit(1)
-            if not self._ready and not self._loader.is_alive():
-                self._become_ready()
+            if not self._loader.is_alive():
+                self._prepare()
             self._look_after_jobs()
             if self._is_done() and self._refuse_messages():
                 return
@@ -95,15 +96,29 @@ class Resident:
                 os.close(file)
         elif "run" in message:
             lock, output = files
+            self._needs_model |= message["loads"]
             self._jobs.append(Job(message["run"], Path(message["folder"]), lock, output))
         elif "ask" in message:
+            self._needs_model = True
             deadline = time.monotonic() + message["seconds"]
             self._jobs.append(Job(pipe=files[0], question=message["ask"], deadline=deadline))
         elif "stop" in message:
             self._stop(message["stop"])
             os.close(files[0])
+        elif "load" in message:
+            self._needs_model = True
         else:
             self._leaving = True
+
+    def _prepare(self) -> None:
+        """Now that the loader has finished, load the model if a job needs it and this was not tried; then allow forks."""
+        if self._needs_model and not self._loader.loads:
+            self._loader.join()
+            self._ready = False
+            self._loader = Loader(self._home, self._model, threads=self._loader.threads)
+            self._loader.start()
+        elif not self._ready:
+            self._become_ready()
 
     def _become_ready(self) -> None:
         """Prepare for forking once the loader has finished."""

@@ -24,9 +24,13 @@ from typing import Any, Protocol
 
 from offcomp import files
 from offcomp.files import PART, private_folder, read_json
+from offcomp.planning.cost import needs_model
+from offcomp.planning.plan import Plan
 from offcomp.runs import resident
 from offcomp.runs.claims import Claim, claim, is_alive
 from offcomp.runs.documents import INPUTS, PLAN, WORKER
+from offcomp.runs.frames import FRAMES
+from offcomp.runs.resume import FINISHED, GROUPS, take_over_groups
 from offcomp.runs.worker_environment import LOCK_VARIABLE, worker_environment
 
 LOG, LOCK = "log.txt", "worker.lock"
@@ -44,21 +48,25 @@ def store_lock(runs: Path, seconds: float = STORE_SECONDS) -> Iterator[None]:
         yield
 
 
-def start_run(folder: Path, plan: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+def start_run(folder: Path, plan: Plan, inputs: Mapping[str, Any], *, resumes: bool = False) -> None:
     """Start a worker for a plan in `folder`, replacing any previous run. The caller must hold the `store_lock`.
 
     If a step fails, restores the previous state and raises OSError.
+
+    resumes    whether to use the finished groups of the previous run
     """
-    model = resident.Model(folder.parent.parent, str(plan["model"]), str(inputs.get("model", "")))
+    model = resident.Model(folder.parent.parent, plan.model, str(inputs.get("model", "")))
     attempt = next_attempt(folder)
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=PART, dir=folder.parent))
     worker = None
     try:
-        _write(new / PLAN, plan)
+        _write(new / PLAN, plan.to_dict())
         _write(new / INPUTS, inputs)
+        if resumes:
+            take_over_groups(folder, new)
         with files.closing(files.open_lock(new / LOCK)) as lock:  # the worker keeps holding the lock afterwards
             files.take_lock(lock)
-            worker = start_worker(folder, new / LOG, lock, model)
+            worker = start_worker(folder, new / LOG, lock, model, loads=needs_model(plan))
         _write(new / WORKER, claim(worker.pid).to_dict() | {"submitted": time.time(), "attempt": attempt})
         _move_into_place(new, folder)
     except BaseException:
@@ -102,17 +110,18 @@ class Started(Protocol):
         """Wait until no process works on the run any more."""
 
 
-def start_worker(folder: Path, log: Path, lock: int, model: resident.Model) -> Started:
+def start_worker(folder: Path, log: Path, lock: int, model: resident.Model, *, loads: bool) -> Started:
     """Hand a run to this process's resident worker (see `resident`) or, where there can be none, to a new worker process.
 
     The process that works on the run holds the run's lock until the run has ended, and writes to the log. Raises OSError.
 
     folder      the final path of the run's folder
     model       the model of the run
+    loads       whether the run needs the whole model
     """
     with files.closing(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)) as output:
         if resident.is_available():
-            return resident.start_run(model, folder, lock, output)
+            return resident.start_run(model, folder, lock, output, loads=loads)
         return _start_worker_process(folder, lock, output)
 
 
@@ -162,7 +171,9 @@ def _undo_start(new: Path, folder: Path) -> None:
 
 def _remove_new(new: Path) -> None:
     """Remove a folder that was never renamed, file by file, since listing the folder would require file descriptors."""
-    for name in (PLAN, INPUTS, WORKER, LOG, LOCK):
+    for name in (GROUPS, FINISHED):
+        shutil.rmtree(new / name, ignore_errors=True)
+    for name in (PLAN, INPUTS, WORKER, LOG, LOCK, FRAMES):
         with suppress(OSError):
             (new / name).unlink()
     with suppress(OSError):

@@ -8,6 +8,7 @@
     RUN/cancel          present once cancellation has been requested
     RUN/frames.jsonl    small pictures of the first group, one per epoch (`runs.frames`)
     RUN/groups/         the stored tensors of the compressed groups
+    RUN/finished/       the figures of these groups, until the run is done (`runs.resume`)
     RUN/run.json        the result, written last
     RUN/log.txt         the output of the worker
 
@@ -82,7 +83,10 @@ class RunStore:
         return self.listing()[0]
 
     def submit(self, plan: Plan, info: ModelInfo, *, again: bool = False) -> Run:
-        """Run a plan, unless its run is done or in progress. Returns the run. Set `again` to restart a run that has ended.
+        """Run a plan, unless its run is done or in progress. Returns the run.
+
+        A run that ended before it was done continues with the first group that it had not finished. Set `again` to start a run
+        that has ended from the beginning.
 
         If the run fails to start, the previous state is restored. Raises PlanError if the plan is invalid or infeasible,
         StorageError if the run cannot be started, and RunError if another host is working on it.
@@ -102,7 +106,7 @@ class RunStore:
                 raise RunError(f"run {folder.name} is in progress but cannot be read; wait for it to end, or stop its process")
             else:
                 self._check_space(plan, info)
-                start_run(folder, plan.to_dict(), inputs.to_dict())
+                start_run(folder, plan, inputs.to_dict(), resumes=not again)
         return self.get(folder.name)
 
     def follow(self, run: Run) -> Iterator[Run]:

@@ -19,16 +19,17 @@ from offcomp.errors import ModelError, OffcompError, RunError, first_line
 from offcomp.files import storage_error
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.listing import check_unchanged, model_info
-from offcomp.planning.cost import CORRECT, FLOAT32_BYTES, SMALL_SHARE, estimate, free_memory
+from offcomp.planning.cost import CORRECT, FLOAT32_BYTES, SMALL_SHARE, estimate, free_memory, needs_model
 from offcomp.planning.data.scores import Score
 from offcomp.planning.json_checks import Malformed
 from offcomp.planning.model_sizes import model_sizes
-from offcomp.planning.plan import Group, Plan, members
+from offcomp.planning.plan import Plan
 from offcomp.planning.size_notes import size_notes
 from offcomp.planning.sizes import predict
 from offcomp.runs.documents import CORRECTIONS_FILE, read_inputs
 from offcomp.runs.inputs import check_inputs, inputs_of
 from offcomp.runs.result import GroupResult, LedgerEntry, ModelResult
+from offcomp.runs.resume import forget_groups
 from offcomp.runs.slots import slot
 from offcomp.runs.worker_lock import hold_lock
 from offcomp.runs.worker_process import Outcome, Worker
@@ -36,7 +37,7 @@ from offcomp.runs.worker_process import Outcome, Worker
 if TYPE_CHECKING:
     from offcomp.evaluation import OpenTask
     from offcomp.models.loading import LoadedModel
-    from offcomp.runs.calibration import Calibration, GroupHints
+    from offcomp.runs.calibration import Calibration
     from offcomp.runs.compress import SavedGroup
     from offcomp.runs.corrections import Corrections
 
@@ -56,71 +57,47 @@ def estimated_stages(plan: Plan, info: ModelInfo) -> dict[str, float]:
 
 
 def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
-    """Load, compress and evaluate the model. `preloaded` is the model, if loaded already; its weights are overwritten."""
-    plan = worker.plan
+    """Compress the model and, if the plan has tasks, evaluate it. A plan that needs only the weights never loads the model.
+
+    `preloaded` is the model, if loaded already; its weights are overwritten.
+    """
+    plan, home = worker.plan, worker.folder.parent.parent
     if not worker.has_begun:
-        stages = estimated_stages(plan, model_info(plan.model, worker.folder.parent.parent))
+        stages = estimated_stages(plan, model_info(plan.model, home))
         worker.begin({name: seconds for name, seconds in stages.items() if preloaded is None or name != LOAD})
     with worker.stage(LOAD):
-        from offcomp.evaluation import open_task
-        from offcomp.models.offloading import StoredMatrices, offloaded
+        from offcomp.models.offloading import StoredMatrices
         from offcomp.runs.calibration import calibration_of
-        from offcomp.runs.compress import SavedGroup, add_output_errors, check_finite, compress_group, save_group
-        from offcomp.runs.frame_writer import FrameWriter
-        from offcomp.runs.together import FitsTogether
+        from offcomp.runs.compress import add_output_errors
+        from offcomp.runs.compress_groups import compress_groups
 
-        loaded = _loaded(plan.model, preloaded)
-    inputs = read_inputs(worker.folder) or inputs_of(plan, loaded.info.reads)
-    check_inputs(plan, loaded.info, inputs)
-    tasks = []
-    cache = worker.folder.parent.parent / "evaluations"
-    for task in plan.resolved_tasks:
-        with worker.stage(f"score the original on {task.name}") as report:
-            opened = open_task(task, loaded, seed=plan.seed, cache=cache)
-            opened.prepare(report)
-            tasks.append(opened)
-    compressed: list[SavedGroup] = []
-    model_loaded, specs = is_small(loaded.info), [spec for group in plan.groups for spec in members(group, loaded.info)]
-    source = loaded.model if model_loaded else StoredMatrices(loaded, specs)
-    calibration = calibration_of(plan, loaded, stays_loaded=model_loaded)
-    order = plan.compression_order(loaded.info)
+        loaded = _loaded(plan.model, preloaded) if needs_model(plan) else None
+        stored = None if loaded else StoredMatrices(plan.model)
+        info = loaded.info if loaded else model_info(plan.model, home)
+    inputs = read_inputs(worker.folder) or inputs_of(plan, info.reads)
+    check_inputs(plan, info, inputs)
+    tasks = _open_tasks(worker, loaded, home / "evaluations") if loaded else []
+    stays_loaded = loaded is not None and is_small(info)
+    source = loaded.model if loaded and stays_loaded else stored or StoredMatrices(plan.model)
+    calibration = calibration_of(plan, loaded, stays_loaded=stays_loaded) if loaded else None
+    order = plan.compression_order(info)
     ordered = [plan.groups[number] for number in order]
-    together = FitsTogether(source, loaded.info, ordered, plan.seed)
-    with nullcontext() if model_loaded else calibration.offloaded() if calibration else offloaded(loaded):
+    with nullcontext() if stays_loaded else _offloaded(loaded, calibration):
         with calibration.keeping_earlier_groups() if calibration else nullcontext():
-            for group in ordered:
-                with (
-                    worker.stage(f"compress {group.name}") as progress,
-                    _hints(calibration, group, compressed) as hints,
-                    FrameWriter(worker.folder, source, loaded.info, group, progress) as frames,
-                ):
-                    result = compress_group(
-                        source,
-                        loaded.info,
-                        group,
-                        hints=hints,
-                        seed=plan.seed,
-                        report=frames.report,
-                        measure_outputs=not model_loaded,
-                        fitted=together.take(group, frames.report),
-                    )
-                    check_finite(result)
-                    path = save_group(result, worker.groups_folder, make_folder=False)
-                    frames.finish(result)
-                compressed.append(SavedGroup(path, result.members, result.stacking))
-                worker.groups.append(result.figures)
+            compressed = compress_groups(worker, source, info, ordered, calibration)
         compressed, worker.groups = _in_plan_order(order, compressed), _in_plan_order(order, worker.groups)
-        if calibration and model_loaded:
+        if calibration and stays_loaded:
             with worker.stage("measure outputs on text"):
                 worker.groups = add_output_errors(calibration, compressed, worker.groups)
         corrections, ledger = _correct(worker, calibration, compressed) if calibration and plan.corrects else ({}, ())
-    scores = _evaluate(worker, loaded, tasks, compressed, corrections)
+    scores = _evaluate(worker, loaded, tasks, compressed, corrections) if loaded else {}
     try:
-        check_inputs(plan, loaded.info, inputs)
+        check_inputs(plan, info, inputs)
     except RunError:
         worker.groups.clear()  # these results match neither the old files nor the new files
+        forget_groups(worker.folder)
         raise
-    info, sizes = loaded.info, model_sizes(((group.original, group.stored) for group in worker.groups), loaded.info)
+    sizes = model_sizes(((group.original, group.stored) for group in worker.groups), info)
     model = ModelResult(
         name=info.model,
         family=info.family,
@@ -131,6 +108,28 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
         sizes=sizes,
     )
     return Outcome(model, scores, inputs, size_notes(worker.groups), ledger)
+
+
+def _open_tasks(worker: Worker, loaded: LoadedModel, cache: Path) -> list[OpenTask]:
+    """Open the plan's tasks, with the scores of the original."""
+    from offcomp.evaluation import open_task
+
+    tasks = []
+    for task in worker.plan.resolved_tasks:
+        with worker.stage(f"score the original on {task.name}") as report:
+            opened = open_task(task, loaded, seed=worker.plan.seed, cache=cache)
+            opened.prepare(report)
+            tasks.append(opened)
+    return tasks
+
+
+def _offloaded(loaded: LoadedModel | None, calibration: Calibration | None) -> AbstractContextManager[None]:
+    """A context manager within which a model, if there is one, is not in memory except for passes over text."""
+    from offcomp.models.offloading import offloaded
+
+    if calibration:
+        return calibration.offloaded()
+    return offloaded(loaded) if loaded else nullcontext()
 
 
 def _loaded(model: str, preloaded: LoadedModel | None) -> LoadedModel:
@@ -153,18 +152,6 @@ def _in_plan_order(order: Sequence[int], items: Sequence[T]) -> list[T]:
 def is_small(info: ModelInfo) -> bool:
     """Whether a model is small enough, relative to the free memory, to stay loaded."""
     return FLOAT32_BYTES * info.num_parameters <= SMALL_SHARE * (free_memory() or 0)
-
-
-def _hints(
-    calibration: Calibration | None, group: Group, compressed: list[SavedGroup]
-) -> AbstractContextManager[GroupHints | None]:
-    """Return a context manager that yields the hints for a group, or None if the run is not calibrated."""
-    if calibration is None:
-        return nullcontext()
-    from offcomp.runs.calibration import GroupHints
-
-    specs = members(group, calibration.loaded.info)
-    return GroupHints(calibration, specs, group.stack, compressed)
 
 
 def _correct(

@@ -27,6 +27,7 @@ from offcomp.runs.claims import claim
 from offcomp.runs.documents import HEARTBEAT, PROGRESS, RESULT, WORKER, Progress, read_plan, read_worker
 from offcomp.runs.forecast import Forecast
 from offcomp.runs.result import RUN_SCHEMA, Environment, GroupResult, Inputs, LedgerEntry, ModelResult, RunResult
+from offcomp.runs.resume import forget_groups
 from offcomp.runs.worker_environment import parent_is_gone
 from offcomp.runs.worker_lock import is_in_place
 
@@ -109,10 +110,13 @@ class Worker:
         """Write run.json, including any results so far. Returns whether it was written. Any later call blocks forever."""
         self._ending.acquire()
         try:
-            return self.owns_folder() and self._write_result(self.result(status, error, outcome))
+            written = self.owns_folder() and self._write_result(self.result(status, error, outcome))
         except BaseException:
             self._ending.release()  # the caller may report the failure
             raise
+        if written and status == "done":
+            forget_groups(self.folder)
+        return written
 
     def owns_folder(self) -> bool:
         """Whether the folder still belongs to this attempt at the run."""

@@ -1,4 +1,4 @@
-"""While a model is offloaded, its matrices are read from its files; afterwards it is restored exactly."""
+"""Matrices are read from a model's files without loading the model, and an offloaded model is restored exactly."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from offcomp.errors import ModelError
 from offcomp.models.loading import LoadedModel, load
-from offcomp.models.offloading import StoredMatrices, offloaded, read_matrix
+from offcomp.models.offloading import StoredMatrices, _values, offloaded, read_matrix
 from offcomp.models.weights import read
 from tests import tiny_models
 
@@ -27,8 +28,7 @@ def test_every_matrix_can_be_read_and_every_weight_comes_back(name: str, tmp_pat
     exact = {spec: read(loaded.model, spec) for spec in loaded.info.modules}
     before, outputs = loaded.model.state_dict(), tiny_models.outputs(loaded.model)
     before = {path: values.clone() for path, values in before.items()}
-    source = StoredMatrices(loaded, loaded.info.modules)
-    assert not source.in_memory
+    source = StoredMatrices(loaded.info.model)
     with offloaded(loaded):
         assert all(parameter.numel() == 0 for parameter in loaded.model.parameters())
         for spec, matrix in exact.items():
@@ -45,21 +45,41 @@ def test_half_precision_files_give_float32_matrices(loaded: LoadedModel, dtype: 
     save_file({key: values.to(dtype) for key, values in load_file(file).items()}, file, metadata={"format": "pt"})
     again = load(loaded.info.model)
     exact = {spec: read(again.model, spec) for spec in again.info.modules}
-    source = StoredMatrices(again, again.info.modules)
-    assert not source.in_memory
+    source = StoredMatrices(again.info.model)
     assert all(torch.equal(source.read(spec), matrix) for spec, matrix in exact.items())
 
 
-def test_a_matrix_that_is_not_in_the_files_as_it_is_in_the_model_is_kept(loaded: LoadedModel) -> None:
-    """Such matrices arise where transformers renames or merges tensors as it loads them."""
-    spec = loaded.info.module("key.1")
-    loaded.model.get_parameter(spec.path).data += 1
-    changed = read(loaded.model, spec)
-    source = StoredMatrices(loaded, loaded.info.modules)
-    assert set(source.in_memory) == {spec}
-    assert torch.equal(source.read(spec), changed)
-    source.read(spec).zero_()
-    assert torch.equal(source.read(spec), changed)
+def test_a_parameter_of_several_tensors_is_built_as_transformers_builds_it(tmp_path: Path) -> None:
+    """The files of Mixtral store each expert on its own; transformers stacks the experts of a layer as it loads them."""
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40}
+    config = transformers.MixtralConfig(**sizes, num_key_value_heads=2, num_local_experts=3, max_position_embeddings=32)
+    folder = tiny_models.save(tiny_models._built("MixtralForCausalLM", config), tmp_path / "mixtral")
+    loaded, source = load(str(folder)), StoredMatrices(str(folder))
+    recipes = source._recipes
+    built = {path: recipe.build(path, source._network, _values) for path, recipe in recipes.items()}
+    assert any(len(recipe.sources) > 1 for recipe in recipes.values()), "no parameter is stored in parts"
+    for path, parameter in loaded.model.named_parameters():
+        assert torch.equal(built[path], parameter), path
+
+
+def test_only_a_damaged_matrix_that_is_read_is_refused(loaded: LoadedModel) -> None:
+    file = Path(loaded.info.model) / "model.safetensors"
+    weights = load_file(file)
+    spec, other = loaded.info.module("key.1"), loaded.info.module("key.0")
+    weights[spec.path][0, 0] = float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+    source = StoredMatrices(loaded.info.model)
+    assert torch.equal(source.read(other), read(loaded.model, other))
+    with pytest.raises(ModelError, match=r"key.weight' has 1 values that are NaN or infinite"):
+        source.read(spec)
+    del weights[spec.path]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"do not match the model class BertForPreTraining: missing keys .*key.weight"):
+        StoredMatrices(loaded.info.model).read(spec)
+    weights[spec.path] = torch.zeros(2, 2)
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"do not match the model class BertForPreTraining: mismatched keys .*key.weight"):
+        StoredMatrices(loaded.info.model).read(spec)
 
 
 def test_every_weight_comes_back_after_an_exception(loaded: LoadedModel) -> None:
@@ -80,7 +100,7 @@ def test_what_went_wrong_first_is_told_where_the_files_have_gone_too(loaded: Loa
 
 def test_files_that_change_meanwhile_are_noticed(loaded: LoadedModel) -> None:
     spec = loaded.info.module("key.0")
-    source = StoredMatrices(loaded, [spec])
+    source = StoredMatrices(loaded.info.model)
     file = Path(loaded.info.model) / "model.safetensors"
     weights = load_file(file)
     content = bytearray(file.read_bytes())

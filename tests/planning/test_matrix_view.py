@@ -199,6 +199,8 @@ def test_what_cannot_be_inspected_is_one_sentence(
 def test_weights_that_are_not_finite_are_named(offcomp: Command, tmp_path: Path) -> None:
     model = tiny_models.bert()
     model.get_parameter("bert.encoder.layer.1.attention.self.key.weight")[0, :2] = torch.nan
-    status, _, err = offcomp("inspect", str(tiny_models.save(model, tmp_path / "bert")), "query.0")
+    folder = str(tiny_models.save(model, tmp_path / "bert"))
+    assert offcomp("inspect", folder, "query.0")[0] == 0
+    status, _, err = offcomp("inspect", folder, "key.1")
     assert status == 2
     assert "key.weight' has 2 values that are NaN or infinite" in err

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +17,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from offcomp.errors import InputError, ModelError
+from offcomp.files import closing, take_lock
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel, describe, load
 from offcomp.models.weights import read, substituted
 from offcomp.numerics.progress import ignore_progress
 from offcomp.planning.plan import Group
+from offcomp.runs import dense_export
 from offcomp.runs.dense_export import files_of
 from offcomp.runs.export import export_run, reconstructions
 from offcomp.runs.manifest import MANIFEST, Manifest
@@ -94,6 +99,32 @@ def test_a_dense_export_keeps_every_dtype_and_every_other_file(tmp_path: Path, d
     compressed = {path for spec in manifest.original.modules for path in (spec.path, *spec.tied)}
     assert {key for key in old if not torch.equal(old[key], new[key])} == compressed & set(old)
     assert [check.holds for check in verify(out)] == [True] * 5
+
+
+def test_an_export_that_was_killed_leaves_nothing_and_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load(str(tiny_models.save(tiny_models.bert(), tmp_path / "model")))
+    exported(loaded, tmp_path / "whole")
+    run, out = finished_run(loaded, tmp_path / "run", GROUPS), tmp_path / "out"
+    pid = os.fork()
+    if pid == 0:
+        monkeypatch.setattr(dense_export, "_overwrite", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        try:
+            export_run(run, loaded.info, out, dense=True)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    unfinished = tmp_path / f".out.{pid}.part"
+    assert (unfinished / "model.safetensors").is_file() and not out.exists()
+    with closing(os.open(unfinished, os.O_RDONLY)) as file:
+        assert take_lock(file)  # as a process that still writes it would
+        export_run(run, loaded.info, tmp_path / "out", dense=True)
+        assert unfinished.exists()
+    shutil.rmtree(out)
+    export_run(run, loaded.info, out, dense=True)
+    assert not unfinished.exists()
+    whole, again = files_in(tmp_path / "whole" / "out"), files_in(out)
+    assert whole.keys() == again.keys()
+    assert [name for name in whole if whole[name] != again[name]] in ([], [MANIFEST])
 
 
 @pytest.mark.parametrize("dtypes", DTYPES)

@@ -64,7 +64,7 @@ def worked_at_once(
             at_once(run.folder, meanwhile)
         return store.get(run.id)
 
-    monkeypatch.setattr(run_start, "start_worker", lambda *_: subprocess.Popen(["true"]))
+    monkeypatch.setattr(run_start, "start_worker", lambda *_, **__: subprocess.Popen(["true"]))
     monkeypatch.setattr(RunStore, "submit", submit_and_work)
     return store
 

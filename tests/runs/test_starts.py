@@ -173,7 +173,7 @@ def test_a_start_that_is_broken_off_after_any_step_loses_no_result(
         if step == "killed":
             patch.setattr(run_start, "_undo_start", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
-            start_run(run.folder, store.plan.to_dict(), {})
+            start_run(run.folder, store.plan, {})
     if step == "killed":
         assert not (run.folder / "run.json").exists()
         store.sweep()

@@ -100,7 +100,7 @@ def test_a_run_ends_with_figures_scores_and_files(folder: Path, store: RunStore)
     with pytest.raises(InputError, match=r"run half cannot be read because plan\.json is not valid JSON"):
         store.get("half")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_start, "start_worker", lambda *_: pytest.fail("a worker was started again"))
+        patch.setattr(run_start, "start_worker", lambda *_, **__: pytest.fail("a worker was started again"))
         assert store.submit(Plan.from_json(svd_plan(folder).to_json()), info_of(folder, store)) == run
 
 

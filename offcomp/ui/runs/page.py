@@ -149,4 +149,4 @@ def _actions(run: Run) -> None:
 
 @reporting_errors()
 def _run_again(run: Run) -> None:
-    RunStore().submit(run.plan, model_info(run.plan.model), again=True)
+    RunStore().submit(run.plan, model_info(run.plan.model), again=run.status == "done")
