@@ -24,7 +24,7 @@ from offcomp.models.loading import stored_weights
 from offcomp.models.offloading import DTYPES
 from offcomp.models.safetensors_files import INDEX, PICKLES, WEIGHTS, StoredTensor
 from offcomp.models.stored_parameters import Sources
-from offcomp.models.weights import canonical_view
+from offcomp.models.weights import blocks
 from offcomp.numerics.storage import num_not_finite
 from offcomp.runs.manifest import MANIFEST
 
@@ -55,7 +55,7 @@ class DenseModel:
         """
         for spec, matrix in matrices.items():
             copies = [self._sources.get(path, []) for path in (spec.path, *spec.tied)]
-            self._overwrite(spec.name, copies, matrix, partial(canonical_view, spec=spec))
+            self._overwrite(spec.name, copies, matrix, partial(blocks, spec=spec))
 
     def write_vectors(self, vectors: Mapping[str, Tensor]) -> None:
         """Overwrite whole parameters, which are given by path. Raises ModelError for the same reasons as `write`."""
@@ -123,7 +123,7 @@ def _overwrite(file: Path, stored: StoredTensor, name: str, values: Tensor, view
     """Overwrite the part of a stored tensor that `view` selects, leaving the rest of the tensor unchanged."""
     content = np.fromfile(file, np.uint8, stored.num_bytes, offset=stored.start)
     part = view(torch.from_numpy(content).view(DTYPES[stored.dtype]).view(stored.shape))
-    part.copy_(values)
+    part.copy_(values.view(part.shape))
     if bad := num_not_finite(part):
         raise ModelError(f"{bad} values of the compressed {name} overflow {stored.dtype}, its dtype in the model.")
     with file.open("r+b") as stream:
