@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 import torch
@@ -169,3 +170,29 @@ def family_model(name: str) -> PreTrainedModel:
             if parameter.ndim == 1 and path.endswith("weight"):
                 parameter.add_(1)  # a normalisation scale near 0 would make all tokens alike
     return model.eval().requires_grad_(False)
+
+
+def inputs_of(model: PreTrainedModel) -> dict[str, Tensor]:
+    """A batch for a model of the table: tokens, images, or both."""
+    generator = torch.Generator().manual_seed(3)
+    arguments = inspect.signature(model.forward).parameters
+    inputs = {}
+    if "input_ids" in arguments:
+        inputs["input_ids"] = torch.randint(2, VOCABULARY, (2, 12), generator=generator)
+    if "pixel_values" in arguments:
+        inputs["pixel_values"] = torch.randn(2, 3, 8, 8, generator=generator)
+    if "input_features" in arguments:
+        inputs["input_features"] = torch.randn(2, 6, 20, generator=generator)
+    if "token_type_ids" in arguments and getattr(model.config, "type_vocab_size", 0) > 1:
+        inputs["token_type_ids"] = torch.arange(24).reshape(2, 12) % 2
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = torch.randint(2, VOCABULARY, (2, 7), generator=generator)
+    return inputs
+
+
+def output_of(model: PreTrainedModel) -> Tensor:
+    """All floating-point outputs of a model for its batch, as one vector."""
+    with torch.no_grad():
+        returned = model(**inputs_of(model))
+    values = [value for value in returned.values() if isinstance(value, Tensor) and value.is_floating_point()]
+    return torch.cat([value.flatten() for value in values])
