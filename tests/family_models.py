@@ -166,6 +166,8 @@ def family_model(name: str) -> PreTrainedModel:
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for path, parameter in model.named_parameters():
+            if not parameter.requires_grad:  # a fixed table of positions, which is not saved
+                continue
             parameter.copy_(0.25 * torch.randn(parameter.shape, generator=generator))
             if parameter.ndim == 1 and path.endswith("weight"):
                 parameter.add_(1)  # a normalisation scale near 0 would make all tokens alike
@@ -178,13 +180,14 @@ def inputs_of(model: PreTrainedModel) -> dict[str, Tensor]:
     arguments = inspect.signature(model.forward).parameters
     inputs = {}
     if "input_ids" in arguments:
-        inputs["input_ids"] = torch.randint(2, VOCABULARY, (2, 12), generator=generator)
+        inputs["input_ids"] = torch.randint(2, VOCABULARY, (2, 20), generator=generator)
+        inputs["input_ids"][:, -1] = 1  # the token at which CLIP reads off the text
     if "pixel_values" in arguments:
         inputs["pixel_values"] = torch.randn(2, 3, 8, 8, generator=generator)
     if "input_features" in arguments:
         inputs["input_features"] = torch.randn(2, 6, 20, generator=generator)
     if "token_type_ids" in arguments and getattr(model.config, "type_vocab_size", 0) > 1:
-        inputs["token_type_ids"] = torch.arange(24).reshape(2, 12) % 2
+        inputs["token_type_ids"] = torch.arange(40).reshape(2, 20) % 2
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = torch.randint(2, VOCABULARY, (2, 7), generator=generator)
     return inputs

@@ -153,7 +153,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Reject a config that requests custom code or kernels, nests another model, or specifies an unreasonable size.
+    """Reject a config that requests custom code or kernels, or specifies an unreasonable size, also of a model nested in it.
 
     Raises:
         ModelError: the config is rejected; the message names the offending key and value.
@@ -162,10 +162,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         raise ModelError(f"'{CONFIG}' has no valid 'model_type' ({model_type!r}); set it to the name used in transformers.")
-    for key, nested in config.items():
-        if isinstance(nested, Mapping) and ("model_type" in nested or "architectures" in nested):
-            raise ModelError(f"'{CONFIG}' nests another model in '{key}'; offcomp does not load composite models.")
-    _check_sizes(config)
+    for part in (config, *(value for _, value in _items(config) if isinstance(value, Mapping))):
+        _check_sizes(part)
 
 
 def _check_keys(document: Mapping[str, Any], file: str) -> None:

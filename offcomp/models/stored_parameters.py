@@ -11,10 +11,9 @@ from dataclasses import replace
 
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from offcomp.models.catalogue import BYTES_PER_VALUE, ModuleSpec
+from offcomp.models.conversions import Sources, conversions_of, sources_in
 from offcomp.models.safetensors_files import FLOATS, StoredTensor, check_dtypes
 from offcomp.numerics.accounting import STORED, storage_dtype
 
@@ -57,21 +56,9 @@ def parameter_dtypes(network: PreTrainedModel, tensors: Mapping[str, StoredTenso
     return dtypes
 
 
-Sources = list[tuple[str, StoredTensor]]
-"""The (key, tensor) pairs that make up one parameter."""
-
-
 def tensors_of(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> dict[str, Sources]:
     """Map each parameter path to the stored tensors, with their keys, from which transformers builds the parameter."""
-    transforms = get_model_conversion_mapping(network)
-    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
-    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
-    state = network.state_dict()
-    sources: dict[str, Sources] = {}
-    for key, tensor in tensors.items():
-        path, _ = rename_source_key(key, renamings, converters, network.base_model_prefix, state)
-        sources.setdefault(path, []).append((key, tensor))
-    return sources
+    return dict(sources_in(*conversions_of(network, tensors)))
 
 
 def parameters_by_tie(network: nn.Module) -> list[tuple[list[str], nn.Parameter]]:

@@ -163,9 +163,8 @@ def test_deberta_divides_its_rows_by_heads() -> None:
 
 @pytest.mark.parametrize("method", ["svd", "codebook"])
 def test_compression_in_memory(model: PreTrainedModel, method: str) -> None:
-    options = {"codewords": 4} if method == "codebook" else {}
-    ratio = 1.2 if method == "svd" else 2.0
-    compressed = offcomp.compress(model, layers=[0, 1], method=method, options=options, ratio=ratio, together="kind", progress=False)
+    ratio, unit = (1.2, "parameters") if method == "svd" else (1.5, "bytes")
+    compressed = offcomp.compress(model, layers=[0, 1], method=method, ratio=ratio, unit=unit, together="kind", progress=False)
     kinds = {spec.kind for group in compressed for spec in group.reconstructions}
     assert kinds == set(KINDS_OF.get(name_of(model), PLAIN).split())
     assert 0 < compressed.relative_error < 1

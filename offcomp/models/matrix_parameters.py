@@ -17,7 +17,7 @@ OUT_NAMES = ("down", "out", "output", "w2", "wo")
 """Words in the path of a tensor of experts that say that its matrices write to the residual stream."""
 
 
-def stored_weights(model: PreTrainedModel) -> list[StoredWeight]:
+def matrix_parameters(model: PreTrainedModel) -> list[StoredWeight]:
     """All tensors of a model that contain weight matrices, in model order, each once.
 
     These are the weights of linear layers, embeddings and routers, tensors of experts, and other parameters with two or more
