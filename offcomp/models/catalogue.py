@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any
 
 from offcomp.errors import ModelError
-from offcomp.models.families import KINDS, RESIDUAL_SIDE, Family, Match, Side, family_of, match
-from offcomp.models.pieces import Heads, Piece, split
+from offcomp.models.families import KINDS, RESIDUAL_SIDE, UNKNOWN, Family, Match, Side, family_of, match
+from offcomp.models.pieces import NO_SIZES, Piece, Sizes, StoredWeight, split
+from offcomp.models.structure import recognise
 from offcomp.plain_text import quoted, text_fault
 
 BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -143,12 +145,13 @@ class ModelInfo:
         object.__setattr__(self, "matrix_bytes", self.matrix_bytes or self.matrix_parameters * width)
 
     def module(self, name: str) -> ModuleSpec:
-        """The module with this name.
+        """The module with this name, or with this path, which is its name in plans made before its kind was recognised.
 
         Raises:
             ModelError: there is no such module; the message suggests the closest match.
         """
-        by_name = {spec.name: spec for spec in self.modules}
+        by_name = {spec.path.removesuffix(".weight"): spec for spec in self.modules if not spec.fused and spec.expert is None}
+        by_name |= {spec.name: spec for spec in self.modules}
         if name in by_name:
             return by_name[name]
         close = difflib.get_close_matches(name, by_name, n=1)
@@ -189,56 +192,54 @@ def _compact(spec: ModuleSpec, dtype: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
 
-@dataclass(frozen=True)
-class StoredWeight:
-    """A weight tensor as stored in the model.
-
-    paths        paths of all modules that share it, in model order, or of the parameters themselves
-    shape        of the tensor; a module's matrix has two dimensions
-    transposed   whether a matrix in it is (in_features, out_features)
-    alternating  whether the rows of two fused matrices alternate
-    experts      number of matrices in it; 0 if it is not a tensor of experts
-    is_bare      whether `paths` are those of parameters not named `weight`
-    is_embedding whether rows of it are looked up
-    """
-
-    paths: tuple[str, ...]
-    shape: tuple[int, ...]
-    transposed: bool = False
-    alternating: bool = False
-    experts: int = 0
-    is_bare: bool = False
-    is_embedding: bool = False
-
-
-def module_specs(model_type: str, weights: Iterable[StoredWeight], heads: Heads = Heads()) -> tuple[ModuleSpec, ...]:
+def module_specs(
+    model_type: str, weights: Iterable[StoredWeight], sizes: Sizes = NO_SIZES
+) -> tuple[ModuleSpec, ...]:
     """Module specs for a model's stored weights, in the same order; fused weights and experts are split into their matrices.
 
-    Weights that match no pattern of the model's family are of kind `other`, as are all weights if the family is unknown.
+    Paths tell the kinds if the family is known, and otherwise the structure; a weight that they do not explain is of kind `other`.
     """
-    family = family_of(model_type)
-    matches = [_matched(family, weight) for weight in weights]
-    depth_of_group = 1 + max((matched.layer or 0 for _, _, matched in matches), default=0)
-    return tuple(spec for weight, path, matched in matches for spec in _specs_of(weight, path, matched, depth_of_group, heads))
+    weights, family = list(weights), family_of(model_type)
+    matches = [_matched(family, weight) for weight in weights] if family else _by_structure(model_type, weights, sizes)
+    depth_of_group = 1 + max((matched.layer or 0 for _, matched in matches), default=0)
+    specs = [
+        spec
+        for weight, (path, matched) in zip(weights, matches, strict=True)
+        for spec in _specs_of(weight, path, matched, depth_of_group, sizes)
+    ]
+    counts = Counter(spec.name for spec in specs)
+    return tuple(spec if counts[spec.name] == 1 else _named_by_path(spec) for spec in specs)
 
 
-def _matched(family: Family | None, weight: StoredWeight) -> tuple[StoredWeight, str, Match]:
-    """The weight, the path chosen to represent it, and the match for that path; paths of compressible kinds are preferred."""
+def _named_by_path(spec: ModuleSpec) -> ModuleSpec:
+    """A module named by its path, since another one has the same kind, layer and part."""
+    pieces = [spec.path.removesuffix(".weight"), *([spec.kind] if spec.fused else [])]
+    return replace(spec, name=".".join([*pieces, *([] if spec.expert is None else [f"e{spec.expert}"])]))
+
+
+def _matched(family: Family, weight: StoredWeight) -> tuple[str, Match]:
+    """The path chosen to represent a weight, and the match for it; paths of compressible kinds are preferred."""
     matches = {path: match(family, path) for path in weight.paths}
     path = next((path for path, matched in matches.items() if matched.pattern.kind in KINDS), weight.paths[0])
-    return weight, path, matches[path]
+    return path, matches[path]
 
 
-def _specs_of(weight: StoredWeight, path: str, matched: Match, depth_of_group: int, heads: Heads) -> list[ModuleSpec]:
+def _by_structure(model_type: str, weights: list[StoredWeight], sizes: Sizes) -> list[tuple[str, Match]]:
+    """The first path of each weight, and what its structure says about it: nothing for bare matrices without a model type."""
+    found = recognise(weights, sizes.vocabulary, sizes.widths) if model_type else [UNKNOWN] * len(weights)
+    return [(weight.paths[0], matched) for weight, matched in zip(weights, found, strict=True)]
+
+
+def _specs_of(weight: StoredWeight, path: str, matched: Match, depth_of_group: int, sizes: Sizes) -> list[ModuleSpec]:
     """The specs of the matrices in a stored weight: one for each expert and each piece of a fused weight."""
     pattern = matched.pattern
     if len(weight.shape) > 2 and not weight.experts and not pattern.regex:
         return []  # it may be anything
     shape, transposed = _matrix_shape(weight, pattern.transposed)
     layout = "alternating" if weight.alternating else pattern.layout
-    pieces = split(pattern.pieces, layout, shape, heads) if pattern.pieces else []
+    pieces = split(pattern.pieces, layout, shape, sizes) if pattern.pieces else []
     pieces = pieces or [Piece("other" if pattern.pieces else pattern.kind, 0, shape[0])]
-    layer = None if matched.layer is None else matched.group * depth_of_group + matched.layer
+    layer = None if matched.layer is None or pattern.kind == "other" else matched.group * depth_of_group + matched.layer
     shared = ModuleSpec(
         name="",
         kind="",
@@ -252,9 +253,10 @@ def _specs_of(weight: StoredWeight, path: str, matched: Match, depth_of_group: i
         tied=tuple(_parameter_path(weight, tied) for tied in weight.paths if tied != path),
     )
     experts = range(weight.experts) if weight.experts else (None,)
+    number = matched.expert
     return [
-        replace(shared, name=_name(piece.kind, matched.part, layer, path, expert), expert=expert, **asdict(piece))
-        for expert in experts
+        replace(shared, name=_name(piece.kind, matched.part, layer, path, number if e is None else e), expert=e, **asdict(piece))
+        for e in experts
         for piece in pieces
     ]
 

@@ -73,12 +73,13 @@ class Family:
 
 @dataclass(frozen=True)
 class Match:
-    """Result of matching a module path. `layer` is the layer index within `group`."""
+    """What is known about a weight. `layer` is the layer index within `group`; `expert` numbers an expert that is a module."""
 
     pattern: Pattern
     layer: int | None = None
     group: int = 0
     part: str = ""
+    expert: int | None = None
 
 
 UNKNOWN = Match(Pattern("other", ""))
@@ -141,9 +142,9 @@ def family_of(model_type: str) -> Family | None:
     return next((family for family in FAMILIES if model_type in family.model_types), None)
 
 
-def match(family: Family | None, path: str) -> Match:
-    """Match a module path against the patterns of `family`. Returns `UNKNOWN` if no pattern matches or `family` is None."""
-    for pattern in (*family.patterns, *HEADS) if family else ():
+def match(family: Family, path: str) -> Match:
+    """Match a module path against the patterns of `family`. Returns `UNKNOWN` if no pattern matches."""
+    for pattern in (*family.patterns, *HEADS):
         if matched := re.fullmatch(rf"(?:\w+\.)??{pattern.regex}", path):
             groups = matched.groupdict()
             layer = int(groups["layer"]) if "layer" in groups else None

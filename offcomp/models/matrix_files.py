@@ -30,8 +30,9 @@ from numpy.lib import format as npy
 
 from offcomp.errors import InputError
 from offcomp.files import write_bytes
-from offcomp.models.catalogue import StoredWeight, module_specs
+from offcomp.models.catalogue import module_specs
 from offcomp.models.families import FAMILIES, KINDS
+from offcomp.models.pieces import StoredWeight
 from offcomp.models.safetensors_files import NUMPY_FLOATS, WEIGHTS, as_float32, header_entries
 
 MODEL_TYPE = "offcomp_matrices"

@@ -6,11 +6,10 @@ import re
 from dataclasses import replace
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from offcomp.models.catalogue import StoredWeight
-from offcomp.models.pieces import Heads
+from offcomp.models.pieces import Sizes, StoredWeight
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 OUT_NAMES = ("down", "out", "output", "w2", "wo")
@@ -23,14 +22,17 @@ def matrix_parameters(model: PreTrainedModel) -> list[StoredWeight]:
     These are the weights of linear layers, embeddings and routers, tensors of experts, and other parameters with two or more
     dimensions that are neither convolutions nor biases; of the latter, those that a family knows are matrices.
     """
-    found: dict[int, tuple[list[str], StoredWeight]] = {}
+    found: dict[int, list[StoredWeight]] = {}
     width = getattr(model.config.get_text_config(), "hidden_size", 0)
     for module_path, module in model.named_modules(remove_duplicate=False):
         for name, parameter in module.named_parameters(recurse=False):
             path = f"{module_path}.{name}" if module_path else name
             if weight := _stored_weight(module, path, parameter, width):
-                found.setdefault(id(parameter), ([], weight))[0].extend(weight.paths)
-    return [replace(weight, paths=tuple(paths)) for paths, weight in found.values()]
+                found.setdefault(id(parameter), []).append(weight)
+    return [
+        replace(uses[0], paths=tuple(use.paths[0] for use in uses), is_embedding=any(use.is_embedding for use in uses))
+        for uses in found.values()
+    ]
 
 
 def _stored_weight(module: nn.Module, path: str, parameter: nn.Parameter, width: int) -> StoredWeight | None:
@@ -65,8 +67,17 @@ def _has_transposed_experts(module: nn.Module, path: str, shape: tuple[int, ...]
     return shape[1] != shape[2] and width in shape[1:] and (shape[2] == width) == writes
 
 
-def heads_of(model: PreTrainedModel) -> Heads:
-    """The attention heads according to the config."""
-    config = model.config.get_text_config()
-    number, size = (getattr(config, name, None) for name in ("num_attention_heads", "head_dim"))
-    return Heads(number if isinstance(number, int) else 0, size if isinstance(size, int) else 0)
+def sizes_of(model: PreTrainedModel) -> Sizes:
+    """The sizes according to the config and to those nested in it."""
+    text = model.config.get_text_config()
+    configs = [model.config, text, *(getattr(model.config, name, None) for name in model.config.sub_configs)]
+    widths = {getattr(config, "hidden_size", None) for config in configs}
+    return Sizes(
+        *(_number(text, name) for name in ("num_attention_heads", "head_dim", "vocab_size")),
+        widths=tuple(width for width in widths if isinstance(width, int)),
+    )
+
+
+def _number(config: PreTrainedConfig, name: str) -> int:
+    value = getattr(config, name, None)
+    return value if isinstance(value, int) else 0

@@ -1,61 +1,321 @@
-"""Recognise the kinds of weight matrices in a model of an unknown family, from repeated blocks, shapes and, as hints, names.
+"""Recognise the kinds of weight matrices in a model of an unknown family: by repeated blocks, by shapes and, as hints, by words.
 
-1. Blocks. A list whose items hold the same matrices is a stack of layers. The most frequent dimension in it is the width of the
-   residual stream. A matrix with `cols` = width reads from that stream, one with `rows` = width writes to it.
-2. Attention and feed-forward parts of a block are told apart by words such as "attn" in their paths; without such words, a
-   matrix that is written from as many rows as one or two others have is a feed-forward layer, and the rest is attention.
-3. Within each part, shapes decide, then words: the reader called q, query, ... is the query.
+1. A list whose items hold matrices is a stack of layers. The most frequent dimension in a stack is the width of the residual
+   stream: a matrix with as many columns reads from the stream, one with as many rows writes to it.
+2. Within a layer, words such as "attn" in the paths tell attention from the rest. Without such words, a writer with as many
+   columns as one or two readers have rows belongs to a feed-forward layer, and everything else to attention.
+3. Within attention, words tell the readers apart (q, query, ...), or else their order. In a feed-forward layer, the gate is the
+   reader whose name says so, or else the first of two.
 
-A fused query, key and value stays one matrix of kind `qkv`, since names and shapes do not tell how its rows are interleaved.
+A fused query, key and value stays one matrix of kind `qkv`, because names and shapes do not tell how its rows are interleaved.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from offcomp.models.families import Match
-from offcomp.models.patterns import HEADS, Pattern
-from offcomp.models.weight import StoredWeight
+from offcomp.models.patterns import GATED, HEADS, Pattern
+from offcomp.models.pieces import StoredWeight
+from offcomp.models.places import EXPERT_LIST, places_of
 
-MATRICES_OF_A_LAYER = 2
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
-PIECES = {"q": "query", "query": "query", "wq": "query", "k": "key", "key": "key", "wk": "key"} | dict.fromkeys(
-    ("v", "value", "wv"), "value"
-)
-FUSED = re.compile(r"w?qkv\w*|c_attn")
-OUT_WORDS = frozenset(("o", "out", "output", "wo", "down", "proj", "dense", "w2", "fc2", "lin2"))
-GATE_WORDS = frozenset(("gate", "gated", "wg", "w1"))
-POSITION_WORDS = frozenset(("pos", "position", "positional", "relative", "rel", "r", "bias"))
-SSM_WORDS = frozenset(("mamba", "ssm", "mixer", "recurrent", "rglru"))
-PART_WORDS = {
-    "encoder": ("encoder", "enc"),
-    "decoder": ("decoder", "dec"),
-    "text": ("text", "language"),
-    "vision": ("vision", "visual", "image"),
+READERS = {
+    **dict.fromkeys(("q", "query", "queries", "wq"), "query"),
+    **dict.fromkeys(("k", "key", "keys", "wk"), "key"),
+    **dict.fromkeys(("v", "value", "values", "wv"), "value"),
 }
-
-
-class Place(NamedTuple):
-    """Where a weight is: in a layer of a stack, or outside all stacks (`stack` is empty). `rest` is the path within the layer."""
-
-    stack: str
-    layer: int | None
-    rest: str
-
-
-@dataclass
-class Block:
-    """The matrices of one layer, by their paths within it, with (rows, cols) of each."""
-
-    width: int
-    shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    experts: dict[str, int] = field(default_factory=dict)
+FUSED_WORD = re.compile(r"w?qkv\w*|kv")
+ATTENTION_WORD = re.compile(r".*(?:att|mha).*")
+STATE_SPACE_WORDS = {"mamba", "ssm", "mixer", "recurrent", "temporal"}
+OUT_WORDS = {"o", "out", "output", "wo", "down", "w2", "fc2", "proj"}
+GATE_WORDS = {"gate", "gated", "wg", "w1"}
+SIDE_WORDS = {"pos", "position", "positional", "relative", "rel", "r", "norm", "lora"}
+"""Words of matrices beside the main ones, such as projections of relative positions."""
+PART_WORDS = {
+    "text": {"text", "language"},
+    "vision": {"vision", "visual", "image"},
+    "encoder": {"encoder", "enc"},
+    "decoder": {"decoder", "dec"},
+}
 
 
 def words_of(path: str) -> list[str]:
     """The words in a path, in lower case: `SelfAttention.q_proj` has self, attention, q and proj."""
     return [word.lower() for name in re.split(r"[._]", path) for word in ([name] if name.islower() else WORD.findall(name))]
+
+
+def recognise(weights: Sequence[StoredWeight], vocabulary: int = 0, widths: Collection[int] = ()) -> list[Match]:
+    """What is known about each weight, in order.
+
+    `vocabulary` is the number of tokens and `widths` are the widths of residual streams, according to the config; 0 and empty if
+    unknown.
+    """
+    places = places_of([weight.paths[0] for weight in weights])
+    parts = _parts({place.stack for place in places if place.stack})
+    layers: dict[tuple[str, int | None], dict[int, _Matrix]] = defaultdict(dict)
+    found: dict[int, Match] = {}
+    for index, (weight, place) in enumerate(zip(weights, places, strict=True)):
+        if place.stack:
+            layers[place.stack, place.layer][index] = _Matrix.of(weight, place.rest)
+        else:
+            found[index] = _outside(weight, vocabulary, weights, parts)
+    stacks = {stack: [m for (other, _), group in layers.items() if other == stack for m in group.values()] for stack in parts}
+    for (stack, layer), matrices in layers.items():
+        for index, (kind, part) in _Layer(matrices, _width(stacks[stack], widths)).kinds().items():
+            matrix, weight = matrices[index], weights[index]
+            if kind == "other":
+                found[index] = Match(Pattern(kind, weight.paths[0] if len(weight.shape) == 2 or weight.experts else ""))
+            else:
+                pattern = Pattern(kind, matrix.path, pieces=_pieces(kind, matrix), transposed=_is_transposed(kind, weight))
+                found[index] = Match(pattern, layer, 0, part or parts[stack], matrix.expert)
+    return [found[index] for index in range(len(weights))]
+
+
+def _is_transposed(kind: str, weight: StoredWeight) -> bool:
+    """Whether a parameter with three dimensions, the last two of which are heads, has its inputs in the first one."""
+    return not weight.experts and len(weight.shape) > 2 and kind in ("query", "key", "value")
+
+
+def _parts(stacks: set[str]) -> dict[str, str]:
+    """The part of each stack, such as `encoder`, if there are several; empty if its path does not say."""
+    if len(stacks) < 2:
+        return dict.fromkeys(stacks, "")
+    return {stack: next((part for part in PART_WORDS if PART_WORDS[part] & set(words_of(stack))), "") for stack in stacks}
+
+
+def _width(matrices: Sequence[_Matrix], widths: Collection[int]) -> int:
+    """The width of a stack's residual stream: the dimension that most matrices have, of those in the config if there is any."""
+    counts = Counter(side for matrix in matrices for side in {matrix.rows, matrix.cols})
+    candidates = [side for side in counts if side in widths] or list(counts)
+    return max(candidates, key=lambda side: (counts[side], side))
+
+
+def _outside(weight: StoredWeight, vocabulary: int, weights: Sequence[StoredWeight], parts: Mapping[str, str]) -> Match:
+    """What is known about a weight outside all layers."""
+    path, rows, words = weight.paths[0], weight.shape[0], set(words_of(weight.paths[0]))
+    tokens = vocabulary or max((other.shape[0] for other in weights if other.is_embedding), default=0)
+    if weight.is_embedding and rows == tokens:
+        part = next((part for part in ("encoder", "decoder") if part in parts.values() and PART_WORDS[part] & words), "")
+        return Match(Pattern("word_embeddings", path), part=part)
+    if weight.is_embedding:
+        return Match(Pattern("other", path))
+    if rows == vocabulary or any(re.fullmatch(rf"(?:\w+\.)?{head.regex}", path) for head in HEADS):
+        return Match(Pattern("head", path))
+    return Match(Pattern("pooler" if "pooler" in words else "other", path if len(weight.shape) == 2 else ""))
+
+
+def _pieces(kind: str, matrix: _Matrix) -> tuple[str, ...]:
+    """The pieces of a fused gate and input, in the order in which its name lists them."""
+    if kind == "expert_in" and matrix.is_double:
+        return ("expert_gate", "expert_in")
+    words = words_of(matrix.path.rpartition(".")[2])
+    is_named = "gate" in words and "up" in words and words.index("gate") < words.index("up")
+    return GATED if kind == "ffn_in" and matrix.is_double and is_named else ()
+
+
+@dataclass
+class _Matrix:
+    """A weight in a layer. `is_double` is set once it turns out to hold the gate and the input of a feed-forward layer."""
+
+    path: str
+    rows: int
+    cols: int
+    experts: int
+    expert: int | None
+    is_linear: bool
+    is_double: bool = False
+
+    @classmethod
+    def of(cls, weight: StoredWeight, rest: str) -> _Matrix:
+        shape = weight.shape[1:] if weight.experts else weight.shape
+        rows, cols = (shape[-1], shape[0]) if weight.transposed else (shape[0], shape[-1])
+        numbered = EXPERT_LIST.search(rest)
+        return cls(rest, rows, cols, weight.experts, int(numbered[1]) if numbered else None, not weight.is_bare)
+
+    @property
+    def is_expert(self) -> bool:
+        return bool(self.experts) or self.expert is not None
+
+    @property
+    def words(self) -> set[str]:
+        return set(words_of(self.path))
+
+    @property
+    def leaf(self) -> set[str]:
+        return set(words_of(self.path.rpartition(".")[2]))
+
+    @property
+    def scope(self) -> str:
+        return self.path.rpartition(".")[0]
+
+
+class _Layer:
+    """The matrices of one layer, by number, and the width of the residual stream."""
+
+    def __init__(self, matrices: Mapping[int, _Matrix], width: int) -> None:
+        self.matrices, self.width = matrices, width
+
+    def kinds(self) -> dict[int, tuple[str, str]]:
+        """The kind and part of each matrix."""
+        kinds = dict.fromkeys(self.matrices, ("other", ""))
+        attention = self._attention()
+        for is_cross in (False, True):
+            members = [index for index in attention if self._is_cross(index) == is_cross]
+            kinds |= {index: (kind, "cross" if is_cross else "") for index, kind in self._attention_kinds(members)}
+        rest = [index for index in self.matrices if index not in attention]
+        routers = {index: ("router", self._shared(index)) for index in rest if self._is_router(index)}
+        for members in self._scopes(index for index in rest if index not in routers):
+            kinds |= dict(self._feed_forward_kinds(members))
+        return kinds | routers
+
+    def _attention(self) -> list[int]:
+        """The matrices of attention: those whose paths say so, or else those that no feed-forward layer explains."""
+        named = [index for index, matrix in self.matrices.items() if any(map(ATTENTION_WORD.fullmatch, matrix.words))]
+        if named:
+            return named
+        fused = [index for index, matrix in self.matrices.items() if any(map(FUSED_WORD.fullmatch, matrix.leaf))]
+        readers = {READERS[word] for matrix in self.matrices.values() for word in matrix.leaf & READERS.keys()}
+        if not fused and len(readers) < 3 and len(self.matrices) < 6:
+            return []
+        inner = self._inner_of_feed_forward()
+        return [index for index, m in self.matrices.items() if not m.is_expert and m.rows != inner != m.cols]
+
+    def _inner_of_feed_forward(self) -> int:
+        """The width inside the feed-forward layer: of the widest writer with exactly one or two readers; 0 if there is none."""
+        reads = Counter(matrix.rows for matrix in self.matrices.values() if matrix.cols == self.width)
+        widths = [m.cols for m in self.matrices.values() if m.rows == self.width and 0 < reads[m.cols] + reads[2 * m.cols] < 3]
+        return max(widths, default=0)
+
+    def _is_cross(self, index: int) -> bool:
+        words = words_of(self.matrices[index].path)
+        joined = " ".join(words)
+        return "cross" in joined or "encoder" in words or {"enc", "dec"} <= set(words)
+
+    def _attention_kinds(self, members: Sequence[int]) -> Iterator[tuple[int, str]]:
+        """The kinds of matrices of one attention."""
+        unnamed = []
+        members = [index for index in members if not SIDE_WORDS & self.matrices[index].leaf]
+        for index in members:
+            matrix = self.matrices[index]
+            leaf = words_of(matrix.path.rpartition(".")[2]) or [matrix.path]
+            roles = {READERS[word] for word in leaf if word in READERS}
+            if any(map(FUSED_WORD.fullmatch, leaf)) or len(roles) > 1:
+                yield index, self._fused_kind(matrix, leaf)
+            elif roles:
+                role = roles.pop()
+                yield index, self._latent_kind(members, index, role) if role == "query" else role
+            else:
+                unnamed.append(index)
+        yield from self._unnamed_kinds(unnamed, len(members))
+
+    def _fused_kind(self, matrix: _Matrix, leaf: Sequence[str]) -> str:
+        """The kind of a matrix that makes keys and values, and perhaps queries."""
+        if {"kv", "compressed"} & set(leaf) and "q" not in leaf:
+            return "kv_down" if matrix.cols == self.width else "kv_up"
+        return "qkv" if matrix.cols == self.width else "kv_up"
+
+    def _latent_kind(self, members: Sequence[int], index: int, role: str) -> str:
+        """`query_down` or `query_up` if the queries are made in two steps, otherwise `query`."""
+        matrix = self.matrices[index]
+        queries = [self.matrices[other] for other in members if READERS.keys() & self.matrices[other].leaf]
+        if matrix.cols != self.width and any(other.rows == matrix.cols and "query" in _roles(other) for other in queries):
+            return "query_up"
+        is_down = any(other.cols == matrix.rows != self.width and "query" in _roles(other) for other in queries)
+        return "query_down" if is_down and matrix.cols == self.width else role
+
+    def _unnamed_kinds(self, unnamed: Sequence[int], size: int) -> Iterator[tuple[int, str]]:
+        """The kinds of attention matrices whose names do not say query, key or value."""
+        writers = [index for index in unnamed if self.matrices[index].rows == self.width]
+        named_out = [index for index in writers if OUT_WORDS & self.matrices[index].leaf]
+        chosen = (named_out or writers)[-1:]
+        yield from ((index, "attention_output") for index in chosen)
+        rest = [index for index in unnamed if index not in chosen and self.matrices[index].cols == self.width]
+        if len(rest) == 3 and size == 4:
+            yield from zip(rest, ("query", "key", "value"), strict=True)
+        elif len(rest) == 1 and size == len(unnamed):
+            yield rest[0], "qkv"
+
+    def _shared(self, index: int) -> str:
+        return "shared" if "shared" in self.matrices[index].words else ""
+
+    def _scopes(self, members: Iterable[int]) -> list[list[int]]:
+        """Feed-forward layers: those of the whole layer, of shared experts, and of experts."""
+        scopes: dict[tuple[bool, ...], list[int]] = defaultdict(list)
+        for index in members:
+            matrix = self.matrices[index]
+            is_state_space = bool(STATE_SPACE_WORDS & set(words_of(matrix.scope)))
+            scopes[matrix.is_expert, not matrix.is_expert and "shared" in matrix.words, is_state_space].append(index)
+        return list(scopes.values())
+
+    def _feed_forward_kinds(self, members: Sequence[int]) -> Iterator[tuple[int, tuple[str, str]]]:
+        """The kinds of matrices of one feed-forward layer, or of a state-space layer, and `shared` for a shared expert."""
+        is_expert = any(self.matrices[index].is_expert for index in members)
+        part = "" if is_expert else next(map(self._shared, members), "")
+        writers = [index for index in members if self._writes(index)]
+        inner = Counter(self.matrices[index].cols for index in writers)
+        readers = [index for index in members if index not in writers and self._reads(index, inner)]
+        if self._is_state_space(members, readers, writers):
+            yield from self._state_space_kinds(members, writers, inner)
+            return
+        stem = "expert" if is_expert else "ffn"
+        yield from ((index, (f"{stem}_out", part)) for index in writers if readers)
+        gates = self._gates(readers)
+        yield from ((index, (f"{stem}_{'gate' if index in gates else 'in'}", part)) for index in readers)
+
+    def _state_space_kinds(
+        self, members: Sequence[int], writers: Sequence[int], inner: Mapping[int, int]
+    ) -> Iterator[tuple[int, tuple[str, str]]]:
+        """The kinds of the matrices of a state-space layer: what enters, what leaves, and what makes its parameters and step."""
+        for index in members:
+            matrix = self.matrices[index]
+            if not matrix.is_linear:
+                continue
+            if index in writers:
+                yield index, ("ssm_out", "")
+            elif matrix.cols == self.width and matrix.rows > self.width:
+                yield index, ("ssm_in", "")
+            elif matrix.cols in inner or matrix.rows in inner:
+                yield index, ("ssm_x" if matrix.cols in inner else "ssm_dt", "")
+
+    def _writes(self, index: int) -> bool:
+        matrix = self.matrices[index]
+        return (matrix.is_linear or matrix.is_expert) and matrix.rows == self.width and (matrix.cols != self.width or bool(OUT_WORDS & matrix.leaf))
+
+    def _reads(self, index: int, inner: Mapping[int, int]) -> bool:
+        matrix = self.matrices[index]
+        matrix.is_double = matrix.rows not in inner and matrix.rows % 2 == 0 and matrix.rows // 2 in inner
+        return matrix.cols == self.width and (matrix.rows in inner or matrix.is_double)
+
+    def _is_state_space(self, members: Sequence[int], readers: Sequence[int], writers: Sequence[int]) -> bool:
+        """Whether a matrix that writes is fed by none of the right size, or also feeds others, as in Mamba."""
+        if STATE_SPACE_WORDS & {word for index in members for word in words_of(self.matrices[index].scope)}:
+            return True
+        inner = {self.matrices[index].cols for index in writers}
+        others = [self.matrices[index] for index in members if index not in (*readers, *writers)]
+        return bool(writers) and any(m.cols in inner or (m.cols == self.width and m.rows > self.width) for m in others)
+
+    def _gates(self, readers: Sequence[int]) -> set[int]:
+        """The readers of a gated layer that go through the activation function; of each pair, one."""
+        pairs: dict[tuple[str, int | None], list[int]] = defaultdict(list)
+        for index in readers:
+            pairs[self.matrices[index].scope, self.matrices[index].expert].append(index)
+        named = {index for index in readers if GATE_WORDS & self.matrices[index].leaf and not self.matrices[index].is_double}
+        return named or {pair[0] for pair in pairs.values() if len(pair) == 2}
+
+    def _is_router(self, index: int) -> bool:
+        """Whether a matrix chooses among experts: it has one row for each, or is called router or gate beside experts."""
+        matrix = self.matrices[index]
+        stacked = {other.experts for other in self.matrices.values() if other.experts}
+        listed = {other.expert for other in self.matrices.values() if other.expert is not None}
+        if matrix.is_expert or matrix.cols != self.width or not (stacked or listed):
+            return False
+        is_named = "router" in matrix.leaf or (matrix.leaf and matrix.leaf <= {"gate", "shared", "expert"})
+        return matrix.rows in (stacked | {len(listed)}) or bool(is_named)
+
+
+def _roles(matrix: _Matrix) -> set[str]:
+    return {READERS[word] for word in matrix.leaf if word in READERS}

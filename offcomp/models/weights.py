@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from offcomp.errors import ModelError
 from offcomp.models.catalogue import ModuleSpec, module_specs
 from offcomp.models.matrix_model import Matrices
-from offcomp.models.matrix_parameters import heads_of, matrix_parameters
+from offcomp.models.matrix_parameters import matrix_parameters, sizes_of
 from offcomp.numerics.storage import num_not_finite
 
 MATRIX_MODULES = (nn.Linear, nn.Embedding, Conv1D)
@@ -33,7 +33,7 @@ def list_modules(model: PreTrainedModel) -> tuple[ModuleSpec, ...]:
     """
     if isinstance(model, Matrices):
         return model.specs()
-    return module_specs(model.config.model_type, matrix_parameters(model), heads_of(model))
+    return module_specs(model.config.model_type, matrix_parameters(model), sizes_of(model))
 
 
 def stored_view(model: nn.Module, spec: ModuleSpec) -> Float[Tensor, "rows cols"]:
