@@ -6,6 +6,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -15,6 +16,8 @@ from offcomp.models.pieces import NO_SIZES, Piece, Sizes, StoredWeight, split
 from offcomp.models.structure import recognise
 from offcomp.plain_text import quoted, text_fault
 
+MATRICES = "offcomp_matrices"
+"""The model type of uploaded matrices."""
 BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -144,19 +147,28 @@ class ModelInfo:
         object.__setattr__(self, "num_bytes", self.num_bytes or self.num_parameters * width)
         object.__setattr__(self, "matrix_bytes", self.matrix_bytes or self.matrix_parameters * width)
 
+    @property
+    def by_structure(self) -> bool:
+        """Return whether the family is unknown, but the structure of the model tells the kinds of its modules."""
+        return not self.family and self.model_type != MATRICES and any(spec.default for spec in self.modules)
+
+    @cached_property
+    def by_name(self) -> dict[str, ModuleSpec]:
+        """Each module by its name and by its path, which was its name in plans made before its kind was recognised."""
+        whole = [spec for spec in self.modules if not spec.fused and spec.expert is None]
+        return {spec.path.removesuffix(".weight"): spec for spec in whole} | {spec.name: spec for spec in self.modules}
+
     def module(self, name: str) -> ModuleSpec:
-        """The module with this name, or with this path, which is its name in plans made before its kind was recognised.
+        """The module with this name or path.
 
         Raises:
             ModelError: there is no such module; the message suggests the closest match.
         """
-        by_name = {spec.path.removesuffix(".weight"): spec for spec in self.modules if not spec.fused and spec.expert is None}
-        by_name |= {spec.name: spec for spec in self.modules}
-        if name in by_name:
-            return by_name[name]
-        close = difflib.get_close_matches(name, by_name, n=1)
+        if name in self.by_name:
+            return self.by_name[name]
+        close = difflib.get_close_matches(name, self.by_name, n=1)
         hint = f"did you mean '{close[0]}'?" if close else "run `offcomp modules` to list its modules."
-        unknown = "" if self.family else " (family unknown, so modules are named by their paths)"
+        unknown = "" if self.family or self.by_structure else " (family unknown, so modules are named by their paths)"
         raise ModelError(f"Model '{self.model}' has no module '{name}'{unknown}; {hint}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -192,9 +204,7 @@ def _compact(spec: ModuleSpec, dtype: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
 
-def module_specs(
-    model_type: str, weights: Iterable[StoredWeight], sizes: Sizes = NO_SIZES
-) -> tuple[ModuleSpec, ...]:
+def module_specs(model_type: str, weights: Iterable[StoredWeight], sizes: Sizes = NO_SIZES) -> tuple[ModuleSpec, ...]:
     """Module specs for a model's stored weights, in the same order; fused weights and experts are split into their matrices.
 
     Paths tell the kinds if the family is known, and otherwise the structure; a weight that they do not explain is of kind `other`.
@@ -255,7 +265,9 @@ def _specs_of(weight: StoredWeight, path: str, matched: Match, depth_of_group: i
     experts = range(weight.experts) if weight.experts else (None,)
     number = matched.expert
     return [
-        replace(shared, name=_name(piece.kind, matched.part, layer, path, number if e is None else e), expert=e, **asdict(piece))
+        replace(
+            shared, name=_name(piece.kind, matched.part, layer, path, number if e is None else e), expert=e, **asdict(piece)
+        )
         for e in experts
         for piece in pieces
     ]

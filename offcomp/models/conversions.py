@@ -61,7 +61,9 @@ class Conversion:
 
         found = self._convert(numbered)
         if any(numbers.dtype != dtype or numbers.min() < 0 or numbers.max() >= total for numbers in found.values()):
-            raise ModelError(f"transformers computes '{self.path}' from the values in the model's files; export without --dense.")
+            raise ModelError(
+                f"transformers computes '{self.path}' from the values in the model's files; export without --dense."
+            )
         return found
 
     def starts(self) -> list[int]:
@@ -76,7 +78,9 @@ class Conversion:
         return {path: value[0] if isinstance(value, list) else value for path, value in found.items()}
 
 
-def conversions_of(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, Sources], list[Conversion]]:
+def conversions_of(
+    network: PreTrainedModel, tensors: Mapping[str, StoredTensor]
+) -> tuple[dict[str, Sources], list[Conversion]]:
     """The stored tensor of each parameter that only gets a new name, by path, and the operations that build all others."""
     transforms = get_model_conversion_mapping(network)
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 LAYERS = ("layers", "n_layer", "groups", "group_num")
 SHARED_LAYERS = 48  # ALBERT shares one set of tensors among all layers
-
-
 
 
 def check_is_complete(folder: Path) -> None:

@@ -25,6 +25,7 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.models.checkpoint import Checkpoint, as_model_error, check_not_changed, network_on_meta, open_checkpoint
 from offcomp.models.conversions import Conversion, Sources, conversions_of
 from offcomp.models.families import family_of
+from offcomp.models.kinds_file import corrected
 from offcomp.models.matrix_model import Matrices
 from offcomp.models.safetensors_files import stored_dtype, stored_tensors, weight_files
 from offcomp.models.sentence_modules import SentenceModules, sentence_modules
@@ -145,7 +146,8 @@ def _described(checkpoint: Checkpoint) -> ModelInfo:
     network = network_on_meta(checkpoint)
     check_memory(checkpoint.folder, checkpoint.tensors, network)
     dtype = stored_dtype(checkpoint.folder)
-    modules, num_bytes, unlisted = stored_parameters(network, list_modules(network), checkpoint.tensors, dtype)
+    listed = corrected(list_modules(network), checkpoint.folder)
+    modules, num_bytes, unlisted = stored_parameters(network, listed, checkpoint.tensors, dtype)
     family = family_of(checkpoint.config.model_type)
     return ModelInfo(
         model=checkpoint.source.model,

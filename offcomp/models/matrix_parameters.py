@@ -46,7 +46,7 @@ def _stored_weight(module: nn.Module, path: str, parameter: nn.Parameter, width:
         transposed = _has_transposed_experts(module, path, shape, width)
         alternating = getattr(module, "is_concatenated", True) is False
         return StoredWeight(paths, shape, transposed, alternating, experts=shape[0], is_bare=is_bare)
-    if parameter.ndim == 2 and min(shape) == 1 and not isinstance(module, nn.Linear | nn.Embedding | Conv1D):
+    if sum(side > 1 for side in shape) < 2 and not isinstance(module, nn.Linear | nn.Embedding | Conv1D):
         return None
     return StoredWeight(
         paths, shape, isinstance(module, Conv1D), is_bare=is_bare, is_embedding=isinstance(module, nn.Embedding)

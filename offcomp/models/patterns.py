@@ -8,9 +8,8 @@ index), `group` (index of a group of shared layers in ALBERT) and `part` (encode
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 from offcomp.models.pieces import Layout
-
-
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,7 @@ def fused(regex: str, pieces: tuple[str, ...] = QKV, layout: Layout = "equal", p
 def within(layer: str, *others: Pattern, part: str = "", **kinds: str) -> tuple[Pattern, ...]:
     """Patterns whose regular expressions start with the path `layer`."""
     relative = (*others, *(Pattern(kind, path, part) for kind, path in kinds.items()))
-    return tuple(
-        Pattern(p.kind, f"{layer}\\.{p.regex}", p.part or part, p.pieces, p.layout, p.transposed) for p in relative
-    )
+    return tuple(Pattern(p.kind, f"{layer}\\.{p.regex}", p.part or part, p.pieces, p.layout, p.transposed) for p in relative)
 
 
 HEADS = tuple(
@@ -275,9 +272,7 @@ FUSED_PER_HEAD = (
 _T5_LAYER = r"block\.(?P<layer>\d+)\.layer\.\d+"
 T5 = (
     *_words(r"shared"),
-    *within(
-        rf"decoder\.{_T5_LAYER}\.EncDecAttention", part="cross", query="q", key="k", value="v", attention_output="o"
-    ),
+    *within(rf"decoder\.{_T5_LAYER}\.EncDecAttention", part="cross", query="q", key="k", value="v", attention_output="o"),
     *within(
         rf"(?P<part>encoder|decoder)\.{_T5_LAYER}",
         query=r"SelfAttention\.q",

@@ -1,9 +1,9 @@
 """Stored weights, and how the rows of a fused one are divided among its pieces. The only place that knows.
 
-    equal        equal blocks, one per piece: GPT-2's [query; key; value], or [gate; in] of a gated feed-forward layer
-    grouped      blocks of query, key and value, where several query heads share a key and value head (Phi-3)
-    per_head     for each key and value head: the rows of its query heads, of the key and of the value (GPT-NeoX, Falcon)
-    alternating  row 0 belongs to the first piece, row 1 to the second, row 2 to the first, and so on (experts of gpt-oss)
+equal        equal blocks, one per piece: GPT-2's [query; key; value], or [gate; in] of a gated feed-forward layer
+grouped      blocks of query, key and value, where several query heads share a key and value head (Phi-3)
+per_head     for each key and value head: the rows of its query heads, of the key and of the value (GPT-NeoX, Falcon)
+alternating  row 0 belongs to the first piece, row 1 to the second, row 2 to the first, and so on (experts of gpt-oss)
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from offcomp.errors import ModelError
 from offcomp.files import assets_folder
 from offcomp.models.bundled_models import MODELS, CatalogueModel, catalogue_model
 from offcomp.models.catalogue import ModelInfo
-from offcomp.models.folder_faults import CONFIG, check_is_complete, check_tokenizer_settings
 from offcomp.models.families import MODULE_NAME
+from offcomp.models.folder_faults import CONFIG, check_is_complete, check_tokenizer_settings
 from offcomp.models.identity import file_digest, readable
 from offcomp.models.safetensors_files import PICKLES, read_json, stored_dtype, weight_files
 

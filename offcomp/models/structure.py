@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from offcomp.models.families import Match
-from offcomp.models.patterns import GATED, HEADS, Pattern
+from offcomp.models.patterns import GATED, HEADS, QKV, Pattern
 from offcomp.models.pieces import StoredWeight
 from offcomp.models.places import EXPERT_LIST, places_of
 
@@ -30,7 +30,7 @@ READERS = {
 }
 FUSED_WORD = re.compile(r"w?qkv\w*|kv")
 ATTENTION_WORD = re.compile(r".*(?:att|mha).*")
-STATE_SPACE_WORDS = {"mamba", "ssm", "mixer", "recurrent", "temporal"}
+STATE_SPACE_WORDS = {"mamba", "ssm", "mixer", "recurrent", "temporal", "conv"}
 OUT_WORDS = {"o", "out", "output", "wo", "down", "w2", "fc2", "proj"}
 GATE_WORDS = {"gate", "gated", "wg", "w1"}
 SIDE_WORDS = {"pos", "position", "positional", "relative", "rel", "r", "norm", "lora"}
@@ -63,9 +63,10 @@ def recognise(weights: Sequence[StoredWeight], vocabulary: int = 0, widths: Coll
             layers[place.stack, place.layer][index] = _Matrix.of(weight, place.rest)
         else:
             found[index] = _outside(weight, vocabulary, weights, parts)
-    stacks = {stack: [m for (other, _), group in layers.items() if other == stack for m in group.values()] for stack in parts}
+    attentive = {stack for (stack, _), group in layers.items() if any(matrix.is_attention for matrix in group.values())}
     for (stack, layer), matrices in layers.items():
-        for index, (kind, part) in _Layer(matrices, _width(stacks[stack], widths)).kinds().items():
+        found_kinds = _Layer(matrices, _width(matrices.values(), widths), stack in attentive).kinds()
+        for index, (kind, part) in found_kinds.items():
             matrix, weight = matrices[index], weights[index]
             if kind == "other":
                 found[index] = Match(Pattern(kind, weight.paths[0] if len(weight.shape) == 2 or weight.experts else ""))
@@ -87,10 +88,12 @@ def _parts(stacks: set[str]) -> dict[str, str]:
     return {stack: next((part for part in PART_WORDS if PART_WORDS[part] & set(words_of(stack))), "") for stack in stacks}
 
 
-def _width(matrices: Sequence[_Matrix], widths: Collection[int]) -> int:
-    """The width of a stack's residual stream: the dimension that most matrices have, of those in the config if there is any."""
-    counts = Counter(side for matrix in matrices for side in {matrix.rows, matrix.cols})
-    candidates = [side for side in counts if side in widths] or list(counts)
+def _width(matrices: Collection[_Matrix], widths: Collection[int]) -> int:
+    """The width of the residual stream in a layer: the dimension that most matrices have, preferably one from the config."""
+    linear = [matrix for matrix in matrices if matrix.is_linear or matrix.is_expert] or matrices
+    counts = Counter(side for matrix in linear for side in {matrix.rows, matrix.cols})
+    most = max(counts.values())
+    candidates = [side for side in counts if side in widths and 2 * counts[side] >= most] or list(counts)
     return max(candidates, key=lambda side: (counts[side], side))
 
 
@@ -141,6 +144,10 @@ class _Matrix:
         return bool(self.experts) or self.expert is not None
 
     @property
+    def is_attention(self) -> bool:
+        return any(map(ATTENTION_WORD.fullmatch, self.words))
+
+    @property
     def words(self) -> set[str]:
         return set(words_of(self.path))
 
@@ -154,10 +161,10 @@ class _Matrix:
 
 
 class _Layer:
-    """The matrices of one layer, by number, and the width of the residual stream."""
+    """The matrices of one layer, by number, the width of the residual stream, and whether any layer's paths name attention."""
 
-    def __init__(self, matrices: Mapping[int, _Matrix], width: int) -> None:
-        self.matrices, self.width = matrices, width
+    def __init__(self, matrices: Mapping[int, _Matrix], width: int, names_attention: bool) -> None:
+        self.matrices, self.width, self.names_attention = matrices, width, names_attention
 
     def kinds(self) -> dict[int, tuple[str, str]]:
         """The kind and part of each matrix."""
@@ -173,16 +180,28 @@ class _Layer:
         return kinds | routers
 
     def _attention(self) -> list[int]:
-        """The matrices of attention: those whose paths say so, or else those that no feed-forward layer explains."""
-        named = [index for index, matrix in self.matrices.items() if any(map(ATTENTION_WORD.fullmatch, matrix.words))]
+        """The matrices of attention: those whose paths say so, or those beside a query, or those left by feed-forward layers."""
+        named = [index for index, matrix in self.matrices.items() if matrix.is_attention]
         if named:
             return named
-        fused = [index for index, matrix in self.matrices.items() if any(map(FUSED_WORD.fullmatch, matrix.leaf))]
-        readers = {READERS[word] for matrix in self.matrices.values() for word in matrix.leaf & READERS.keys()}
-        if not fused and len(readers) < 3 and len(self.matrices) < 6:
+        scopes: dict[str, set[str]] = defaultdict(set)
+        for matrix in self.matrices.values():
+            fused = QKV if any(map(FUSED_WORD.fullmatch, matrix.leaf)) else ()
+            scopes[matrix.scope] |= _roles(matrix) | set(fused)
+        if any(len(roles) == len(QKV) for roles in scopes.values()):
+            inner = self._inner_of_feed_forward()
+            beside = [index for index, matrix in self.matrices.items() if len(scopes[matrix.scope]) == len(QKV)]
+            return [index for index in beside if self.matrices[index].scope or inner not in self._sides(index)]
+        if self.names_attention or any(matrix.is_expert for matrix in self.matrices.values()):
             return []
         inner = self._inner_of_feed_forward()
-        return [index for index, m in self.matrices.items() if not m.is_expert and m.rows != inner != m.cols]
+        rest = [index for index, matrix in self.matrices.items() if matrix.is_linear and inner not in self._sides(index)]
+        return (
+            rest if len(rest) > (1 if inner else 3) and any(self.matrices[index].rows == self.width for index in rest) else []
+        )
+
+    def _sides(self, index: int) -> tuple[int, int]:
+        return self.matrices[index].rows, self.matrices[index].cols
 
     def _inner_of_feed_forward(self) -> int:
         """The width inside the feed-forward layer: of the widest writer with exactly one or two readers; 0 if there is none."""
@@ -204,7 +223,7 @@ class _Layer:
             leaf = words_of(matrix.path.rpartition(".")[2]) or [matrix.path]
             roles = {READERS[word] for word in leaf if word in READERS}
             if any(map(FUSED_WORD.fullmatch, leaf)) or len(roles) > 1:
-                yield index, self._fused_kind(matrix, leaf)
+                yield index, self._fused_kind(members, matrix, leaf)
             elif roles:
                 role = roles.pop()
                 yield index, self._latent_kind(members, index, role) if role == "query" else role
@@ -212,11 +231,13 @@ class _Layer:
                 unnamed.append(index)
         yield from self._unnamed_kinds(unnamed, len(members))
 
-    def _fused_kind(self, matrix: _Matrix, leaf: Sequence[str]) -> str:
-        """The kind of a matrix that makes keys and values, and perhaps queries."""
-        if {"kv", "compressed"} & set(leaf) and "q" not in leaf:
-            return "kv_down" if matrix.cols == self.width else "kv_up"
-        return "qkv" if matrix.cols == self.width else "kv_up"
+    def _fused_kind(self, members: Sequence[int], matrix: _Matrix, leaf: Sequence[str]) -> str:
+        """The kind of a matrix that makes keys and values, and perhaps queries; in two steps if one of them reads other inputs."""
+        if matrix.cols != self.width:
+            return "kv_up"
+        others = [self.matrices[other] for other in members]
+        in_steps = any("kv" in other.leaf and other.cols != self.width for other in others)
+        return "kv_down" if "kv" in leaf and in_steps else "qkv"
 
     def _latent_kind(self, members: Sequence[int], index: int, role: str) -> str:
         """`query_down` or `query_up` if the queries are made in two steps, otherwise `query`."""
@@ -243,12 +264,16 @@ class _Layer:
         return "shared" if "shared" in self.matrices[index].words else ""
 
     def _scopes(self, members: Iterable[int]) -> list[list[int]]:
-        """Feed-forward layers: those of the whole layer, of shared experts, and of experts."""
-        scopes: dict[tuple[bool, ...], list[int]] = defaultdict(list)
+        """Feed-forward layers: of experts, of shared experts, of modules with a reader and a writer, and all others together."""
+        scopes: dict[tuple[bool, str], list[int]] = defaultdict(list)
+        members = list(members)
         for index in members:
             matrix = self.matrices[index]
-            is_state_space = bool(STATE_SPACE_WORDS & set(words_of(matrix.scope)))
-            scopes[matrix.is_expert, not matrix.is_expert and "shared" in matrix.words, is_state_space].append(index)
+            alike = [other for other in members if self.matrices[other].scope == matrix.scope and not matrix.is_expert]
+            is_whole = any(self.width == self.matrices[a].cols for a in alike) and any(
+                self.width == self.matrices[a].rows for a in alike
+            )
+            scopes[matrix.is_expert, matrix.scope if is_whole else self._shared(index)].append(index)
         return list(scopes.values())
 
     def _feed_forward_kinds(self, members: Sequence[int]) -> Iterator[tuple[int, tuple[str, str]]]:
@@ -283,7 +308,11 @@ class _Layer:
 
     def _writes(self, index: int) -> bool:
         matrix = self.matrices[index]
-        return (matrix.is_linear or matrix.is_expert) and matrix.rows == self.width and (matrix.cols != self.width or bool(OUT_WORDS & matrix.leaf))
+        return (
+            (matrix.is_linear or matrix.is_expert)
+            and matrix.rows == self.width
+            and (matrix.cols != self.width or bool(OUT_WORDS & matrix.leaf))
+        )
 
     def _reads(self, index: int, inner: Mapping[int, int]) -> bool:
         matrix = self.matrices[index]
@@ -291,12 +320,13 @@ class _Layer:
         return matrix.cols == self.width and (matrix.rows in inner or matrix.is_double)
 
     def _is_state_space(self, members: Sequence[int], readers: Sequence[int], writers: Sequence[int]) -> bool:
-        """Whether a matrix that writes is fed by none of the right size, or also feeds others, as in Mamba."""
-        if STATE_SPACE_WORDS & {word for index in members for word in words_of(self.matrices[index].scope)}:
+        """Whether these are matrices of a state-space layer, as in Mamba: words say so, or what is written was not just read."""
+        matrices = [self.matrices[index] for index in members]
+        if not writers or any(matrix.is_expert for matrix in matrices):
+            return False
+        if STATE_SPACE_WORDS & {word for matrix in matrices for word in words_of(matrix.scope)}:
             return True
-        inner = {self.matrices[index].cols for index in writers}
-        others = [self.matrices[index] for index in members if index not in (*readers, *writers)]
-        return bool(writers) and any(m.cols in inner or (m.cols == self.width and m.rows > self.width) for m in others)
+        return not readers and not self.names_attention and any(m.cols == self.width < m.rows for m in matrices)
 
     def _gates(self, readers: Sequence[int]) -> set[int]:
         """The readers of a gated layer that go through the activation function; of each pair, one."""
@@ -313,7 +343,7 @@ class _Layer:
         listed = {other.expert for other in self.matrices.values() if other.expert is not None}
         if matrix.is_expert or matrix.cols != self.width or not (stacked or listed):
             return False
-        is_named = "router" in matrix.leaf or (matrix.leaf and matrix.leaf <= {"gate", "shared", "expert"})
+        is_named = "router" in matrix.words or (matrix.leaf and matrix.leaf <= {"gate", "shared", "expert"})
         return matrix.rows in (stacked | {len(listed)}) or bool(is_named)
 
 

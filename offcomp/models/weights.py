@@ -57,7 +57,11 @@ def blocks(stored: Tensor, spec: ModuleSpec) -> Float[Tensor, "blocks block cols
     block, stride = (spec.block, spec.stride) if spec.stride else (spec.rows, canonical.shape[0])
     fits = canonical.shape[0] % stride == 0 and spec.start + block <= stride
     view = canonical.unflatten(0, (-1, stride))[:, spec.start : spec.start + block] if fits else canonical[None]
-    if view.shape[0] * view.shape[1] != spec.rows or view.shape[2] != spec.cols or not (spec.fused or fits and block == stride):
+    if (
+        view.shape[0] * view.shape[1] != spec.rows
+        or view.shape[2] != spec.cols
+        or not (spec.fused or (fits and block == stride))
+    ):
         raise ModelError(
             f"'{spec.path}' has the shape {tuple(stored.shape)}, which does not match {spec.name} of shape {spec.shape}; "
             "list the model's modules again."
