@@ -207,7 +207,7 @@ def _compact(spec: ModuleSpec, dtype: str) -> dict[str, Any]:
 def module_specs(model_type: str, weights: Iterable[StoredWeight], sizes: Sizes = NO_SIZES) -> tuple[ModuleSpec, ...]:
     """Module specs for a model's stored weights, in the same order; fused weights and experts are split into their matrices.
 
-    Paths tell the kinds if the family is known, and otherwise the structure; a weight that they do not explain is of kind `other`.
+    Paths tell the kinds if the family is known, and otherwise the structure. A weight that remains unknown is of kind `other`.
     """
     weights, family = list(weights), family_of(model_type)
     matches = [_matched(family, weight) for weight in weights] if family else _by_structure(model_type, weights, sizes)

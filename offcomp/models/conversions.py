@@ -1,7 +1,7 @@
 """How transformers builds parameters from the tensors in a model's files: most by a new name, some by rearranging values.
 
-Experts, for example, may be stored one by one and stacked when the model is loaded, or a fused weight may be divided. Instead of
-undoing each operation, `Conversion.numbers` performs it on the numbers of the stored values, which shows where each one ends up.
+Experts, for example, may be stored one by one and stacked when the model is loaded, or a fused weight may be divided. Instead
+of undoing each operation, `Conversion.numbers` performs it on the numbers of the stored values, which shows where each ends up.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Conversion:
     def parameters(self) -> dict[str, Tensor]:
         """All parameters that the operation produces, without values, by path; only the first if it needs values to tell."""
         try:
-            return self._convert(lambda tensor, start: torch.empty(tensor.shape, device="meta"))
+            return self._convert(lambda tensor, _: torch.empty(tensor.shape, device="meta"))
         except LIBRARY_FAULTS:
             return {self.path: self.network.get_parameter(self.path)}
 

@@ -47,7 +47,7 @@ OTHER_TITLES = {
 OTHER_KINDS = tuple(OTHER_TITLES)
 
 PARTS = ("encoder", "decoder", "cross", "text", "vision", "shared")
-"""Parts of a model that have modules of the same kinds. `cross` is cross-attention; `shared` is an expert that is always used."""
+"""Parts of a model with modules of the same kinds. `cross` is cross-attention; `shared` is an expert that is always used."""
 
 MODULE_NAME = re.compile(rf"(?:(?:{'|'.join(PARTS)})\.)?(?:{'|'.join((*KINDS, *OTHER_KINDS))})(?:\.\d+(?:\.e\d+)?)?")
 """Matches the name of a weight matrix, such as `query.0`."""

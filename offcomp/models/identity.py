@@ -31,7 +31,7 @@ IDENTITY = 2
 """Version of the identity scheme; version 2 hashes all bytes."""
 
 KINDS_FILE = "offcomp_kinds.json"
-"""Name of the file in a model's folder with corrected kinds (`kinds_file.py`). It changes names, so it is part of the identity."""
+"""Name of the file in a model's folder with corrected kinds (`kinds_file.py`). It changes names, hence the identity."""
 
 CONTENT = re.compile(rf"{IDENTITY}-[0-9a-f]{{64}}")
 NOT_READ = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "requirements.txt")

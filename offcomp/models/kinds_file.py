@@ -2,8 +2,8 @@
 
     offcomp_kinds.json     {"encoder.0.mix.a": {"kind": "query", "layer": 0}, "encoder.0.mix.b": {"kind": "other"}}
 
-A key is the name or the path of a module, as `offcomp modules` lists it; `layer` and `part` are optional. The file is part of the
-model's identity, so that nothing cached under the old names is used.
+A key is the name or the path of a module, as `offcomp modules` lists it; `layer` and `part` are optional. The file is part of
+the model's identity, so that nothing cached under the old names is used.
 """
 
 from __future__ import annotations

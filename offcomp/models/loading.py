@@ -95,7 +95,7 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
 
 
 def stored_weights(model: str) -> tuple[Path, dict[str, Sources], list[Conversion]]:
-    """Return a model's folder, the stored tensors of each parameter by path, and how all other parameters are built from tensors.
+    """Return a model's folder, the stored tensors of each parameter by path, and how all other parameters are built.
 
     Raises:
         ModelError: see `describe`.

@@ -72,10 +72,8 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
     text = model.config.get_text_config()
     configs = [model.config, text, *(getattr(model.config, name, None) for name in model.config.sub_configs)]
     widths = {getattr(config, "hidden_size", None) for config in configs}
-    return Sizes(
-        *(_number(text, name) for name in ("num_attention_heads", "head_dim", "vocab_size")),
-        widths=tuple(width for width in widths if isinstance(width, int)),
-    )
+    heads, head_size, vocabulary = (_number(text, name) for name in ("num_attention_heads", "head_dim", "vocab_size"))
+    return Sizes(heads, head_size, vocabulary, tuple(width for width in widths if isinstance(width, int)))
 
 
 def _number(config: PreTrainedConfig, name: str) -> int:

@@ -1,8 +1,8 @@
 """The module paths of weight matrices, as regular expressions that families of models share.
 
 A pattern must match the whole module path (the parameter path without `.weight`), except for an optional prefix such as
-`bert.`, which is present in task-specific classes but not in base classes. A pattern may contain the named groups `layer` (layer
-index), `group` (index of a group of shared layers in ALBERT) and `part` (encoder or decoder, text or vision).
+`bert.`, which is present in task-specific classes but not in base classes. A pattern may contain the named groups `layer`
+(layer index), `group` (index of a group of shared layers in ALBERT) and `part` (encoder or decoder, text or vision).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ EXPERT_LIST = re.compile(r"(?:^|[._])experts?[._]?(?:expert_)?(\d+)(?=\.|$)")
 
 
 class Place(NamedTuple):
-    """Where a matrix is: in which layer of which stack, and its path within the layer. The stack is empty outside all layers."""
+    """Where a matrix is: in which layer of which stack (empty outside all layers), and its path within the layer."""
 
     stack: str
     layer: int | None

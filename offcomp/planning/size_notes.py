@@ -61,7 +61,7 @@ def structure_note(info: ModelInfo) -> str:
     if not info.by_structure:
         return ""
     return (
-        f"The family of this model (type {info.model_type!r}) is not known: kinds are recognised by structure, from shapes and names. "
+        f"The family of this model (type {info.model_type!r}) is not known: kinds are recognised by structure. "
         "Correct them with `offcomp modules MODEL --kinds FILE` if they are wrong."
     )
 

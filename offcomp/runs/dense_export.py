@@ -63,7 +63,7 @@ class DenseModel:
                 self._scatter(spec, self._conversions[path], path, matrix)
             copies = [self._sources.get(path, []) for path in paths]
             if any(copies) or not converted:
-                self._overwrite(spec.name, copies, lambda stored, w=matrix, s=spec: _put(blocks(stored, s), w))
+                self._overwrite(spec.name, copies, partial(_put_matrix, spec=spec, matrix=matrix))
 
     def _scatter(self, spec: ModuleSpec, conversion: Conversion, path: str, matrix: Tensor) -> None:
         """Overwrite the values in the files from which transformers builds a matrix, wherever they are."""
@@ -142,6 +142,10 @@ def _copied(name: str, file: Path, target: Path, weights: set[str]) -> bool:
 def _put(part: Tensor, values: Tensor) -> Tensor:
     """Copy values into a part of a stored tensor, and return this part."""
     return part.copy_(values.view(part.shape))
+
+
+def _put_matrix(stored: Tensor, spec: ModuleSpec, matrix: Tensor) -> Tensor:
+    return _put(blocks(stored, spec), matrix)
 
 
 def _put_at(stored: Tensor, indices: Tensor, values: Tensor) -> Tensor:
