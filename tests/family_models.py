@@ -31,7 +31,7 @@ BASE: dict[str, Any] = {
 BERT = {**BASE, "type_vocab_size": 2}
 GQA = {**BASE, "num_key_value_heads": KV_HEADS, "head_dim": HEAD}
 NO_HEAD_DIM = {**BASE, "num_key_value_heads": KV_HEADS}
-MOE = {**GQA, "moe_intermediate_size": EXPERT, "num_experts": 5, "num_experts_per_tok": 2}
+MOE = {**GQA, "moe_intermediate_size": EXPERT, "num_experts": 5, "num_experts_per_tok": 3}
 MLA = {
     **BASE,
     "num_key_value_heads": HEADS,
@@ -42,9 +42,9 @@ MLA = {
     "qk_nope_head_dim": 6,
     "v_head_dim": 7,
     "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
+    "num_experts_per_tok": 3,
     "n_group": 2,
-    "topk_group": 1,
+    "topk_group": 2,
     "first_k_dense_replace": 1,
 }
 BART: dict[str, Any] = {
@@ -221,7 +221,7 @@ FAMILY_MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "intermediate_size": EXPERT,
             "intermediate_size_mlp": FFN,
             "num_local_experts": 5,
-            "num_experts_per_tok": 2,
+            "num_experts_per_tok": 3,
             "interleave_moe_layer_step": 2,
         },
     ),
@@ -231,16 +231,16 @@ FAMILY_MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {**MLA, "n_group": None, "topk_group": None, "topk_method": "greedy"},
     ),
     "deepseek_v3": ("DeepseekV3Config", "DeepseekV3ForCausalLM", MLA),
-    "mixtral": ("MixtralConfig", "MixtralForCausalLM", {**GQA, "num_local_experts": 5}),
+    "mixtral": ("MixtralConfig", "MixtralForCausalLM", {**GQA, "num_local_experts": 5, "num_experts_per_tok": 3}),
     "qwen2_moe": ("Qwen2MoeConfig", "Qwen2MoeForCausalLM", {**MOE, "shared_expert_intermediate_size": 12}),
     "qwen3_moe": ("Qwen3MoeConfig", "Qwen3MoeForCausalLM", {**MOE, "mlp_only_layers": [0]}),
-    "olmoe": ("OlmoeConfig", "OlmoeForCausalLM", {**NO_HEAD_DIM, "num_experts": 5, "num_experts_per_tok": 2}),
+    "olmoe": ("OlmoeConfig", "OlmoeForCausalLM", {**NO_HEAD_DIM, "num_experts": 5, "num_experts_per_tok": 3}),
     "granitemoe": (
         "GraniteMoeConfig",
         "GraniteMoeForCausalLM",
-        {**NO_HEAD_DIM, "num_local_experts": 5, "num_experts_per_tok": 2},
+        {**NO_HEAD_DIM, "num_local_experts": 5, "num_experts_per_tok": 3},
     ),
-    "gpt_oss": ("GptOssConfig", "GptOssForCausalLM", {**GQA, "num_local_experts": 5, "num_experts_per_tok": 2}),
+    "gpt_oss": ("GptOssConfig", "GptOssForCausalLM", {**GQA, "num_local_experts": 5, "num_experts_per_tok": 3}),
     "mamba": (
         "MambaConfig",
         "MambaForCausalLM",
@@ -313,16 +313,16 @@ def inputs_of(model: PreTrainedModel) -> dict[str, Tensor]:
     arguments = inspect.signature(model.forward).parameters
     inputs = {}
     if "input_ids" in arguments:
-        inputs["input_ids"] = torch.randint(2, VOCABULARY, (2, 20), generator=generator)
+        inputs["input_ids"] = torch.randint(2, VOCABULARY, (4, 20), generator=generator)
         inputs["input_ids"][:, -1] = 1  # the token at which CLIP reads off the text
     if "pixel_values" in arguments:
-        inputs["pixel_values"] = torch.randn(2, 3, 8, 8, generator=generator)
+        inputs["pixel_values"] = torch.randn(4, 3, 8, 8, generator=generator)
     if "input_features" in arguments:
-        inputs["input_features"] = torch.randn(2, 6, 20, generator=generator)
+        inputs["input_features"] = torch.randn(4, 6, 20, generator=generator)
     if "token_type_ids" in arguments and getattr(model.config, "type_vocab_size", 0) > 1:
-        inputs["token_type_ids"] = torch.arange(40).reshape(2, 20) % 2
+        inputs["token_type_ids"] = torch.arange(80).reshape(4, 20) % 2
     if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = torch.randint(2, VOCABULARY, (2, 7), generator=generator)
+        inputs["decoder_input_ids"] = torch.randint(2, VOCABULARY, (4, 7), generator=generator)
     return inputs
 
 

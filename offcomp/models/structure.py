@@ -16,7 +16,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
-from offcomp.models.families import Match
+from offcomp.models.families import UNKNOWN, Match
 from offcomp.models.layer_kinds import Layer, Matrix, words_of
 from offcomp.models.patterns import GATED, HEADS, Pattern
 from offcomp.models.pieces import StoredWeight
@@ -47,20 +47,17 @@ def recognise(weights: Sequence[StoredWeight], vocabulary: int = 0, widths: Coll
             found[index] = _outside(weight, vocabulary, weights, parts)
     attentive = {stack for (stack, _), group in layers.items() if any(matrix.is_attention for matrix in group.values())}
     for (stack, layer), matrices in layers.items():
-        found_kinds = Layer(matrices, _width(matrices.values(), widths), stack in attentive).kinds()
-        for index, (kind, part) in found_kinds.items():
+        width = _width(matrices.values(), widths)
+        for index, (kind, part) in Layer(matrices, width, stack in attentive).kinds().items():
             matrix, weight = matrices[index], weights[index]
-            if kind == "other":
-                found[index] = Match(Pattern(kind, weight.paths[0] if len(weight.shape) == 2 or weight.experts else ""))
-            else:
-                pattern = Pattern(kind, matrix.path, pieces=_pieces(kind, matrix), transposed=_is_transposed(kind, weight))
-                found[index] = Match(pattern, layer, 0, part or parts[stack], matrix.expert)
+            with_heads = not weight.experts and len(weight.shape) > 2  # as in XLNet: (width, heads, size of a head)
+            if kind == "other" and with_heads and weight.shape[0] != width:
+                found[index] = UNKNOWN
+                continue
+            transposed = with_heads and kind != "attention_output"
+            pattern = Pattern(kind, matrix.path, pieces=_pieces(kind, matrix), transposed=transposed)
+            found[index] = Match(pattern, layer, 0, part or parts[stack] if kind != "other" else "", matrix.expert)
     return [found[index] for index in range(len(weights))]
-
-
-def _is_transposed(kind: str, weight: StoredWeight) -> bool:
-    """Whether a parameter with three dimensions, the last two of which are heads, has its inputs in the first one."""
-    return not weight.experts and len(weight.shape) > 2 and kind in ("query", "key", "value")
 
 
 def _parts(stacks: set[str]) -> dict[str, str]:

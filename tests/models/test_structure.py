@@ -28,7 +28,7 @@ Answer = tuple[str, int | None, str]
 
 
 def answers_of(specs: tuple[ModuleSpec, ...]) -> dict[str, set[Answer]]:
-    """The kind, layer and part of each parameter, by path. Fused rows may stay together: those of query, key and value as `qkv`."""
+    """The kind, layer and part of each parameter, by path. A fused query, key and value may stay one matrix of kind `qkv`."""
     answers: dict[str, set[Answer]] = defaultdict(set)
     for spec in specs:
         kind = "qkv" if spec.fused and spec.kind in ("query", "key", "value") else spec.kind
