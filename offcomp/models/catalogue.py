@@ -152,6 +152,11 @@ class ModelInfo:
         """Return whether the family is unknown, but the structure of the model tells the kinds of its modules."""
         return not self.family and self.model_type != MATRICES and any(spec.default for spec in self.modules)
 
+    @property
+    def has_kinds(self) -> bool:
+        """Return whether the family or the structure tells the kinds of modules, so that they are not named by their paths."""
+        return bool(self.family) or self.by_structure
+
     @cached_property
     def by_name(self) -> dict[str, ModuleSpec]:
         """Each module by its name and by its path, which was its name in plans made before its kind was recognised."""
@@ -168,7 +173,7 @@ class ModelInfo:
             return self.by_name[name]
         close = difflib.get_close_matches(name, self.by_name, n=1)
         hint = f"did you mean '{close[0]}'?" if close else "run `offcomp modules` to list its modules."
-        unknown = "" if self.family or self.by_structure else " (family unknown, so modules are named by their paths)"
+        unknown = "" if self.has_kinds else " (family unknown, so modules are named by their paths)"
         raise ModelError(f"Model '{self.model}' has no module '{name}'{unknown}; {hint}")
 
     def to_dict(self) -> dict[str, Any]:

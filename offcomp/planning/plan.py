@@ -253,9 +253,7 @@ def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[st
         if module not in known:
             close = difflib.get_close_matches(module, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"see 'offcomp modules {info.model}'."
-            unknown = (
-                "" if info.family or info.by_structure else " (its family is unknown, so its modules are named by their paths)"
-            )
+            unknown = "" if info.has_kinds else " (its family is unknown, so its modules are named by their paths)"
             faults.append(f"{where} contains {module!r}, which {info.model} does not have{unknown}; {hint}")
         elif module in owner:
             faults.append(f"{where} contains {module!r}, which is already in group {owner[module]!r}.")

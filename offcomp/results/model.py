@@ -199,10 +199,8 @@ def recognised_answer(info: ModelInfo) -> str:
     """State how many matrices are recognised, known but not compressed by default, or not recognised, and name a few."""
     names = {word: [spec.name for spec in info.modules if status(spec) == word] for word in (RECOGNISED, LISTED, UNKNOWN)}
     count, listed, unknown = len(names[RECOGNISED]), names[LISTED], names[UNKNOWN]
-    how = " by the structure of the model" if info.by_structure else ""
-    texts = [
-        f"{count} of {_counted(len(info.modules))} {_is(count)} recognised{how}, and compressed when you choose their kind"
-    ]
+    how = "recognised by structure" if info.by_structure else "recognised"
+    texts = [f"{count} of {_counted(len(info.modules))} {_is(count)} {how}, and compressed when you choose their kind"]
     if listed:
         texts.append(f"{_named(listed)} {_is(len(listed))} known, but only compressed if chosen by name")
     if unknown:

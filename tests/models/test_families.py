@@ -12,9 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import offcomp
+from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import describe
 from offcomp.models.weights import list_modules, read, substituted, write
+from offcomp.planning.plan import Plan, make_groups, validate
+from offcomp.planning.selection import select_modules
+from offcomp.runs.calibration.forward import modules_of
 from offcomp.runs.dense_export import DenseModel
 from tests.family_models import FAMILY_MODELS, family_model, output_of
 
@@ -172,6 +176,26 @@ def test_deberta_divides_its_rows_by_heads() -> None:
     heads = weight.unflatten(0, (4, 3, 6))
     for index, kind in enumerate(("query", "key", "value")):
         assert torch.equal(read(model, specs[f"{kind}.1"]), heads[:, index].flatten(0, 1))
+
+
+def test_a_plan_without_any_choice(model: PreTrainedModel) -> None:
+    """The default kinds include experts, but no router, head, pooler or embedding; every group can be stored in half its size."""
+    info = loaded_from(model).info
+    groups = make_groups(select_modules(info), "kind", ratio=2.0)
+    kinds = {info.module(name).kind for group in groups for name in group.modules}
+    assert kinds == set(KINDS_OF.get(name_of(model), PLAIN).split())
+    validate(Plan(model=info.model, groups=groups), info)
+
+
+def test_experts_are_chosen_by_layer_and_refused_by_methods_that_need_text() -> None:
+    model = family_model("mixtral")
+    info = loaded_from(model).info
+    names = [spec.name for spec in select_modules(info, "expert_in.1")]
+    assert names == [f"expert_in.1.e{expert}" for expert in range(5)]
+    with pytest.raises(
+        InputError, match=r"expert_in.1.e0 is part of the parameter .*experts.gate_up_proj', whose inputs cannot"
+    ):
+        modules_of(model, info.module("expert_in.1.e0"))
 
 
 @pytest.mark.parametrize("method", ["svd", "codebook"])

@@ -71,6 +71,7 @@ def test_shapes_alone_suffice() -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model whose family is hidden."""
+    monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(catalogue, "family_of", lambda _: None)
     monkeypatch.setattr("offcomp.models.loading.family_of", lambda _: None)
     return tiny_models.save(tiny_models.bert_base(), tmp_path / "model")
