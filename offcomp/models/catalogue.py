@@ -6,7 +6,6 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -157,7 +156,7 @@ class ModelInfo:
         """Return whether the family or the structure tells the kinds of modules, so that they are not named by their paths."""
         return bool(self.family) or self.by_structure
 
-    @cached_property
+    @property
     def by_name(self) -> dict[str, ModuleSpec]:
         """Each module by its name and by its path, which was its name in plans made before its kind was recognised."""
         whole = [spec for spec in self.modules if not spec.fused and spec.expert is None]
@@ -169,9 +168,10 @@ class ModelInfo:
         Raises:
             ModelError: there is no such module; the message suggests the closest match.
         """
-        if name in self.by_name:
-            return self.by_name[name]
-        close = difflib.get_close_matches(name, self.by_name, n=1)
+        by_name = self.by_name
+        if name in by_name:
+            return by_name[name]
+        close = difflib.get_close_matches(name, by_name, n=1)
         hint = f"did you mean '{close[0]}'?" if close else "run `offcomp modules` to list its modules."
         unknown = "" if self.has_kinds else " (family unknown, so modules are named by their paths)"
         raise ModelError(f"Model '{self.model}' has no module '{name}'{unknown}; {hint}")

@@ -233,7 +233,10 @@ class Layer:
     def _is_state_space(self, members: Sequence[int], readers: Sequence[int], writers: Sequence[int]) -> bool:
         """Whether these are matrices of a state-space layer, as in Mamba: words say so, or no reader fits the writer."""
         matrices = [self.matrices[index] for index in members]
-        if not writers or any(matrix.is_expert for matrix in matrices):
+        entries = [
+            self.matrices[index] for index in members if index not in writers and self.matrices[index].cols == self.width
+        ]
+        if not writers or not entries or any(matrix.is_expert for matrix in matrices):
             return False
         if STATE_SPACE_WORDS & {word for matrix in matrices for word in words_of(matrix.scope)}:
             return True

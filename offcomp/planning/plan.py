@@ -278,7 +278,8 @@ def _rank_faults(group: Group, method: Method) -> Iterator[str]:
 
 def members(group: Group, info: ModelInfo) -> list[ModuleSpec]:
     """The modules of a group, in order. Raises ModelError for an unknown module."""
-    return [info.module(name) for name in group.modules]
+    by_name = info.by_name
+    return [by_name.get(name) or info.module(name) for name in group.modules]
 
 
 def make_groups(
