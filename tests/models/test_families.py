@@ -179,7 +179,7 @@ def test_deberta_divides_its_rows_by_heads() -> None:
 
 
 def test_a_plan_without_any_choice(model: PreTrainedModel) -> None:
-    """The default kinds include experts, but no router, head, pooler or embedding; every group can be stored in half its size."""
+    """The default kinds include experts, but no router, head, pooler or embedding; every group fits into half its size."""
     info = loaded_from(model).info
     groups = make_groups(select_modules(info), "kind", ratio=2.0)
     kinds = {info.module(name).kind for group in groups for name in group.modules}
