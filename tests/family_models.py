@@ -132,6 +132,7 @@ FAMILY_MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "marian": ("MarianConfig", "MarianMTModel", BART),
     "t5": ("T5Config", "T5ForConditionalGeneration", T5),
     "mt5": ("MT5Config", "MT5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}),
+    "umt5": ("UMT5Config", "UMT5ForConditionalGeneration", T5),
     "t5gemma": (
         "T5GemmaConfig",
         "T5GemmaForConditionalGeneration",
@@ -210,6 +211,7 @@ FAMILY_MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "olmo": ("OlmoConfig", "OlmoForCausalLM", NO_HEAD_DIM),
     "olmo2": ("Olmo2Config", "Olmo2ForCausalLM", NO_HEAD_DIM),
     "granite": ("GraniteConfig", "GraniteForCausalLM", NO_HEAD_DIM),
+    "glm": ("GlmConfig", "GlmForCausalLM", {**GQA, "pad_token_id": 0}),
     "glm4": ("Glm4Config", "Glm4ForCausalLM", GQA),
     "starcoder2": ("Starcoder2Config", "Starcoder2ForCausalLM", NO_HEAD_DIM),
     "nemotron": ("NemotronConfig", "NemotronForCausalLM", GQA),
@@ -261,6 +263,10 @@ FAMILY_MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         },
     ),
     "vit": ("ViTConfig", "ViTForImageClassification", {**VISION, "num_labels": 5}),
+    "clip_text": ("CLIPTextConfig", "CLIPTextModel", BASE),
+    "clip_vision": ("CLIPVisionConfig", "CLIPVisionModel", VISION),
+    "siglip_text": ("SiglipTextConfig", "SiglipTextModel", BASE),
+    "siglip_vision": ("SiglipVisionConfig", "SiglipVisionModel", VISION),
     "clip": ("CLIPConfig", "CLIPModel", {**TOWERS, "projection_dim": 18}),
     "siglip": (
         "SiglipConfig",
