@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 import offcomp
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.live import loaded_from
 from offcomp.models.loading import describe
 from offcomp.models.weights import list_modules, read, substituted, write
 from offcomp.planning.plan import Plan, make_groups, validate
@@ -29,21 +30,8 @@ EXPERTS = "expert_in expert_gate expert_out"
 LATENT = "query_down query_up kv_down kv_up attention_output"
 GATED_FAMILIES = (
     *("modernbert", "eurobert", "nomic_bert", "llama", "mistral", "ministral", "ministral3", "qwen2", "qwen3", "gemma"),
-    *(
-        "gemma2",
-        "gemma3",
-        "phi3",
-        "smollm3",
-        "stablelm",
-        "cohere",
-        "cohere2",
-        "olmo",
-        "olmo2",
-        "granite",
-        "glm4",
-        "mt5",
-        "t5gemma",
-    ),
+    *("gemma2", "gemma3", "phi3", "smollm3", "stablelm", "cohere", "cohere2", "olmo", "olmo2", "granite", "glm", "glm4"),
+    *("mt5", "umt5", "t5gemma"),
 )
 KINDS_OF = {
     **dict.fromkeys(GATED_FAMILIES, GATED),
