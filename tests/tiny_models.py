@@ -190,7 +190,7 @@ def t5_gated() -> PreTrainedModel:
 
 
 def mpnet() -> PreTrainedModel:
-    """MPNet, a family that the catalogue does not know."""
+    """MPNet, whose relative positions are shared by all layers."""
     config = transformers.MPNetConfig(**BERT_SIZES, relative_attention_num_buckets=32, pad_token_id=1)
     return _built("MPNetForMaskedLM", config)
 

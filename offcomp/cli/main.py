@@ -27,7 +27,7 @@ from offcomp.planning.data.tasks import usual_tasks
 from offcomp.planning.grouping import GROUPINGS, STACKS
 from offcomp.planning.plan import CORRECTIONS, DEFAULT_TASKS, NOTHING, Plan, make_groups, validate
 from offcomp.planning.ranks import with_computed_ranks
-from offcomp.planning.size_notes import unlisted_note
+from offcomp.planning.size_notes import structure_note, unlisted_note
 from offcomp.planning.sizes import original_dtypes, predict, resolved
 from offcomp.results.targets import SCORE, WEIGHTINGS
 from offcomp.runs.store import RunStore
@@ -42,6 +42,8 @@ def models(arguments: argparse.Namespace) -> None:
 def modules(arguments: argparse.Namespace) -> None:
     """List the weight matrices of a model."""
     info = inputs.describe(arguments.model)
+    if arguments.kinds:
+        info = inputs.correct_kinds(info, arguments.kinds)
     rows = [
         {
             "name": m.name,
@@ -55,9 +57,8 @@ def modules(arguments: argparse.Namespace) -> None:
     ]
     dtypes = original_dtypes(info.modules) or info.dtype
     size = f"{info.num_parameters:,} parameters in {info.num_bytes:,} bytes, matrices in {dtypes}"
-    head = "\n".join(
-        filter(None, [f"{info.model}: {info.architecture}, {size}", unlisted_note(info.unlisted, info.num_parameters)])
-    )
+    notes = [structure_note(info), unlisted_note(info.unlisted, info.num_parameters)]
+    head = "\n".join(filter(None, [f"{info.model}: {info.architecture}, {size}", *notes]))
     inputs.emit(arguments, info.to_dict(), lambda: f"{head}\n\n{format_table(rows)}")
 
 
@@ -187,7 +188,14 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     verb("models", models)
-    verb("modules", modules).add_argument("model", help="catalogue name, folder or hub id")
+    listing = verb("modules", modules)
+    listing.add_argument("model", help="catalogue name, folder or hub id")
+    listing.add_argument(
+        "--kinds",
+        metavar="FILE",
+        help='JSON file that corrects kinds, such as {"blocks.0.mix": {"kind": "query", "layer": 0}}; '
+        "it is kept in the model's folder",
+    )
     _plan_flags(verb("plan", plan))
     verb("predict", predict_plan).add_argument("plan", help="plan file, or - for standard input")
     verb("spectra", spectra).add_argument("plan", help="plan file, or - for standard input")

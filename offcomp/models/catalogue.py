@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import prod
 from typing import Any
 
 from offcomp.errors import ModelError
-from offcomp.models.families import KINDS, RESIDUAL_SIDE, Family, Match, Side, family_of, match
+from offcomp.models.families import KINDS, RESIDUAL_SIDE, UNKNOWN, Family, Match, Side, family_of, match
+from offcomp.models.pieces import NO_SIZES, Piece, Sizes, StoredWeight, split
+from offcomp.models.structure import recognise
 from offcomp.plain_text import quoted, text_fault
 
+MATRICES = "offcomp_matrices"
+"""The model type of uploaded matrices."""
 BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -19,11 +25,11 @@ class ModuleSpec:
     """A weight matrix W of shape (out_features, in_features), or (vocabulary size, hidden size) for an embedding.
 
     Attributes:
-        name: for example `query.3`, or `cross.query.3` in an encoder-decoder model; the module path if the kind is
-            `head` or `other`.
+        name: for example `query.3`, `cross.query.3` in an encoder-decoder model, or `expert_in.3.e17` for an expert; the
+            module path if the kind is `head` or `other`.
         kind: one of `KINDS` or `OTHER_KINDS`.
         layer: layer index, starting at 0; None for matrices outside the layers.
-        part: `encoder`, `decoder` or `cross` (cross-attention); `""` if none of these applies.
+        part: one of `PARTS`, such as `encoder` or `cross` (cross-attention); `""` if none of these applies.
         path: full path of the parameter in the instantiated model.
         rows: number of rows of W.
         cols: number of columns of W.
@@ -32,6 +38,9 @@ class ModuleSpec:
         fused: whether the stored tensor also contains other matrices.
         tied: paths of the other parameters that share the stored tensor.
         dtype: dtype of the stored tensor (`float32`, `float16` or `bfloat16`); the narrowest if tied copies differ.
+        block: if the rows of W are not adjacent in the fused weight, the number of adjacent rows; otherwise 0.
+        stride: distance between the first rows of two such blocks; 0 if all rows are adjacent.
+        expert: index of W in the first dimension of a tensor of experts; None for any other matrix.
     """
 
     name: str
@@ -46,6 +55,17 @@ class ModuleSpec:
     fused: bool = False
     tied: tuple[str, ...] = ()
     dtype: str = "float32"
+    block: int = 0
+    stride: int = 0
+    expert: int | None = None
+
+    @property
+    def outputs(self) -> slice | list[int]:
+        """The rows of W within a fused weight, as an index."""
+        if not self.stride:
+            return slice(self.start, self.start + self.rows)
+        first = range(self.start, self.start + self.rows // self.block * self.stride, self.stride)
+        return [row for begin in first for row in range(begin, begin + self.block)]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -126,18 +146,34 @@ class ModelInfo:
         object.__setattr__(self, "num_bytes", self.num_bytes or self.num_parameters * width)
         object.__setattr__(self, "matrix_bytes", self.matrix_bytes or self.matrix_parameters * width)
 
+    @property
+    def by_structure(self) -> bool:
+        """Return whether the family is unknown, but the structure of the model tells the kinds of its modules."""
+        return not self.family and self.model_type != MATRICES and any(spec.default for spec in self.modules)
+
+    @property
+    def has_kinds(self) -> bool:
+        """Return whether the family or the structure tells the kinds of modules, so that they are not named by their paths."""
+        return bool(self.family) or self.by_structure
+
+    @property
+    def by_name(self) -> dict[str, ModuleSpec]:
+        """Each module by its name and by its path, which was its name in plans made before its kind was recognised."""
+        whole = [spec for spec in self.modules if not spec.fused and spec.expert is None]
+        return {spec.path.removesuffix(".weight"): spec for spec in whole} | {spec.name: spec for spec in self.modules}
+
     def module(self, name: str) -> ModuleSpec:
-        """The module with this name.
+        """The module with this name or path.
 
         Raises:
             ModelError: there is no such module; the message suggests the closest match.
         """
-        by_name = {spec.name: spec for spec in self.modules}
+        by_name = self.by_name
         if name in by_name:
             return by_name[name]
         close = difflib.get_close_matches(name, by_name, n=1)
         hint = f"did you mean '{close[0]}'?" if close else "run `offcomp modules` to list its modules."
-        unknown = "" if self.family else " (family unknown, so modules are named by their paths)"
+        unknown = "" if self.has_kinds else " (family unknown, so modules are named by their paths)"
         raise ModelError(f"Model '{self.model}' has no module '{name}'{unknown}; {hint}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -168,63 +204,97 @@ class ModelInfo:
 def _compact(spec: ModuleSpec, dtype: str) -> dict[str, Any]:
     """The fields of a spec that differ from their defaults, as JSON types. The default dtype is `dtype`."""
     defaults = {"transposed": False, "start": 0, "fused": False, "tied": [], "dtype": dtype}
+    defaults |= {"block": 0, "stride": 0, "expert": None}
     values = asdict(spec) | {"tied": list(spec.tied)}
     return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
 
-@dataclass(frozen=True)
-class StoredWeight:
-    """A weight tensor as stored in the model. `paths` lists the paths of all modules that share it, in model order."""
+def module_specs(model_type: str, weights: Iterable[StoredWeight], sizes: Sizes = NO_SIZES) -> tuple[ModuleSpec, ...]:
+    """Module specs for a model's stored weights, in the same order; fused weights and experts are split into their matrices.
 
-    paths: tuple[str, ...]
-    shape: tuple[int, int]
-    transposed: bool = False
-
-
-def module_specs(model_type: str, weights: Iterable[StoredWeight]) -> tuple[ModuleSpec, ...]:
-    """Module specs for a model's stored weights, in the same order; fused weights are split into one spec per piece.
-
-    Weights that match no pattern of the model's family are of kind `other`, as are all weights if the family is unknown.
+    Paths tell the kinds if the family is known, and otherwise the structure. A weight that remains unknown is of kind `other`.
     """
-    family = family_of(model_type)
-    matches = [_matched(family, weight) for weight in weights]
-    depth_of_group = 1 + max((matched.layer or 0 for _, _, matched in matches), default=0)
-    return tuple(spec for weight, path, matched in matches for spec in _specs_of(weight, path, matched, depth_of_group))
+    weights, family = list(weights), family_of(model_type)
+    matches = [_matched(family, weight) for weight in weights] if family else _by_structure(model_type, weights, sizes)
+    depth_of_group = 1 + max((matched.layer or 0 for _, matched in matches), default=0)
+    specs = [
+        spec
+        for weight, (path, matched) in zip(weights, matches, strict=True)
+        for spec in _specs_of(weight, path, matched, depth_of_group, sizes)
+    ]
+    counts = Counter(spec.name for spec in specs)
+    return tuple(spec if counts[spec.name] == 1 else _named_by_path(spec) for spec in specs)
 
 
-def _matched(family: Family | None, weight: StoredWeight) -> tuple[StoredWeight, str, Match]:
-    """The weight, the path chosen to represent it, and the match for that path; paths of compressible kinds are preferred."""
+def _named_by_path(spec: ModuleSpec) -> ModuleSpec:
+    """A module named by its path, since another one has the same kind, layer and part."""
+    pieces = [spec.path.removesuffix(".weight"), *([spec.kind] if spec.fused else [])]
+    return replace(spec, name=".".join([*pieces, *([] if spec.expert is None else [f"e{spec.expert}"])]))
+
+
+def _matched(family: Family, weight: StoredWeight) -> tuple[str, Match]:
+    """The path chosen to represent a weight, and the match for it; paths of compressible kinds are preferred."""
     matches = {path: match(family, path) for path in weight.paths}
     path = next((path for path, matched in matches.items() if matched.pattern.kind in KINDS), weight.paths[0])
-    return weight, path, matches[path]
+    return path, matches[path]
 
 
-def _specs_of(weight: StoredWeight, path: str, matched: Match, depth_of_group: int) -> list[ModuleSpec]:
-    """One spec for a plain weight, or one per piece of a fused weight."""
-    rows, cols = reversed(weight.shape) if weight.transposed else weight.shape
-    kinds = matched.pattern.pieces or (matched.pattern.kind,)
-    layer = None if matched.layer is None else matched.group * depth_of_group + matched.layer
-    height = rows // len(kinds)
+def _by_structure(model_type: str, weights: list[StoredWeight], sizes: Sizes) -> list[tuple[str, Match]]:
+    """The first path of each weight, and what its structure says about it: nothing for bare matrices without a model type."""
+    found = recognise(weights, sizes.vocabulary, sizes.widths) if model_type else [UNKNOWN] * len(weights)
+    return [(weight.paths[0], matched) for weight, matched in zip(weights, found, strict=True)]
+
+
+def _specs_of(weight: StoredWeight, path: str, matched: Match, depth_of_group: int, sizes: Sizes) -> list[ModuleSpec]:
+    """The specs of the matrices in a stored weight: one for each expert and each piece of a fused weight."""
+    pattern = matched.pattern
+    if len(weight.shape) > 2 and not weight.experts and not pattern.regex:
+        return []  # it may be anything
+    shape, transposed = _matrix_shape(weight, pattern.transposed)
+    layout = "alternating" if weight.alternating else pattern.layout
+    pieces = split(pattern.pieces, layout, shape, sizes) if pattern.pieces else []
+    pieces = pieces or [Piece("other" if pattern.pieces else pattern.kind, 0, shape[0])]
+    layer = None if matched.layer is None or pattern.kind == "other" else matched.group * depth_of_group + matched.layer
+    shared = ModuleSpec(
+        name="",
+        kind="",
+        layer=layer,
+        part=matched.part,
+        path=_parameter_path(weight, path),
+        rows=0,
+        cols=shape[1],
+        transposed=transposed,
+        fused=len(pieces) > 1,
+        tied=tuple(_parameter_path(weight, tied) for tied in weight.paths if tied != path),
+    )
+    experts = range(weight.experts) if weight.experts else (None,)
+    number = matched.expert
     return [
-        ModuleSpec(
-            name=_name(kind, matched.part, layer, path),
-            kind=kind,
-            layer=layer,
-            part=matched.part,
-            path=f"{path}.weight",
-            rows=height,
-            cols=cols,
-            transposed=weight.transposed,
-            start=index * height,
-            fused=len(kinds) > 1,
-            tied=tuple(f"{tied}.weight" for tied in weight.paths if tied != path),
+        replace(
+            shared, name=_name(piece.kind, matched.part, layer, path, number if e is None else e), expert=e, **asdict(piece)
         )
-        for index, kind in enumerate(kinds)
+        for e in experts
+        for piece in pieces
     ]
 
 
-def _name(kind: str, part: str, layer: int | None, path: str) -> str:
+def _matrix_shape(weight: StoredWeight, first_is_input: bool) -> tuple[tuple[int, int], bool]:
+    """Shape (rows, cols) of each matrix in a weight, and whether it is stored transposed.
+
+    A tensor with more dimensions is one matrix: its first dimension, and all others as one (attention heads in XLNet).
+    """
+    shape = weight.shape[1:] if weight.experts else weight.shape
+    rows, cols = shape[0], prod(shape[1:])
+    transposed = weight.transposed or (first_is_input and len(shape) > 2)
+    return ((cols, rows) if transposed else (rows, cols)), transposed
+
+
+def _parameter_path(weight: StoredWeight, path: str) -> str:
+    return path if weight.is_bare else f"{path}.weight"
+
+
+def _name(kind: str, part: str, layer: int | None, path: str, expert: int | None) -> str:
     """A name such as `query.3`, `cross.query.3` or `pooler`; the module path if the kind is `head` or `other`."""
-    if kind in ("head", "other"):
-        return path
-    return ".".join(str(piece) for piece in (part, kind, layer) if piece not in ("", None))
+    pieces = (path,) if kind in ("head", "other") else (part, kind, layer)
+    number = "" if expert is None else f"e{expert}"
+    return ".".join(str(piece) for piece in (*pieces, number) if piece not in ("", None))

@@ -16,7 +16,7 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedModel
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from offcomp.errors import ModelError, first_line
 from offcomp.models import hub
@@ -59,7 +59,9 @@ def open_checkpoint(model: str) -> Checkpoint:
     if not bare and model_type not in CONFIG_MAPPING:
         raise ModelError(f"'{folder}' has the model type '{model_type}', which this version of transformers does not support.")
     with as_model_error(folder, "read the config of"):
-        config = (MatricesConfig if bare else CONFIG_MAPPING[model_type]).from_dict(fields)
+        config = (MatricesConfig if bare else CONFIG_MAPPING[model_type]).from_dict(
+            PreTrainedConfig._decode_special_floats(fields)
+        )
         architecture = Matrices if bare else _architecture(config)
     tensors = stored_tensors(weight_files(folder))
     check_depth(fields, tensors)

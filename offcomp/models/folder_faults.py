@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from offcomp.errors import ModelError
-from offcomp.models.families import KINDS, OTHER_KINDS
 from offcomp.models.safetensors_files import read_json
 from offcomp.models.sentence_modules import MODULES
 from offcomp.plain_text import quoted
@@ -17,8 +15,6 @@ CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 LAYERS = ("layers", "n_layer", "groups", "group_num")
 SHARED_LAYERS = 48  # ALBERT shares one set of tensors among all layers
-MODULE_NAME = re.compile(rf"((encoder|decoder|cross)\.)?({'|'.join((*KINDS, *OTHER_KINDS))})(\.\d+)?")
-"""Matches the name of a weight matrix, such as `query.0`."""
 
 
 def check_is_complete(folder: Path) -> None:

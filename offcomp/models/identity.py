@@ -1,6 +1,6 @@
 """Identify a model by SHA-256 digests of all files it is loaded from, regardless of their location. Does not require torch.
 
-    fingerprint   covers the weights and config.json; used for spectra, views, surveys and listings
+    fingerprint   covers the weights, config.json and corrected kinds; used for spectra, views, surveys and listings
     reads         also covers all other files in the folder, except those that no model or tokenizer reads (`_may_be_read`),
                   and everything in the folders listed in modules.json; used for scores
 
@@ -29,6 +29,9 @@ from offcomp.models.sentence_modules import MODULES
 
 IDENTITY = 2
 """Version of the identity scheme; version 2 hashes all bytes."""
+
+KINDS_FILE = "offcomp_kinds.json"
+"""Name of the file in a model's folder with corrected kinds (`kinds_file.py`). It changes names, hence the identity."""
 
 CONTENT = re.compile(rf"{IDENTITY}-[0-9a-f]{{64}}")
 NOT_READ = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "requirements.txt")
@@ -91,7 +94,8 @@ def identify(folder: Path) -> Identity:
     """
     with readable(folder):
         index = [] if (folder / WEIGHTS).is_file() else [folder / INDEX]
-        fingerprint = _digest_of(folder, [folder / CONFIG, *index, *weight_files(folder)])
+        kinds = [folder / KINDS_FILE] if (folder / KINDS_FILE).is_file() else []
+        fingerprint = _digest_of(folder, [folder / CONFIG, *index, *weight_files(folder), *kinds])
         return Identity(fingerprint, _digest_of(folder, _other_files(folder), fingerprint))
 
 

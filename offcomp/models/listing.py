@@ -26,7 +26,7 @@ from offcomp.models.folder_faults import check_is_complete
 from offcomp.models.identity import Identity, identify
 from offcomp.models.sources import bundled_info, resolve
 
-LISTING = 3
+LISTING = 4
 """Version of the listing format; increment it when listings change, to invalidate those already cached."""
 
 

@@ -40,7 +40,7 @@ def loaded_from(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | Non
         dtype=_common_dtype((modules and [spec.dtype for spec in modules]) or ["float32"]),
         num_parameters=sum(parameter.numel() for parameter in parameters),
         matrix_parameters=sum(spec.num_parameters for spec in modules),
-        num_layers=getattr(model.config, "num_hidden_layers", 0),
+        num_layers=getattr(model.config.get_text_config(), "num_hidden_layers", 0),
         fingerprint="",
         modules=tuple(modules),
         num_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),

@@ -23,14 +23,15 @@ from offcomp.errors import ModelError
 from offcomp.models.bundled_models import catalogue_model
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.checkpoint import Checkpoint, as_model_error, check_not_changed, network_on_meta, open_checkpoint
+from offcomp.models.conversions import Conversion, Sources, conversions_of
 from offcomp.models.families import family_of
+from offcomp.models.kinds_file import corrected
 from offcomp.models.matrix_model import Matrices
-from offcomp.models.recipes import Sources
 from offcomp.models.safetensors_files import stored_dtype, stored_tensors, weight_files
 from offcomp.models.sentence_modules import SentenceModules, sentence_modules
 from offcomp.models.skeleton import check_memory
 from offcomp.models.sources import check_checksum
-from offcomp.models.stored_parameters import parameter_dtypes, stored_parameters, tensors_of
+from offcomp.models.stored_parameters import parameter_dtypes, stored_parameters
 from offcomp.models.tokens import read_tokenizer
 from offcomp.models.weights import check_finite, list_modules
 
@@ -93,14 +94,14 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
         return LoadedModel(network, tokenizer, info, checkpoint.folder)
 
 
-def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
-    """Return a model's folder, and a mapping from parameter paths to the stored tensors that make up each parameter.
+def stored_weights(model: str) -> tuple[Path, dict[str, Sources], list[Conversion]]:
+    """Return a model's folder, the stored tensors of each parameter by path, and how all other parameters are built.
 
     Raises:
         ModelError: see `describe`.
     """
     checkpoint, network = open_on_meta(model)
-    return checkpoint.folder, tensors_of(network, checkpoint.tensors)
+    return checkpoint.folder, *conversions_of(network, checkpoint.tensors)
 
 
 def open_on_meta(model: str) -> tuple[Checkpoint, PreTrainedModel]:
@@ -157,7 +158,8 @@ def _described(checkpoint: Checkpoint) -> ModelInfo:
     network = network_on_meta(checkpoint)
     check_memory(checkpoint.folder, checkpoint.tensors, network)
     dtype = stored_dtype(checkpoint.folder)
-    modules, num_bytes, unlisted = stored_parameters(network, list_modules(network), checkpoint.tensors, dtype)
+    listed = corrected(list_modules(network), checkpoint.folder)
+    modules, num_bytes, unlisted = stored_parameters(network, listed, checkpoint.tensors, dtype)
     family = family_of(checkpoint.config.model_type)
     return ModelInfo(
         model=checkpoint.source.model,
@@ -168,7 +170,7 @@ def _described(checkpoint: Checkpoint) -> ModelInfo:
         dtype=dtype,
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         matrix_parameters=sum(spec.num_parameters for spec in modules),
-        num_layers=getattr(checkpoint.config, "num_hidden_layers", 0),
+        num_layers=getattr(checkpoint.config.get_text_config(), "num_hidden_layers", 0),
         fingerprint=checkpoint.identity.fingerprint,
         modules=modules,
         reads=checkpoint.identity.reads,

@@ -30,11 +30,12 @@ from numpy.lib import format as npy
 
 from offcomp.errors import InputError
 from offcomp.files import write_bytes
-from offcomp.models.catalogue import StoredWeight, module_specs
+from offcomp.models.catalogue import MATRICES, module_specs
 from offcomp.models.families import FAMILIES, KINDS
+from offcomp.models.pieces import StoredWeight
 from offcomp.models.safetensors_files import NUMPY_FLOATS, WEIGHTS, as_float32, header_entries
 
-MODEL_TYPE = "offcomp_matrices"
+MODEL_TYPE = MATRICES
 SUFFIXES = (".safetensors", ".npz", ".npy")
 MAX_BYTES = 100_000_000
 """Maximum total size of a file's unpacked matrices, which the app reads in its main process; twice the upload limit."""

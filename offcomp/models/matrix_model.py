@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from offcomp.models.catalogue import ModuleSpec, StoredWeight, module_specs
+from offcomp.models.catalogue import ModuleSpec, module_specs
 from offcomp.models.matrix_files import MODEL_TYPE
+from offcomp.models.pieces import StoredWeight
 
 
 class MatricesConfig(PreTrainedConfig):

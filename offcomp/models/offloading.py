@@ -14,9 +14,9 @@ from offcomp.errors import ModelError, OffcompError
 from offcomp.models.bundled_models import catalogue_model
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.checkpoint import as_model_error, check_not_changed
+from offcomp.models.conversions import Sources, conversions_of, sources_in
 from offcomp.models.identity import file_digest
 from offcomp.models.loading import LoadedModel, load, mismatch, open_on_meta, quiet
-from offcomp.models.recipes import recipes_of
 from offcomp.models.safetensors_files import StoredTensor, weight_files
 from offcomp.models.sources import check_checksum
 from offcomp.models.tokens import read_tokenizer
@@ -42,7 +42,9 @@ class StoredMatrices:
         entry = catalogue_model(model)
         if entry:
             check_checksum(entry, self.checkpoint.folder)
-        self._recipes = recipes_of(self._network, self.checkpoint.tensors)
+        renamed, conversions = conversions_of(self._network, self.checkpoint.tensors)
+        self._sources = dict(sources_in(renamed, conversions))
+        self._conversions = {path: conversion for conversion in conversions for path in conversion.parameters()}
         self._digests = {file: file_digest(file) for file in weight_files(self.checkpoint.folder)}
         check_not_changed(self.checkpoint)
         self._finite: set[str] = set()
@@ -62,13 +64,13 @@ class StoredMatrices:
 
         Raises ModelError if a file has changed, or if the parameter is missing, has another shape or is not finite.
         """
-        path = next((path for path in (spec.path, *spec.tied) if path in self._recipes), spec.path)
-        recipe = self._recipes.get(path)
-        if recipe is None:
+        path = next((path for path in (spec.path, *spec.tied) if path in self._sources), spec.path)
+        sources = self._sources.get(path)
+        if sources is None:
             raise mismatch(self.checkpoint, "missing keys", [path])
         with as_model_error(self.checkpoint.folder, f"build '{path}' of"):
-            values = recipe.build(path, self._network, _values)
-        for file in {tensor.file for _, tensor in recipe.sources}:
+            values = self._parameter(path, sources)
+        for file in {tensor.file for _, tensor in sources}:
             if file_digest(file) != self._digests[file]:
                 raise ModelError(f"'{file}' changed while it was in use; run the plan again.")
         if values is None or values.shape != self._network.get_parameter(path).shape:
@@ -77,6 +79,12 @@ class StoredMatrices:
             check_values(path, values)
             self._finite.add(path)
         return canonical_view(values, spec)
+
+    def _parameter(self, path: str, sources: Sources) -> Tensor | None:
+        """The values of a parameter as transformers builds it from these tensors; None if they do not yield it."""
+        if path in self._conversions:
+            return self._conversions[path].build(_values).get(path)
+        return _values(sources[0][1]) if len(sources) == 1 else None
 
 
 def read_matrix(model: PreTrainedModel | StoredMatrices, spec: ModuleSpec) -> Tensor:

@@ -19,7 +19,8 @@ from offcomp.errors import ModelError
 from offcomp.files import assets_folder
 from offcomp.models.bundled_models import MODELS, CatalogueModel, catalogue_model
 from offcomp.models.catalogue import ModelInfo
-from offcomp.models.folder_faults import CONFIG, MODULE_NAME, check_is_complete, check_tokenizer_settings
+from offcomp.models.families import MODULE_NAME
+from offcomp.models.folder_faults import CONFIG, check_is_complete, check_tokenizer_settings
 from offcomp.models.identity import file_digest, readable
 from offcomp.models.safetensors_files import PICKLES, read_json, stored_dtype, weight_files
 
@@ -151,7 +152,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Reject a config that requests custom code or kernels, nests another model, or specifies an unreasonable size.
+    """Reject a config that requests custom code or kernels, or specifies an unreasonable size, also of a model nested in it.
 
     Raises:
         ModelError: the config is rejected; the message names the offending key and value.
@@ -160,10 +161,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         raise ModelError(f"'{CONFIG}' has no valid 'model_type' ({model_type!r}); set it to the name used in transformers.")
-    for key, nested in config.items():
-        if isinstance(nested, Mapping) and ("model_type" in nested or "architectures" in nested):
-            raise ModelError(f"'{CONFIG}' nests another model in '{key}'; offcomp does not load composite models.")
-    _check_sizes(config)
+    for part in (config, *(value for _, value in _items(config) if isinstance(value, Mapping))):
+        _check_sizes(part)
 
 
 def _check_keys(document: Mapping[str, Any], file: str) -> None:

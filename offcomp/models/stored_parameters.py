@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from offcomp.models.catalogue import BYTES_PER_VALUE, ModuleSpec
-from offcomp.models.recipes import Sources, recipes_of
+from offcomp.models.conversions import Sources, conversions_of, sources_in
 from offcomp.models.safetensors_files import FLOATS, StoredTensor, check_dtypes
 from offcomp.numerics.accounting import STORED, storage_dtype
 
@@ -58,7 +58,7 @@ def parameter_dtypes(network: PreTrainedModel, tensors: Mapping[str, StoredTenso
 
 def tensors_of(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> dict[str, Sources]:
     """Map each parameter path to the stored tensors, with their keys, from which transformers builds the parameter."""
-    return {path: recipe.sources for path, recipe in recipes_of(network, tensors).items()}
+    return dict(sources_in(*conversions_of(network, tensors)))
 
 
 def parameters_by_tie(network: nn.Module) -> list[tuple[list[str], nn.Parameter]]:

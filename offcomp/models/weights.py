@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from offcomp.errors import ModelError
-from offcomp.models.catalogue import ModuleSpec, StoredWeight, module_specs
+from offcomp.models.catalogue import ModuleSpec, module_specs
 from offcomp.models.matrix_model import Matrices
+from offcomp.models.matrix_parameters import matrix_parameters, sizes_of
 from offcomp.numerics.storage import num_not_finite
 
 MATRIX_MODULES = (nn.Linear, nn.Embedding, Conv1D)
@@ -26,21 +27,46 @@ NO_VECTORS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def list_modules(model: PreTrainedModel) -> tuple[ModuleSpec, ...]:
-    """All Linear, Conv1D and Embedding weights of a model, in model order; tied weights are listed once.
+    """All weight matrices of a model, in model order: of linear layers, embeddings, routers and experts. Tied ones once.
 
     The model may be on any device, including meta. `model.config.model_type` selects the family.
     """
     if isinstance(model, Matrices):
         return model.specs()
-    tied: dict[int, tuple[list[str], nn.Linear | nn.Embedding | Conv1D]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, MATRIX_MODULES) and isinstance(module.weight, nn.Parameter):
-            tied.setdefault(id(module.weight), ([], module))[0].append(path)
-    weights = [
-        StoredWeight(tuple(paths), tuple(module.weight.shape), transposed=isinstance(module, Conv1D))
-        for paths, module in tied.values()
-    ]
-    return module_specs(model.config.model_type, weights)
+    return module_specs(model.config.model_type, matrix_parameters(model), sizes_of(model))
+
+
+def stored_view(model: nn.Module, spec: ModuleSpec) -> Float[Tensor, "rows cols"]:
+    """A module's stored values. A view of the model's parameter, unless the module's rows are not adjacent in it."""
+    return canonical_view(_parameter(model, spec.path).detach(), spec)
+
+
+def canonical_view(stored: Tensor, spec: ModuleSpec) -> Float[Tensor, "rows cols"]:
+    """A module's matrix within its stored tensor; a view unless its rows are not adjacent. Raises ModelError as `blocks`."""
+    return blocks(stored, spec).flatten(0, 1)
+
+
+def blocks(stored: Tensor, spec: ModuleSpec) -> Float[Tensor, "blocks block cols"]:
+    """A view of a module's matrix within its stored tensor, as blocks of adjacent rows; writing to it modifies the tensor.
+
+    Raises ModelError if the shapes do not match.
+    """
+    matrix = stored if spec.expert is None else stored[spec.expert]
+    matrix = matrix.flatten(1)
+    canonical = matrix.T if spec.transposed else matrix
+    block, stride = (spec.block, spec.stride) if spec.stride else (spec.rows, canonical.shape[0])
+    fits = canonical.shape[0] % stride == 0 and spec.start + block <= stride
+    view = canonical.unflatten(0, (-1, stride))[:, spec.start : spec.start + block] if fits else canonical[None]
+    if (
+        view.shape[0] * view.shape[1] != spec.rows
+        or view.shape[2] != spec.cols
+        or not (spec.fused or (fits and block == stride))
+    ):
+        raise ModelError(
+            f"'{spec.path}' has the shape {tuple(stored.shape)}, which does not match {spec.name} of shape {spec.shape}; "
+            "list the model's modules again."
+        )
+    return view
 
 
 def _parameter(model: nn.Module, path: str) -> nn.Parameter:
@@ -49,23 +75,6 @@ def _parameter(model: nn.Module, path: str) -> nn.Parameter:
         return model.get_parameter(path)
     except AttributeError as error:
         raise ModelError(f"The model has no weight '{path}'; list its modules again.") from error
-
-
-def stored_view(model: nn.Module, spec: ModuleSpec) -> Float[Tensor, "rows cols"]:
-    """The canonical view of a module's stored values; writing to it modifies the model."""
-    return canonical_view(_parameter(model, spec.path).detach(), spec)
-
-
-def canonical_view(stored: Tensor, spec: ModuleSpec) -> Float[Tensor, "rows cols"]:
-    """The canonical view of a module's matrix within its stored tensor. Raises ModelError if the shapes do not match."""
-    canonical = stored.T if spec.transposed else stored
-    view = canonical[spec.start : spec.start + spec.rows]
-    if tuple(view.shape) != spec.shape or (not spec.fused and canonical.shape != view.shape):
-        raise ModelError(
-            f"'{spec.path}' has the shape {tuple(stored.shape)}, which does not match {spec.name} of shape {spec.shape}; "
-            "list the model's modules again."
-        )
-    return view
 
 
 def read(model: nn.Module, spec: ModuleSpec) -> Float[Tensor, "rows cols"]:
@@ -83,8 +92,8 @@ def write(model: nn.Module, spec: ModuleSpec, matrix: Float[Tensor, "rows cols"]
     Raises:
         ModelError: the model has no such weight, its shape does not match, or a value is not finite in the parameter's dtype.
     """
-    view = stored_view(model, spec)
-    view.copy_(_as_stored(view, spec, matrix))
+    view = blocks(_parameter(model, spec.path).detach(), spec)
+    view.copy_(_as_stored(view, spec, matrix).view(view.shape))
 
 
 def _as_stored(view: Tensor, spec: ModuleSpec, matrix: Tensor) -> Tensor:
@@ -137,10 +146,11 @@ def substituted(
         del matrices  # they may be large, and the block may run for a long time
         yield
     finally:
-        for path, original in original_vectors.items():
-            _parameter(model, path).data.copy_(original)
+        for path, vector in original_vectors.items():
+            _parameter(model, path).data.copy_(vector)
         for spec, original in originals.items():
-            stored_view(model, spec).copy_(original)
+            view = blocks(_parameter(model, spec.path).detach(), spec)
+            view.copy_(original.view(view.shape))
 
 
 def _check_written(model: nn.Module, spec: ModuleSpec, matrix: Tensor) -> None:

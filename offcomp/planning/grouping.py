@@ -10,12 +10,14 @@ The members of a group, transposed where necessary, are stacked vertically and m
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 
 NamedGroups = list[tuple[str, list[ModuleSpec]]]
+EXPERT_KINDS = ("expert_in", "expert_gate", "expert_out")
 STACKS = ("rows", "columns", "residual")
 STACK_HELP = {
     "best": "Modules share the side that faces the residual stream: query, key, value and FFN-in modules are stacked by rows, "
@@ -74,8 +76,27 @@ def _shape_tag(spec: ModuleSpec) -> str:
 
 
 def one_per_kind(specs: Sequence[ModuleSpec]) -> NamedGroups:
-    """One group per kind, across all layers: the "concatenated" setting of arXiv 2302.04045."""
-    return _by_key(specs, lambda spec: (spec.part, spec.kind, "" if spec.default else _shape_tag(spec)))
+    """One group per kind, across all layers: the "concatenated" setting of arXiv 2302.04045.
+
+    Experts are grouped by layer, since each layer has many. Modules of a kind that share no side are grouped by its length.
+    """
+    lengths: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for spec in specs:
+        lengths[spec.part, spec.kind].add(_shared_length(spec))
+
+    def key(spec: ModuleSpec) -> tuple[str, ...]:
+        if not spec.default:
+            return spec.part, spec.kind, _shape_tag(spec)
+        layer = f"{spec.layer}" if spec.kind in EXPERT_KINDS else ""
+        length = f"{_shared_length(spec)}" if len(lengths[spec.part, spec.kind]) > 1 else ""
+        return spec.part, spec.kind, layer, length
+
+    return _by_key(specs, key)
+
+
+def _shared_length(spec: ModuleSpec) -> int:
+    """Length of the side that a module shares with others of its kind in the best stacking."""
+    return spec.rows if spec.residual_side == "rows" else spec.cols
 
 
 def attention_inputs_per_layer(specs: Sequence[ModuleSpec]) -> NamedGroups:
@@ -100,7 +121,7 @@ def blocks_of_layers(specs: Sequence[ModuleSpec], layers: int = 2) -> NamedGroup
 
 GROUPINGS: dict[str, tuple[str, Callable[[Sequence[ModuleSpec]], NamedGroups]]] = {
     "module": ("Each module alone", lambda specs: [(spec.name, [spec]) for spec in specs]),  # the paper's "separated"
-    "kind": ("One group per kind, across all layers", one_per_kind),
+    "kind": ("One group per kind, across all layers (experts: per layer)", one_per_kind),
     "qkv": ("Query, key and value of each layer together", attention_inputs_per_layer),
     "blocks": ("Blocks of layers", blocks_of_layers),
     "all": ("All in one group", lambda specs: [("all", list(specs))] if specs else []),  # all must share a residual stream

@@ -195,7 +195,7 @@ class Plan(JsonModel):
 
 def validate(plan: Plan, info: ModelInfo) -> None:
     """Check a plan against its model. Raises PlanError listing every fault; infeasible budgets are reported by `predict`."""
-    known = {spec.name for spec in info.modules}
+    known = set(info.by_name)
     faults = task_faults(plan.tasks, info.architecture, info.reads_text)
     faults += [] if faults else filter(None, [task_fault(task, info) for task in plan.resolved_tasks])
     owner: dict[str, str] = {}
@@ -253,7 +253,7 @@ def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[st
         if module not in known:
             close = difflib.get_close_matches(module, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"see 'offcomp modules {info.model}'."
-            unknown = "" if info.family else " (its family is unknown, so its modules are named by their paths)"
+            unknown = "" if info.has_kinds else " (its family is unknown, so its modules are named by their paths)"
             faults.append(f"{where} contains {module!r}, which {info.model} does not have{unknown}; {hint}")
         elif module in owner:
             faults.append(f"{where} contains {module!r}, which is already in group {owner[module]!r}.")
@@ -278,7 +278,8 @@ def _rank_faults(group: Group, method: Method) -> Iterator[str]:
 
 def members(group: Group, info: ModelInfo) -> list[ModuleSpec]:
     """The modules of a group, in order. Raises ModelError for an unknown module."""
-    return [info.module(name) for name in group.modules]
+    by_name = info.by_name
+    return [by_name.get(name) or info.module(name) for name in group.modules]
 
 
 def make_groups(

@@ -45,7 +45,7 @@ def select_modules(
     chosen = tuple(spec for spec in specs if spec not in excluded)
     if not chosen:
         unknown = f"its family is unknown (model type {info.model_type!r}), so select modules by path (--modules), as listed by"
-        hint = "list all modules with" if info.family else unknown
+        hint = "list all modules with" if info.has_kinds else unknown
         raise InputError(f"no module of {info.model} matches; {hint} 'offcomp modules {info.model}'")
     return chosen
 
@@ -76,7 +76,7 @@ def _matching_any(info: ModelInfo, patterns: Sequence[str]) -> list[ModuleSpec]:
             names = dict.fromkeys(name for spec in info.modules for name in (spec.kind, spec.name))
             close = difflib.get_close_matches(pattern, names, n=1)
             first = next((f", such as {spec.name!r} (path {spec.path!r})" for spec in info.modules if spec.default), "")
-            unknown = "" if info.family else " (family unknown, so modules are named by their paths)"
+            unknown = "" if info.has_kinds else " (family unknown, so modules are named by their paths)"
             hint = f"did you mean {close[0]!r}?" if close else f"patterns are compared with names and paths{first}"
             raise InputError(f"{pattern!r} matches no module of {info.model}{unknown}; {hint}")
         matched |= dict.fromkeys(found)
@@ -87,4 +87,5 @@ def _matches(spec: ModuleSpec, pattern: str) -> bool:
     stem, _, ending = pattern.rpartition(".")
     if stem and spec.layer is not None and LAYERS.fullmatch(ending) and "-" in ending:
         return spec.layer in layer_numbers(ending) and _matches(spec, f"{stem}.{spec.layer}")
-    return any(fnmatchcase(name, pattern) for name in (spec.kind, spec.name, spec.path, spec.path.removesuffix(".weight")))
+    names = {spec.kind, spec.name, spec.name.removesuffix(f".e{spec.expert}"), spec.path, spec.path.removesuffix(".weight")}
+    return any(fnmatchcase(name, pattern) for name in names)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from offcomp.models.catalogue import ModelInfo
+
 NOTICEABLE = 1.05
 """Byte and parameter ratios that differ by less than this factor are treated as equal."""
 MUCH_SMALLER = 1.1
@@ -52,6 +54,16 @@ def size_notes(groups: Sequence[SizedGroup]) -> list[str]:
     kept = [group for group in groups if group.form != "infeasible"]
     notes = (_sentence([group for group in kept if applies(group)], words) for applies, words in NOTES)
     return [note for note in notes if note]
+
+
+def structure_note(info: ModelInfo) -> str:
+    """Say that kinds were recognised by structure; empty if the family of the model is known."""
+    if not info.by_structure:
+        return ""
+    return (
+        f"The family of this model (type {info.model_type!r}) is not known: kinds are recognised by structure. "
+        "Correct them with `offcomp modules MODEL --kinds FILE` if they are wrong."
+    )
 
 
 def unlisted_note(unlisted: int, num_parameters: int) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from offcomp.models.catalogue import BYTES_PER_VALUE, ModelInfo, ModuleSpec
-from offcomp.models.families import KIND_TITLES
+from offcomp.models.families import KIND_TITLES, OTHER_KINDS, OTHER_TITLES, PARTS
 from offcomp.numerics.accounting import STORED, storage_dtype
 from offcomp.planning.plan import Group, Plan
 from offcomp.planning.spectra import find
@@ -26,19 +26,20 @@ from offcomp.results.scores import sentence_start
 OUTSIDE = ""
 """The value of `row` for matrices outside the layers."""
 
-PARTS = ("", "encoder", "decoder", "cross")
-TITLES = KIND_TITLES | {"pooler": "pooler", "head": "head", "other": "not recognised"}
+TITLES = KIND_TITLES | OTHER_TITLES
 NORMS = "norms, biases, vectors"
 UNLISTED = "tensors that are not matrices"
 GROUPS = {
     "word embeddings": ("word_embeddings",),
     "FFN": ("ffn_in", "ffn_gate", "ffn_out"),
-    "attention": ("query", "key", "value", "attention_output"),
+    "attention": ("query", "key", "value", "attention_output", "qkv", "query_down", "query_up", "kv_down", "kv_up"),
+    "experts": ("expert_in", "expert_gate", "expert_out"),
+    "state-space layers": ("ssm_in", "ssm_out"),
 }
 """The groups of kinds whose totals `parameters_answer` reports."""
 
 RECOGNISED, LISTED, UNKNOWN = "recognised", "known, not compressed by default", "not recognised"
-STATUS = {"pooler": LISTED, "head": LISTED, "other": UNKNOWN}
+STATUS = dict.fromkeys(OTHER_KINDS, LISTED) | {"other": UNKNOWN}
 NAMES_IN_ANSWER = 3
 MAX_ROWS, MAX_OUTSIDE = 40, 8  # shown in the map
 GAP = 0.5  # in rows, between the matrices outside the layers and those inside
@@ -88,7 +89,7 @@ def _without_layer(name: str) -> str:
 
 def rows_of(table: pd.DataFrame) -> list[str]:
     """The rows of the map from top to bottom: parts and kinds, then unrecognised paths."""
-    titles = [f"{part} {title}".strip() for part in PARTS for title in KIND_TITLES.values()]
+    titles = [f"{part} {title}".strip() for part in ("", *PARTS) for title in KIND_TITLES.values()]
     present = [row for row in dict.fromkeys(table["row"]) if row != OUTSIDE]
     return sorted(present, key=lambda row: titles.index(row) if row in titles else len(titles))
 
@@ -145,7 +146,11 @@ def orientation(spec: ModuleSpec) -> str:
     if spec.residual_side:
         parts.append(f"residual-stream side: {spec.residual_side}")
     if spec.fused:
-        parts.append(f"rows {spec.start:,} to {spec.start + spec.rows - 1:,} of a fused weight")
+        every = f", in blocks of {spec.block:,} rows that begin {spec.stride:,} rows apart" if spec.stride else ""
+        last = spec.rows // spec.block * spec.stride - spec.stride + spec.block if spec.stride else spec.rows
+        parts.append(f"rows {spec.start:,} to {spec.start + last - 1:,} of a fused weight{every}")
+    if spec.expert is not None:
+        parts.append(f"expert {spec.expert:,} of a tensor of experts")
     if spec.transposed:
         parts.append("stored transposed, as (inputs, outputs)")
     if spec.tied:
@@ -194,7 +199,8 @@ def recognised_answer(info: ModelInfo) -> str:
     """State how many matrices are recognised, known but not compressed by default, or not recognised, and name a few."""
     names = {word: [spec.name for spec in info.modules if status(spec) == word] for word in (RECOGNISED, LISTED, UNKNOWN)}
     count, listed, unknown = len(names[RECOGNISED]), names[LISTED], names[UNKNOWN]
-    texts = [f"{count} of {_counted(len(info.modules))} {_is(count)} recognised, and compressed when you choose their kind"]
+    how = "recognised by structure" if info.by_structure else "recognised"
+    texts = [f"{count} of {_counted(len(info.modules))} {_is(count)} {how}, and compressed when you choose their kind"]
     if listed:
         texts.append(f"{_named(listed)} {_is(len(listed))} known, but only compressed if chosen by name")
     if unknown:

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from offcomp.errors import InputError, ModelError
 from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.conversions import Conversion, Sources
 from offcomp.models.loading import stored_weights
 from offcomp.models.offloading import DTYPES
-from offcomp.models.recipes import Sources
 from offcomp.models.safetensors_files import INDEX, PICKLES, WEIGHTS, StoredTensor
-from offcomp.models.weights import canonical_view
+from offcomp.models.weights import blocks, canonical_view
 from offcomp.numerics.storage import num_not_finite
 from offcomp.runs.manifest import MANIFEST
 
@@ -41,9 +41,12 @@ class DenseModel:
 
     def __init__(self, model: str, copy: Path) -> None:
         """Copy a model's folder. Raises ModelError if the folder is unusable, and InputError if a link points outside it."""
-        folder, self._sources = stored_weights(model)
+        folder, self._sources, conversions = stored_weights(model)
         self._copy = copy
-        weights = {tensor.file.name for parts in self._sources.values() for _, tensor in parts}
+        self._conversions = {path: conversion for conversion in conversions for path in conversion.parameters()}
+        self._numbers: tuple[Conversion, dict[str, Tensor]] | None = None  # of the latest conversion
+        parts = chain(*self._sources.values(), *(conversion.sources for conversion in conversions))
+        weights = {tensor.file.name for _, tensor in parts}
         self.left_out: tuple[str, ...] = tuple(
             name for name, file in files_of(folder) if not _copied(name, file, copy / name, weights)
         )
@@ -51,25 +54,42 @@ class DenseModel:
     def write(self, matrices: Mapping[ModuleSpec, Tensor]) -> None:
         """Overwrite original weights with `matrices` (rows, cols), in every tensor that contains these weights.
 
-        Raises ModelError if a matrix is not a separate tensor in the files, or if a value overflows the tensor's dtype.
+        Raises ModelError if transformers computes a weight from other values, or if a value overflows the tensor's dtype.
         """
         for spec, matrix in matrices.items():
-            copies = [self._sources.get(path, []) for path in (spec.path, *spec.tied)]
-            self._overwrite(spec.name, copies, matrix, partial(canonical_view, spec=spec))
+            paths = (spec.path, *spec.tied)
+            converted = [path for path in paths if path in self._conversions]
+            for path in converted:
+                self._scatter(spec, self._conversions[path], path, matrix)
+            copies = [self._sources.get(path, []) for path in paths]
+            if any(copies) or not converted:
+                self._overwrite(spec.name, copies, partial(_put_matrix, spec=spec, matrix=matrix))
+
+    def _scatter(self, spec: ModuleSpec, conversion: Conversion, path: str, matrix: Tensor) -> None:
+        """Overwrite the values in the files from which transformers builds a matrix, wherever they are."""
+        if self._numbers is None or self._numbers[0] is not conversion:
+            self._numbers = conversion, conversion.numbers()
+        numbers = canonical_view(self._numbers[1][path], spec).flatten()
+        starts = torch.tensor(conversion.starts(), dtype=numbers.dtype)
+        sources = torch.bucketize(numbers, starts, right=True) - 1
+        for source in sources.unique().tolist():
+            tensor, chosen = conversion.sources[source][1], sources == source
+            put = partial(_put_at, indices=(numbers[chosen] - starts[source]).long(), values=matrix.flatten()[chosen])
+            _overwrite(self._copy / tensor.file.name, tensor, spec.name, put)
 
     def write_vectors(self, vectors: Mapping[str, Tensor]) -> None:
         """Overwrite whole parameters, which are given by path. Raises ModelError for the same reasons as `write`."""
         for path, vector in vectors.items():
-            self._overwrite(path, [self._sources.get(path, [])], vector, lambda stored: stored)
+            self._overwrite(path, [self._sources.get(path, [])], partial(_put, values=vector))
 
-    def _overwrite(self, name: str, copies: Sequence[Sources], values: Tensor, view: Callable[[Tensor], Tensor]) -> None:
+    def _overwrite(self, name: str, copies: Sequence[Sources], put: Callable[[Tensor], Tensor]) -> None:
         if not any(copies) or any(len(parts) > 1 for parts in copies):
             raise ModelError(
                 f"{name} is not a separate tensor in the model's files: transformers builds it from other "
                 "tensors when it loads the model, so it cannot be written back; export without --dense."
             )
         for _, tensor in chain(*copies):
-            _overwrite(self._copy / tensor.file.name, tensor, name, values, view)
+            _overwrite(self._copy / tensor.file.name, tensor, name, put)
 
 
 def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -119,11 +139,26 @@ def _copied(name: str, file: Path, target: Path, weights: set[str]) -> bool:
     return True
 
 
-def _overwrite(file: Path, stored: StoredTensor, name: str, values: Tensor, view: Callable[[Tensor], Tensor]) -> None:
-    """Overwrite the part of a stored tensor that `view` selects, leaving the rest of the tensor unchanged."""
+def _put(part: Tensor, values: Tensor) -> Tensor:
+    """Copy values into a part of a stored tensor, and return this part."""
+    return part.copy_(values.view(part.shape))
+
+
+def _put_matrix(stored: Tensor, spec: ModuleSpec, matrix: Tensor) -> Tensor:
+    return _put(blocks(stored, spec), matrix)
+
+
+def _put_at(stored: Tensor, indices: Tensor, values: Tensor) -> Tensor:
+    """Copy values into a stored tensor at these indices of its values, and return them as stored."""
+    flat = stored.view(-1)
+    flat[indices] = values.to(flat.dtype)
+    return flat[indices]
+
+
+def _overwrite(file: Path, stored: StoredTensor, name: str, put: Callable[[Tensor], Tensor]) -> None:
+    """Overwrite the part of a stored tensor that `put` changes and returns, leaving the rest of the tensor unchanged."""
     content = np.fromfile(file, np.uint8, stored.num_bytes, offset=stored.start)
-    part = view(torch.from_numpy(content).view(DTYPES[stored.dtype]).view(stored.shape))
-    part.copy_(values)
+    part = put(torch.from_numpy(content).view(DTYPES[stored.dtype]).view(stored.shape))
     if bad := num_not_finite(part):
         raise ModelError(f"{bad} values of the compressed {name} overflow {stored.dtype}, its dtype in the model.")
     with file.open("r+b") as stream:

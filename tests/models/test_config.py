@@ -27,7 +27,7 @@ CONFIG: dict[str, Any] = {"model_type": "bert", "hidden_size": 8, "num_hidden_la
         ({"quantization_config": {"bits": 4}}, "weights that are already quantised"),
         ({"model_type": None}, r"has no valid 'model_type' \(None\)"),
         ({"model_type": ["bert"]}, "has no valid 'model_type'"),
-        ({"text_config": {"model_type": "bert"}}, "nests another model in 'text_config'"),
+        ({"text_config": {"model_type": "bert", "hidden_size": -8}}, "sets hidden_size to -8"),
         ({"hidden_size": 0}, "hidden_size to 0; it must be a positive integer"),
         ({"hidden_size": "8"}, "hidden_size to '8'; it must be a positive integer"),
         ({"vocab_size": -5}, "vocab_size to -5; it must be a positive integer"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +24,7 @@ from offcomp.errors import InputError, ModelError
 from offcomp.models import hub
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import describe, load
+from offcomp.models.matrix_files import save_upload
 from offcomp.models.sources import resolve
 from offcomp.models.weights import list_modules
 from tests import tiny_models
@@ -304,8 +307,10 @@ def test_without_a_hub_by_choice_a_name_is_refused_at_once(monkeypatch: pytest.M
 
 @pytest.fixture
 def unknown(tmp_path: Path) -> str:
-    """The folder of a model whose family is not in the catalogue."""
-    return str(tiny_models.save(tiny_models.shared("mpnet"), tmp_path / "mpnet"))
+    """The folder of matrices whose names tell neither kinds nor layers."""
+    content = io.BytesIO()
+    np.savez(content, left=np.ones((4, 3), np.float32), right=np.ones((5, 3), np.float32))
+    return str(save_upload("odd.npz", content.getvalue(), tmp_path))
 
 
 def test_groups_by_kinds_that_are_not_known_are_refused(unknown: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -313,8 +318,7 @@ def test_groups_by_kinds_that_are_not_known_are_refused(unknown: str, capsys: py
         status, lines = command(capsys, "plan", unknown, "--kinds", "other", "--group", grouping)
         assert status == 2 and len(lines) == 1
         assert f"--group {grouping} needs kinds and layers" in lines[0] and "select modules with --modules" in lines[0]
-    path = "mpnet.encoder.layer.0.attention.attn.q"
-    assert command(capsys, "plan", unknown, "--modules", path, "--group", "module")[0] == 0
+    assert command(capsys, "plan", unknown, "--modules", "left", "--group", "module")[0] == 0
 
 
 @pytest.mark.parametrize("verb", ["plan", "suggest"])
@@ -323,7 +327,7 @@ def test_where_no_kind_is_known_the_family_is_said_to_be_unknown(
 ) -> None:
     status, lines = command(capsys, verb, unknown)
     assert status == 2 and len(lines) == 1
-    assert "family is unknown (model type 'mpnet'), so select modules by path (--modules)" in lines[0]
+    assert "family is unknown (model type 'offcomp_matrices'), so select modules by path (--modules)" in lines[0]
 
 
 def test_a_plan_that_names_kinds_of_an_unknown_family(unknown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -224,11 +224,30 @@ def test_other_weights_are_only_grouped_with_those_of_their_shape(info_of: Calla
     assert groups == {("embeddings.position_embeddings",), ("embeddings.token_type_embeddings",), ("pooler",)}
 
 
-def test_an_unknown_family_is_grouped_by_shape(info_of: Callable[[str], ModelInfo]) -> None:
-    info = info_of("mpnet")
-    assert {spec.kind for spec in info.modules} == {"other"}
-    for group in make_groups(info.modules, "kind"):
-        assert len({info.module(name).shape for name in group.modules}) == 1
+def test_unknown_kinds_are_grouped_by_shape() -> None:
+    shapes = {"a": (4, 3), "b": (5, 3), "c": (4, 3)}
+    specs = [ModuleSpec(name, "other", None, "", f"{name}.weight", *shape) for name, shape in shapes.items()]
+    assert [group.modules for group in make_groups(specs, "kind")] == [("a", "c"), ("b",)]
+
+
+def test_experts_are_grouped_by_layer() -> None:
+    places = [(layer, expert) for layer in range(2) for expert in range(3)]
+    specs = [
+        ModuleSpec(f"expert_in.{layer}.e{expert}", "expert_in", layer, "", "experts.up", 4, 3, expert=expert)
+        for layer, expert in places
+    ]
+    groups = {group.name: group for group in make_groups(specs, "kind")}
+    assert {name: group.modules for name, group in groups.items()} == {
+        f"expert_in-{layer}": tuple(f"expert_in.{layer}.e{expert}" for expert in range(3)) for layer in range(2)
+    }
+    (across,) = make_groups(specs, "blocks")
+    assert across.modules == tuple(spec.name for spec in specs)
+
+
+def test_a_kind_of_two_widths_becomes_two_groups() -> None:
+    """As in a vision model whose later stages are wider."""
+    specs = [ModuleSpec(f"query.{layer}", "query", layer, "", f"{layer}.q.weight", 6, 6 + layer // 2) for layer in range(4)]
+    assert [group.modules for group in make_groups(specs, "kind")] == [("query.0", "query.1"), ("query.2", "query.3")]
 
 
 def test_names_of_weights_by_path_become_safe_file_names() -> None:
@@ -249,6 +268,16 @@ BEST = {
     "ffn_in": "rows",
     "ffn_gate": "rows",
     "ffn_out": "columns",
+    "qkv": "rows",
+    "query_down": "rows",
+    "query_up": "rows",
+    "kv_down": "rows",
+    "kv_up": "rows",
+    "expert_in": "rows",
+    "expert_gate": "rows",
+    "expert_out": "columns",
+    "ssm_in": "rows",
+    "ssm_out": "columns",
 }
 
 

@@ -21,7 +21,7 @@ from tests.checkpoints import DTYPES, store_as
 from tests.cli.test_main import Command, small_plan, write
 from tests.made_runs import made_group, made_run, with_result
 from tests.minilm import minilm_info
-from tests.models.test_stored_dtypes import mixtral
+from tests.models.test_stored_dtypes import gpt_oss
 from tests.pages import at, home, listed, open_part, texts
 
 __all__ = ["home"]  # fixtures
@@ -141,7 +141,7 @@ def test_a_run_says_its_notes(offcomp: Command, half: Path, tmp_path: Path) -> N
 
 
 def test_parameters_in_no_matrix_are_named_on_the_command_line(offcomp: Command, tmp_path: Path) -> None:
-    folder = tiny_models.save(mixtral(), tmp_path / "mixtral")
+    folder = tiny_models.save(gpt_oss(), tmp_path / "gpt_oss")
     info = describe(str(folder))
     note = unlisted_note(info.unlisted, info.num_parameters)
     share = 100 * info.unlisted / info.num_parameters
@@ -165,7 +165,7 @@ def test_a_report_has_the_notes_of_its_runs() -> None:
 
 
 def test_the_pages_say_what_is_in_no_matrix_and_what_a_ratio_saves(home: Path, half: Path, tmp_path: Path) -> None:
-    folder = tiny_models.save(mixtral(), tmp_path / "mixtral")
+    folder = tiny_models.save(gpt_oss(), tmp_path / "gpt_oss")
     app = at("model")
     app.session_state["model"] = listed(folder, home)
     app.run()

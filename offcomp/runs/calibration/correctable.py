@@ -118,7 +118,7 @@ def targets_in(model: PreTrainedModel, specs: Iterable[ModuleSpec]) -> list[Targ
             if bias is not None and not is_embedding(module):
                 path = paths[id(module)]
                 target = found.setdefault(path, Target(path, module, torch.zeros_like(bias, dtype=torch.bool), is_norm=False))
-                target.rows[spec.start : spec.start + spec.rows] = True
+                target.rows[spec.outputs] = True
     for path, module in model.named_modules():
         if is_norm(module):
             found[path] = Target(path, module, module.get_parameter("weight").abs() > DEAD_GAIN, is_norm=True)

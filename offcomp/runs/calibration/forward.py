@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.runs.calibration.batches import TokenBatch
 
@@ -30,7 +31,15 @@ def is_narrow(model: PreTrainedModel) -> bool:
 
 
 def modules_of(model: PreTrainedModel, spec: ModuleSpec) -> list[nn.Module]:
-    """The modules that use a weight: a single module or several tied embeddings, excluding a head tied to an embedding."""
+    """The modules that use a weight: a single module or several tied embeddings, excluding a head tied to an embedding.
+
+    Raises InputError if the weight is used by no module of its own, such as an expert in a tensor of experts.
+    """
+    if spec.expert is not None or not spec.path.endswith(".weight"):
+        raise InputError(
+            f"{spec.name} is part of the parameter '{spec.path}', whose inputs cannot be observed; "
+            "leave it out, or choose a method and corrections that need no text"
+        )
     tied = [model.get_submodule(path.rpartition(".")[0]) for path in (spec.path, *spec.tied)]
     alike = [module for module in tied if is_embedding(module) == is_embedding(tied[0])]
     return list(dict.fromkeys(alike))

@@ -140,7 +140,7 @@ class _Backward:
 
     def _collect(self, spec: ModuleSpec, numbers: bool, inputs: Tensor, gradient: Tensor) -> None:
         """Backward hook: collect the gradient at the output of one call; once all calls of the module have one, add them up."""
-        own = gradient[..., spec.start : spec.start + spec.rows] if spec.fused else gradient
+        own = gradient[..., spec.outputs] if spec.fused else gradient
         total = self.totals[spec]
         total.add_tokens(self.batch.select(own))
         if not total.sums:

@@ -80,7 +80,7 @@ class Watch:
     def _hook(self, spec: ModuleSpec) -> Any:
         def see(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
             batch = self._batch
-            own = output[..., spec.start : spec.start + spec.rows] if spec.fused else output
+            own = output[..., spec.outputs] if spec.fused else output
             if self._with_others or len(output) in (len(batch.counted), batch.counted.numel()):
                 self.watcher(spec, batch.select(arguments[0], is_embedding(module)), batch.select(own))
             self._seen += 1

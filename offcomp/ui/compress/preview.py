@@ -31,7 +31,7 @@ def show_what_if(lab: Lab) -> None:
     if not lab.choices.specs:
         where = (
             "Under Weights, tick a kind, such as query,"
-            if lab.choices.info.family
+            if lab.choices.info.has_kinds
             else "The model's family is unknown: choose a matrix under Weights, Other weights,"
         )
         st.info(f"No module is selected. {where} to see what compressing it would do.")
