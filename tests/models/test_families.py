@@ -172,7 +172,7 @@ def test_a_plan_without_any_choice(model: PreTrainedModel) -> None:
     groups = make_groups(select_modules(info), "kind", ratio=2.0)
     kinds = {info.module(name).kind for group in groups for name in group.modules}
     assert kinds == set(KINDS_OF.get(name_of(model), PLAIN).split())
-    validate(Plan(model=info.model, groups=groups), info)
+    validate(Plan(model=info.model, groups=groups, tasks=()), info)
 
 
 def test_experts_are_chosen_by_layer_and_refused_by_methods_that_need_text() -> None:
