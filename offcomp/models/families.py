@@ -85,6 +85,9 @@ class Match:
 UNKNOWN = Match(Pattern("other", ""))
 """Result for a module path that matches no pattern."""
 
+TRANSPOSED = ("GPT-2",)
+"""Families whose layers keep their weights as (in_features, out_features)."""
+
 FAMILIES = (
     Family("BERT", ("bert",), patterns.bert()),
     Family("RoBERTa", ("roberta", "xlm-roberta", "camembert"), patterns.bert()),
@@ -92,12 +95,9 @@ FAMILIES = (
     Family("MPNet", ("mpnet",), patterns.MPNET),
     Family("ALBERT", ("albert",), patterns.ALBERT),
     Family("ELECTRA", ("electra",), patterns.bert()),
-    Family("DeBERTa", ("deberta",), patterns.DEBERTA),
     Family("DeBERTa-v2", ("deberta-v2",), patterns.DEBERTA),
+    Family("DeBERTa", ("deberta",), patterns.DEBERTA),
     Family("ModernBERT", ("modernbert",), patterns.MODERNBERT),
-    Family("EuroBERT", ("eurobert",), patterns.DECODER),
-    Family("NomicBERT", ("nomic_bert",), patterns.DECODER),
-    Family("JinaBERT", ("jina_embeddings_v3",), patterns.DECODER),
     Family("XLNet", ("xlnet",), patterns.XLNET),
     Family("GPT-2", ("gpt2",), patterns.GPT2),
     Family("GPT-Neo", ("gpt_neo",), patterns.GPT2),
@@ -107,6 +107,9 @@ FAMILIES = (
     Family("Falcon", ("falcon",), patterns.FUSED_PER_HEAD),
     Family("OPT", ("opt",), patterns.OPT),
     Family("Llama", ("llama", "mistral", "qwen2"), patterns.DECODER),
+    Family("EuroBERT", ("eurobert",), patterns.DECODER),
+    Family("NomicBERT", ("nomic_bert",), patterns.DECODER),
+    Family("JinaBERT", ("jina_embeddings_v3",), patterns.DECODER),
     Family("Llama 4", ("llama4_text",), patterns.DECODER),
     Family("Ministral", ("ministral", "ministral3"), patterns.DECODER),
     Family("Mixtral", ("mixtral",), patterns.DECODER),
@@ -125,11 +128,11 @@ FAMILIES = (
     Family("DeepSeek", ("deepseek_v2", "deepseek_v3"), patterns.DECODER),
     Family("gpt-oss", ("gpt_oss",), patterns.DECODER),
     Family("T5", ("t5", "mt5", "umt5"), patterns.T5),
-    Family("T5Gemma", ("t5gemma",), patterns.ENCODER_DECODER),
     Family("BART", ("bart", "mbart"), patterns.ENCODER_DECODER),
     Family("Pegasus", ("pegasus",), patterns.ENCODER_DECODER),
     Family("Marian", ("marian",), patterns.ENCODER_DECODER),
     Family("Whisper", ("whisper",), patterns.ENCODER_DECODER),
+    Family("T5Gemma", ("t5gemma",), patterns.ENCODER_DECODER),
     Family("ViT", ("vit",), patterns.VIT),
     Family("CLIP", ("clip", "clip_text_model", "clip_vision_model"), patterns.TOWERS),
     Family("SigLIP", ("siglip", "siglip_text_model", "siglip_vision_model"), patterns.TOWERS),

@@ -31,7 +31,7 @@ from numpy.lib import format as npy
 from offcomp.errors import InputError
 from offcomp.files import write_bytes
 from offcomp.models.catalogue import MATRICES, module_specs
-from offcomp.models.families import FAMILIES, KINDS
+from offcomp.models.families import FAMILIES, KINDS, TRANSPOSED
 from offcomp.models.pieces import StoredWeight
 from offcomp.models.safetensors_files import NUMPY_FLOATS, WEIGHTS, as_float32, header_entries
 
@@ -262,13 +262,13 @@ def _config(name: str, file: MatrixFile) -> dict[str, Any]:
 def recognised_model_type(weights: Sequence[StoredWeight]) -> str:
     """The model type whose naming scheme matches the most compressible matrices; empty if no scheme matches.
 
-    Families with fused or transposed weights are skipped, since neither property can be inferred from a bare matrix.
+    Families with transposed weights are skipped, as are those that would split a matrix, since neither can be inferred from it.
     """
     best, most = "", 0
     for family in FAMILIES:
-        if any(pattern.pieces for pattern in family.patterns):
-            continue
         specs = module_specs(family.model_types[0], weights)
+        if family.name in TRANSPOSED or any(spec.fused for spec in specs):
+            continue
         known = sum(spec.kind in KINDS for spec in specs)
         if known > most and len({spec.name for spec in specs}) == len(specs):
             best, most = family.model_types[0], known

@@ -21,6 +21,7 @@ from offcomp.planning.plan import Plan, make_groups, validate
 from offcomp.planning.selection import select_modules
 from offcomp.runs.calibration.forward import modules_of
 from offcomp.runs.dense_export import DenseModel
+from tests import tiny_models
 from tests.family_models import FAMILY_MODELS, family_model, output_of
 
 ATTENTION = "query key value attention_output"
@@ -172,7 +173,7 @@ def test_a_plan_without_any_choice(model: PreTrainedModel) -> None:
     groups = make_groups(select_modules(info), "kind", ratio=2.0)
     kinds = {info.module(name).kind for group in groups for name in group.modules}
     assert kinds == set(KINDS_OF.get(name_of(model), PLAIN).split())
-    validate(Plan(model=info.model, groups=groups), info)
+    validate(Plan(model=info.model, groups=groups, tasks=()), info)
 
 
 def test_experts_are_chosen_by_layer_and_refused_by_methods_that_need_text() -> None:
@@ -182,6 +183,16 @@ def test_experts_are_chosen_by_layer_and_refused_by_methods_that_need_text() -> 
     assert names == [f"expert_in.1.e{expert}" for expert in range(5)]
     with pytest.raises(InputError, match=r"expert_in.1.e0 is part of the parameter .*gate_up_proj', whose inputs cannot"):
         modules_of(model, info.module("expert_in.1.e0"))
+
+
+def test_calibration_beside_experts(tmp_path: Path) -> None:
+    """Other weights of a model with experts can be fitted to a text."""
+    loaded = offcomp.load(str(tiny_models.save(family_model("mixtral"), tmp_path)))
+    texts = [" ".join(f"w{(7 * text + word) % 55 + 2}" for word in range(12)) for text in range(40)]
+    choices = {"method": "codebook", "options": {"feedback": True}, "ratio": 1.5, "unit": "bytes", "progress": False}
+    assert 0 < offcomp.compress(loaded, "key", together="kind", calibration=texts, **choices).relative_error < 1
+    with pytest.raises(InputError, match="whose inputs cannot be observed"):
+        offcomp.compress(loaded, "expert_in.0", together="kind", calibration=texts, **choices)
 
 
 @pytest.mark.parametrize("method", ["svd", "codebook"])

@@ -90,7 +90,7 @@ def test_compressible_is_exact_and_says_what_is_not_known(app: AppTest, monkeypa
     assert app.button(key="try_again").label == "Try again"
 
 
-def test_a_model_of_an_unknown_family_has_a_map_and_gets_its_spectra(app: AppTest, home: Path, tmp_path: Path) -> None:
+def test_a_model_with_unrecognised_weights_has_a_map_and_gets_its_spectra(app: AppTest, home: Path, tmp_path: Path) -> None:
     app.session_state["model"] = listed(tiny_models.save(tiny_models.mpnet(), tmp_path / "mpnet"), home)
     app.session_state["model_colour"] = COMPRESSIBLE
     app.run()

@@ -30,12 +30,17 @@ def is_narrow(model: PreTrainedModel) -> bool:
     return 0 < getattr(model.config, "hidden_size", 0) <= NARROW
 
 
+def has_module(spec: ModuleSpec) -> bool:
+    """Whether a weight has a module of its own, unlike an expert in a tensor of experts."""
+    return spec.expert is None and spec.path.endswith(".weight")
+
+
 def modules_of(model: PreTrainedModel, spec: ModuleSpec) -> list[nn.Module]:
     """The modules that use a weight: a single module or several tied embeddings, excluding a head tied to an embedding.
 
     Raises InputError if the weight is used by no module of its own, such as an expert in a tensor of experts.
     """
-    if spec.expert is not None or not spec.path.endswith(".weight"):
+    if not has_module(spec):
         raise InputError(
             f"{spec.name} is part of the parameter '{spec.path}', whose inputs cannot be observed; "
             "leave it out, or choose a method and corrections that need no text"

@@ -21,7 +21,7 @@ from offcomp.models.weights import stored_view
 from offcomp.numerics.grams import add_upper_gram, mirrored
 from offcomp.runs.calibration.batches import TokenBatch
 from offcomp.runs.calibration.blocks import BlockInputs
-from offcomp.runs.calibration.forward import entry_point, modules_of, run, without_cache
+from offcomp.runs.calibration.forward import entry_point, has_module, modules_of, run, without_cache
 from offcomp.runs.calibration.watching import Watch
 
 SHORTEST = 0.1
@@ -122,6 +122,7 @@ def sum_magnitudes(
 
 def shared_inputs(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: TokenBatch) -> dict[ModuleSpec, ModuleSpec]:
     """Map each module to the first module with the same input tensor (for example, that of query, key and value)."""
+    specs = list(filter(has_module, specs))
     seen: dict[int, tuple[ModuleSpec, Tensor]] = {}  # keeps the tensors alive, so ids stay unique
     first: dict[ModuleSpec, ModuleSpec] = {}
 

@@ -20,7 +20,7 @@ from offcomp.runs.calibration.batches import token_batches
 from offcomp.runs.calibration.blocks import ModelPair
 from offcomp.runs.calibration.cache import StatisticsCache
 from offcomp.runs.calibration.cross import CrossMoments, sum_cross_moments
-from offcomp.runs.calibration.forward import is_embedding, modules_of
+from offcomp.runs.calibration.forward import has_module, is_embedding, modules_of
 from offcomp.runs.calibration.gradients import sum_gradients
 from offcomp.runs.calibration.likelihood import Likelihood
 from offcomp.runs.calibration.moments import (
@@ -245,7 +245,7 @@ class Calibration:
     @cached_property
     def embeddings(self) -> frozenset[ModuleSpec]:
         """The modules of the model that take token ids as input."""
-        modules = self.loaded.info.modules
+        modules = filter(has_module, self.loaded.info.modules)
         return frozenset(spec for spec in modules if is_embedding(modules_of(self.loaded.model, spec)[0]))
 
     def _alike(self, specs: Sequence[ModuleSpec]) -> list[ModuleSpec]:
