@@ -121,7 +121,7 @@ def blocks_of_layers(specs: Sequence[ModuleSpec], layers: int = 2) -> NamedGroup
 
 GROUPINGS: dict[str, tuple[str, Callable[[Sequence[ModuleSpec]], NamedGroups]]] = {
     "module": ("Each module alone", lambda specs: [(spec.name, [spec]) for spec in specs]),  # the paper's "separated"
-    "kind": ("One group per kind, across all layers (experts: per layer)", one_per_kind),
+    "kind": ("One group per kind, across all layers", one_per_kind),
     "qkv": ("Query, key and value of each layer together", attention_inputs_per_layer),
     "blocks": ("Blocks of layers", blocks_of_layers),
     "all": ("All in one group", lambda specs: [("all", list(specs))] if specs else []),  # all must share a residual stream

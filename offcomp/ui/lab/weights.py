@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import streamlit as st
 
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
-from offcomp.models.families import KIND_TITLES
-from offcomp.results.model import PARTS
+from offcomp.models.families import KIND_TITLES, PARTS
 from offcomp.ui import draft
 from offcomp.ui.escape import plain
 
@@ -19,8 +19,8 @@ def _rows(info: ModelInfo) -> dict[tuple[str, str], list[ModuleSpec]]:
     for spec in info.modules:
         if spec.default:
             rows.setdefault((spec.part, spec.kind), []).append(spec)
-    kinds = list(KIND_TITLES)
-    return dict(sorted(rows.items(), key=lambda row: (PARTS.index(row[0][0]), kinds.index(row[0][1]))))
+    parts, kinds = ("", *PARTS), list(KIND_TITLES)
+    return dict(sorted(rows.items(), key=lambda row: (parts.index(row[0][0]), kinds.index(row[0][1]))))
 
 
 def choose_modules(info: ModelInfo) -> None:
@@ -44,10 +44,15 @@ def choose_modules(info: ModelInfo) -> None:
 
 
 def _choose_row(info: ModelInfo, key: str, title: str, specs: Sequence[ModuleSpec], names: set[str]) -> None:
-    """Show the grid row of one kind. Its checkbox selects or clears all layers and is ticked if any layer is selected."""
-    by_layer = {spec.layer if spec.layer is not None else "all": spec for spec in specs}
+    """Show the grid row of one kind. Its checkbox selects or clears all layers and is ticked if any layer is selected.
+
+    The pill of a layer with several modules, its experts, is on if any of them is selected, and turning it on selects all.
+    """
+    by_layer: dict[int | str, list[str]] = {}
+    for spec in specs:
+        by_layer.setdefault("all" if spec.layer is None else spec.layer, []).append(spec.name)
     tick, pills = f"kind_{key}", f"layers_{key}"
-    st.session_state[pills] = [layer for layer, spec in by_layer.items() if spec.name in names]
+    st.session_state[pills] = [layer for layer, modules in by_layer.items() if names & {*modules}]
     st.session_state[tick] = bool(st.session_state[pills])
     row = [spec.name for spec in specs]
 
@@ -55,7 +60,8 @@ def _choose_row(info: ModelInfo, key: str, title: str, specs: Sequence[ModuleSpe
         draft.replace(info, row, row if st.session_state[tick] else ())
 
     def choose_layers() -> None:
-        draft.replace(info, row, [by_layer[layer].name for layer in st.session_state[pills]])
+        chosen = [[name for name in by_layer[layer] if name in names] or by_layer[layer] for layer in st.session_state[pills]]
+        draft.replace(info, row, list(chain.from_iterable(chosen)))
 
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"row_{key}"):
         st.checkbox(plain(title), key=tick, on_change=choose_all_or_none, width=150)
