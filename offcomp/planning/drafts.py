@@ -15,7 +15,8 @@ from offcomp.planning.data.task_check import task_fault
 from offcomp.planning.data.tasks import find_task, usual_tasks
 from offcomp.planning.plan import Plan, make_groups
 
-ATTENTION = ("query", "key")
+FIRST_KINDS = (("query", "key"), ("query_down", "query_up", "kv_down", "kv_up"), ("qkv",), ("ssm_in", "ssm_out"))
+"""The kinds that a first draft compresses: the first of these that the model has."""
 METHODS = ("svd", "autoencoder")
 RATIO = 3.0
 LABELLED = {"embedding-fidelity": "similarity", "head-fidelity": "sentiment-head"}
@@ -63,11 +64,11 @@ class Draft:
 def first_draft(info: ModelInfo) -> Draft:
     """The draft that a model starts with: its queries and keys, grouped by kind, at 3x with SVD and with an autoencoder.
 
-    A model whose matrices are not recognised, or that is only a set of matrices, starts with all of them, each compressed
-    separately.
+    A model without queries and keys starts with the next of FIRST_KINDS. A model whose matrices are not recognised, or that is
+    only a set of matrices, starts with all of them, each compressed separately.
     """
     known = {spec.kind for spec in info.modules if spec.default}
-    kinds = tuple(kind for kind in ATTENTION if kind in known)
+    kinds = next((kinds for each in FIRST_KINDS if (kinds := tuple(kind for kind in each if kind in known))), ())
     return Draft(kinds, "kind" if kinds else "module", METHODS, RATIO, default_tasks(info))
 
 

@@ -74,8 +74,8 @@ def _rows_and_layers(specs: Sequence[ModuleSpec]) -> Iterator[tuple[str, int | N
     patterns = Counter(_without_layer(spec.name) for spec in specs)
     for spec in specs:
         pattern, layer = _without_layer(spec.name), LAYER.search(spec.name)
-        if spec.layer is not None and spec.default:
-            yield f"{spec.part} {KIND_TITLES[spec.kind]}".strip(), spec.layer
+        if spec.layer is not None and spec.kind not in ("head", "other"):
+            yield f"{spec.part} {TITLES[spec.kind]}".strip(), spec.layer
         elif spec.kind == "other" and layer and patterns[pattern] > 1:
             yield pattern, int(layer[0])
         else:
@@ -89,7 +89,7 @@ def _without_layer(name: str) -> str:
 
 def rows_of(table: pd.DataFrame) -> list[str]:
     """The rows of the map from top to bottom: parts and kinds, then unrecognised paths."""
-    titles = [f"{part} {title}".strip() for part in ("", *PARTS) for title in KIND_TITLES.values()]
+    titles = [f"{part} {title}".strip() for part in ("", *PARTS) for title in TITLES.values()]
     present = [row for row in dict.fromkeys(table["row"]) if row != OUTSIDE]
     return sorted(present, key=lambda row: titles.index(row) if row in titles else len(titles))
 
@@ -186,7 +186,7 @@ def parameters_answer(info: ModelInfo) -> str:
             f"{percent(largest_share)} in {shortened(largest.name, 60)} alone."
         )
     (share, first), *others = ordered
-    verb = "account for" if first == "word embeddings" else "accounts for"
+    verb = "account for" if first in ("word embeddings", "experts") else "accounts for"
     rest = ", ".join(f"{title} {percent(part)}" for part, title in others)
     return f"{sentence_start(first)} {verb} {percent(share)} of {total}{'; ' if rest else ''}{rest}."
 
