@@ -24,7 +24,7 @@ from offcomp.models.identity import KINDS_FILE
 from offcomp.models.safetensors_files import read_json
 
 FIELDS = ("kind", "layer", "part")
-MOST_LAYERS = 1000
+MAX_LAYERS = 1000
 
 
 def corrected(modules: Sequence[ModuleSpec], folder: Path) -> tuple[ModuleSpec, ...]:
@@ -59,9 +59,9 @@ def _changed(file: Path, spec: ModuleSpec, key: str, answer: Any) -> ModuleSpec:
         raise ModelError(
             f"'{file}' gives '{key}' the kind {json.dumps(kind)}; choose one of {', '.join((*KINDS, *OTHER_KINDS))}."
         )
-    is_number = isinstance(layer, int) and not isinstance(layer, bool) and 0 <= layer < MOST_LAYERS
+    is_number = isinstance(layer, int) and not isinstance(layer, bool) and 0 <= layer < MAX_LAYERS
     if layer is not None and not is_number:
-        raise ModelError(f"'{file}' puts '{key}' in layer {json.dumps(layer)}; layers are numbers from 0 to {MOST_LAYERS - 1}.")
+        raise ModelError(f"'{file}' puts '{key}' in layer {json.dumps(layer)}; layers are numbers from 0 to {MAX_LAYERS - 1}.")
     if part not in ("", *PARTS):
         raise ModelError(
             f"'{file}' puts '{key}' in the part {json.dumps(part)}; choose one of {', '.join(PARTS)}, or leave it out."

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 Names = tuple[str, ...]
-LEAST_IN_INNER_LIST = 4  # matrices in each layer of a list within a list
+MIN_IN_INNER_LIST = 4  # matrices in each layer of a list within a list
 EXPERT_LIST = re.compile(r"(?:^|[._])experts?[._]?(?:expert_)?(\d+)(?=\.|$)")
 """The number of an expert that is a module of its own."""
 
@@ -28,7 +28,7 @@ def places_of(paths: Sequence[str]) -> list[Place]:
     for names in split:
         for item in _items(names):
             rests[item].add(".".join(names[len(item) :]))
-    alike = Counter((item[:-1], frozenset(rest)) for item, rest in rests.items() if len(rest) >= LEAST_IN_INNER_LIST)
+    alike = Counter((item[:-1], frozenset(rest)) for item, rest in rests.items() if len(rest) >= MIN_IN_INNER_LIST)
     inner_lists = {_template(names) for (names, _), count in alike.items() if count > 1}
     layers = [_layer_item(names, inner_lists) for names in split]
     numbers: dict[str, set[tuple[int, ...]]] = defaultdict(set)
