@@ -127,7 +127,7 @@ def placed_table(table: pd.DataFrame) -> pd.DataFrame:
     inside = table[table["row"].isin(rows)]
     cells = pd.concat([outside, inside])
     placed = cells.assign(x=cells["layer"], y=[*map(float, range(len(outside))), *inside["row"].map(heights)])
-    placed = placed.assign(members=[(module,) for module in placed["module"]])
+    placed = placed.assign(members=placed["module"].map(lambda module: (module,)))
     if not placed.duplicated(["x", "y"]).any():
         return placed
     together = {"parameters": "sum", "share": "sum", "relative_error": "mean", "known_error": "all", "in_plan": "any"}
