@@ -7,7 +7,8 @@ import pytest
 from offcomp.models.live import loaded_from
 from offcomp.results.charts.model import map_figure
 from offcomp.results.charts.theme import LIGHT
-from offcomp.results.model import map_table, placed_table
+from offcomp.results.model import map_table
+from offcomp.results.model_cells import placed_table
 from tests.family_models import FAMILY_MODELS, family_model
 
 

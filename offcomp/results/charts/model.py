@@ -15,7 +15,8 @@ import plotly.graph_objects as go
 from offcomp.models.families import KIND_TITLES
 from offcomp.results.charts.style import FONT_SIZE, axis_title, literal, styled
 from offcomp.results.charts.theme import Palette
-from offcomp.results.model import GAP, error_words, number, percent, placed_table, shortened
+from offcomp.results.model import error_words, number, percent, shortened
+from offcomp.results.model_cells import GAP, placed_table
 
 PARAMETERS, COMPRESSIBLE = "parameters", "compressible"
 TITLES = {PARAMETERS: "How large is each matrix?", COMPRESSIBLE: "Which matrices does SVD compress well?"}
