@@ -24,11 +24,14 @@ from offcomp.evaluation.data import read
 from offcomp.evaluation.fidelity import EmbeddingFidelity, HeadFidelity
 from offcomp.evaluation.head import Head, described_head
 from offcomp.evaluation.head_regression import HeadRegression
+from offcomp.evaluation.lm_eval_task import LMEval, read_lm_eval
 from offcomp.evaluation.masked_lm import MaskedLM
+from offcomp.evaluation.mteb_task import Mteb, read_mteb
 from offcomp.evaluation.probe import Probe
 from offcomp.evaluation.regression import Regression
 from offcomp.evaluation.scaling import PROBE_VERSION
 from offcomp.evaluation.secondary_metrics import check_metrics, original_scores, secondary_metrics
+from offcomp.evaluation.seq2seq_lm import Seq2SeqLM
 from offcomp.evaluation.similarity import Similarity
 from offcomp.evaluation.token_fidelity import causal_fidelity, masked_fidelity
 from offcomp.evaluation.trial import check_fits, check_runs
@@ -40,6 +43,7 @@ from offcomp.numerics.progress import Report, ignore_progress
 from offcomp.planning.data.calibration_text import digest
 from offcomp.planning.data.head_labels import adapted_to
 from offcomp.planning.data.scores import OriginalScore, Score
+from offcomp.planning.data.task_families import LM_EVAL, MTEB
 from offcomp.planning.data.tasks import Task
 
 EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
@@ -50,12 +54,18 @@ EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
     "similarity": Similarity,
     "masked-lm": MaskedLM,
     "causal-lm": CausalLM,
+    "seq2seq-lm": Seq2SeqLM,
     "embedding-fidelity": EmbeddingFidelity,
     "masked-fidelity": masked_fidelity,
     "causal-fidelity": causal_fidelity,
     "head-fidelity": HeadFidelity,
+    LM_EVAL: LMEval,
+    MTEB: Mteb,
 }
 """Task family -> its evaluator."""
+
+READERS: Mapping[str, Callable[[Task], TaskData]] = {LM_EVAL: read_lm_eval, MTEB: read_mteb}
+"""Task family of another library -> what reads its data."""
 
 ANSWERS = 4
 """Version of the cached outputs. Increment it if the outputs change, even in the last digits; older files are then ignored."""
@@ -113,7 +123,7 @@ class OpenTask:
         """
         evaluator = self._evaluator
         if model is not None:
-            compared = replace(model, tokenizer=self._loaded.tokenizer)
+            compared = replace(model, tokenizer=self._loaded.tokenizer, pooling=self._loaded.pooling)
             check_fits(compared, self.task)
             check_runs(compared, self._data)
             evaluator = EVALUATORS[self.task.family](compared, self._data)
@@ -150,8 +160,11 @@ def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | N
     Raises TaskError if the model cannot perform the task or the examples cannot be read.
     """
     check_fits(loaded, task)
+    if task.family in READERS:
+        return OpenTask(task, loaded, READERS[task.family](task), cache)
     if task.family == "head":
         task = adapted_to(task, described_head(loaded))
+    loaded = replace(loaded, pooling=task.options.get("pooling", ""))
     data = read(task, seed)
     check_metrics(data)
     check_runs(loaded, data)
