@@ -79,9 +79,11 @@ def compare_items(
             compared = compared_means(before, after)
         else:
             compared = scored(lambda counts: np.stack([known(before, counts), known(after, counts)]), count, count)
-    elif aggregate is not None and _is_fast(aggregate, original):
+    elif aggregate is not None:
         both = (original, compressed)
         try:
+            if not _is_fast(aggregate, original):
+                return None
             with warnings.catch_warnings(action="ignore"):  # of resamples that lack a class
                 compared = scored(lambda counts: np.array([_resampled(aggregate, each, counts) for each in both]), count, count)
         except (ValueError, TypeError, ArithmeticError, LookupError):  # the function does not take these resamples

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -66,15 +67,21 @@ def _found(task: Task) -> Any:
     name, folder = task.data.partition(":")[2], task.settings["include_path"]
     manager = TaskManager(include_path=folder, include_defaults=False) if folder else None
     if manager is None or name not in manager.all_tasks:
-        manager = TaskManager(include_path=folder or None)
+        manager = _own_tasks()
     if name not in manager.all_tasks:
         where = f"neither in {folder} nor in the library" if folder else "unknown to the library; for your own, add its folder"
         raise TaskError(f"task {task.data!r} is {where}; list its tasks with: lm-eval ls tasks")
-    loaded = manager.load([name])["tasks"]
-    if name not in manager.all_subtasks or len(loaded) != 1:
-        named = ", ".join(f"lm-eval:{each}" for each in list(loaded)[:5])
-        raise TaskError(f"{task.data!r} is a group of {len(loaded)} tasks; name the tasks themselves, such as {named}")
-    return next(iter(loaded.values()))
+    if name not in manager.all_subtasks:
+        raise TaskError(f"{task.data!r} is a group of tasks, whose scores are separate here; name the tasks themselves")
+    return next(iter(manager.load([name])["tasks"].values()))
+
+
+@lru_cache(maxsize=1)
+def _own_tasks() -> Any:
+    """The library's index of its own tasks, which takes seconds to read."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def _set_shots(source: Any, requested: int | None) -> None:

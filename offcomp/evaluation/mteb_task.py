@@ -194,7 +194,7 @@ class Mteb(Evaluator):
         fields: dict[str, Any] = {"metric": metric, "direction": METRICS[metric].direction}
         if "predicted" not in reference or "predicted" not in predictions:
             note = (
-                f"{self._data.task.data}: the score has no interval, since the library reports no results per example for it."
+                f"{self._data.task.data}: the score has no interval, since the library reports no results per example."
             )
             compared = without_interval(*values, len(self._data.texts))
             return Score(**fields, **dict(compared), note=(note,))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 
 from offcomp.errors import TaskError
 from offcomp.evaluation import open_task
@@ -70,7 +69,6 @@ def test_a_run_has_the_scores_of_the_library_for_the_original_and_the_dense_expo
     rows = [json.loads(line) for line in (tables / "STSBenchmark" / "test.jsonl").read_text().splitlines()]
     by_text = {f"{row['sentence1']} | {row['sentence2']}": row["score"] for row in rows}
     assert all(change["truth"] == by_text[change["text"]] for change in similarity["changes"])
-    assert spearmanr([change["truth"] for change in similarity["changes"]], [0] * len(similarity["changes"])) is not None
 
 
 def test_the_identity_is_that_of_the_tables(tmp_path: Path) -> None:
