@@ -180,10 +180,10 @@ def _of_metric(where: tuple[str, str, str], first: Samples, second: Samples, *, 
     task, metric, chosen = where
     one, two = (each.values[metric, chosen] for each in (first, second))
     keys = sorted(key for key in one if key in two)
-    items = [[each[key] for key in keys] for each in (one, two)]
+    items = [one[key] for key in keys], [two[key] for key in keys]
     label = metric if chosen == "none" else f"{metric},{chosen}"
     aggregation = AGGREGATED_AS.get(metric, "mean")
-    compared = compare_items(*items, aggregation) if keys else None
+    compared = compare_items(items[0], items[1], aggregation) if keys else None
     given = [each.scores.get(f"{metric},{chosen}") for each in (first, second)]
     known = [float(value) for value in given if isinstance(value, (int, float))] if complete else []
     higher = first.higher.get(metric, metric not in LOWER_NAMES)
@@ -194,7 +194,7 @@ def _of_metric(where: tuple[str, str, str], first: Samples, second: Samples, *, 
             compared = None
     if compared is None and len(known) == 2:
         compared, note = (
-            without_interval(*known, max(1, len(keys))),
+            without_interval(known[0], known[1], max(1, len(keys))),
             f"{label} is not a mean over documents, so it has no interval.",
         )
     if compared is None:

@@ -193,9 +193,7 @@ class Mteb(Evaluator):
         metric = f"{MTEB} {self._source.metadata.main_score}"
         fields: dict[str, Any] = {"metric": metric, "direction": METRICS[metric].direction}
         if "predicted" not in reference or "predicted" not in predictions:
-            note = (
-                f"{self._data.task.data}: the score has no interval, since the library reports no results per example."
-            )
+            note = f"{self._data.task.data}: the score has no interval, since the library reports no results per example."
             compared = without_interval(*values, len(self._data.texts))
             return Score(**fields, **dict(compared), note=(note,))
         before, after = reference["predicted"], predictions["predicted"]

@@ -29,10 +29,12 @@ pytest.importorskip("accelerate")
 TASKS = ("offcomp_choice", "offcomp_whole", "offcomp_answer")
 
 
-def by_the_library(model: Path, tasks: Path, **options: Any) -> Mapping[str, Mapping[str, Any]]:
-    """What lm-evaluation-harness itself says of a folder: the ten lines that a user would write."""
+def by_the_library(model: Path, tasks: Path, output: Path, **options: Any) -> Mapping[str, Mapping[str, Any]]:
+    """What lm-evaluation-harness itself says of a folder, which it also writes to a folder as `lm_eval --log_samples` does."""
+    from lm_eval.loggers import EvaluationTracker
     from lm_eval.tasks import TaskManager
 
+    tracker = EvaluationTracker(output_path=str(output))
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
     found = lm_eval.simple_evaluate(
         model="hf",
@@ -41,8 +43,13 @@ def by_the_library(model: Path, tasks: Path, **options: Any) -> Mapping[str, Map
         device="cpu",
         task_manager=manager,
         bootstrap_iters=0,
+        evaluation_tracker=tracker,
         **options,
     )
+    samples = found.pop("samples")
+    tracker.save_results_aggregated(results=found, samples=samples)
+    for task in TASKS:
+        tracker.save_results_samples(task_name=task, samples=samples[task])
     return {task: found["results"][task] for task in TASKS}
 
 
@@ -78,7 +85,7 @@ def test_a_run_has_the_scores_of_the_library_for_the_original_and_the_dense_expo
     assert offcomp("export", run, str(export), "--dense")[0] == 0
     scores = (read_json(tmp_path / "home" / "runs" / run / "run.json") or {})["scores"]
     for which, folder in (("original", model), ("compressed", export)):
-        theirs = by_the_library(folder, tasks, num_fewshot=1)
+        theirs = by_the_library(folder, tasks, tmp_path / which, num_fewshot=1)
         for task in TASKS:
             check_equal(scores[f"lm-eval-{task}"], which, theirs[task])
     choice = scores["lm-eval-offcomp_choice"]
@@ -94,8 +101,25 @@ def test_a_run_has_the_scores_of_the_library_for_the_original_and_the_dense_expo
     longest = answer["also"]["lm-eval length"]
     assert longest["paired"]["interval"] is not None and longest["original"]["n"] == LIMIT
     assert "| original: " in Score.from_json(answer).changes[0].text if answer.get("changes") else True
+    status, out, _ = offcomp("compare", "--lm-eval", str(tmp_path / "original"), str(tmp_path / "compressed"), "--json")
+    rows = {(row["task"], row["metric"]): row for row in json.loads(out)["rows"]}
+    assert status == 0 and len(rows) == 2 + 3 + 2
+    for task, name, score in (("offcomp_choice", "acc", choice), ("offcomp_whole", "word_perplexity", whole)):
+        row = rows[task, name]
+        for ours, theirs in (("first", "original"), ("second", "compressed")):
+            assert row[ours]["value"] == pytest.approx(score[theirs]["value"], rel=1e-12)
+        assert row["paired"]["interval"] == pytest.approx(score["paired"]["interval"], rel=1e-12)
+        assert row["paired"].get("p") == score["paired"].get("p")
     status, out, _ = offcomp("show", run)
     assert status == 0 and "word_perplexity" in out
+
+
+def test_an_encoder_decoder_does_them_too(tmp_path: Path, tasks: Path) -> None:
+    loaded = load(str(model_folder("t5", tmp_path / "t5")))
+    score = open_task(harness_task("lm-eval:offcomp_choice", include_path=str(tasks), limit=4), loaded).original()
+    assert score.n == 4 and 0 <= score.value <= 1
+    with pytest.raises(TaskError, match="lm-eval cannot score task 'lm-eval:offcomp_whole'"):
+        open_task(harness_task("lm-eval:offcomp_whole", include_path=str(tasks), limit=4), loaded).original()
 
 
 def test_the_identity_changes_with_each_thing_that_the_score_depends_on(tmp_path: Path, model: Path) -> None:
