@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -149,6 +150,8 @@ class OpenTask:
     def _key(self) -> str:
         """Hash of everything that determines the original's predictions: model files, examples, settings and versions."""
         facts = [__version__, ANSWERS, PROBE_VERSION, versions(), self.task.family, self.task.settings, self._data.digest]
+        library = self.task.kind.harness
+        facts += [version(library)] if library else []
         return hashlib.sha256(json.dumps([*facts, self._loaded.info.reads], sort_keys=True).encode()).hexdigest()[:24]
 
 

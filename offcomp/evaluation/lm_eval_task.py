@@ -14,6 +14,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from importlib.metadata import version
 from itertools import islice
 from typing import Any
 
@@ -113,7 +114,8 @@ class LMEval(Evaluator):
 
     def details(self) -> dict[str, Any]:
         """The version of the task, and its settings with the number of few-shot examples that applies."""
-        settings = {**self._data.task.settings, "num_fewshot": self._source.get_config("num_fewshot")}
+        shots = self._source.get_config("num_fewshot")
+        settings = {**self._data.task.settings, "num_fewshot": shots, "library": f"{LM_EVAL} {version(LM_EVAL)}"}
         return {"version": self._data.release, "settings": settings}
 
     def reference(self, report: Report = ignore_progress) -> Arrays:

@@ -17,6 +17,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,8 +126,11 @@ class Mteb(Evaluator):
             self._table = next(iter(subsets.values())).get(splits[0])
 
     def details(self) -> dict[str, Any]:
-        """The revision of the data, and how the texts are embedded."""
-        return {"version": self._data.release, "embedding": str(self._loaded.sentence_modules)}
+        """The revision of the data, the library's version, and how the texts are embedded."""
+        settings = {**self._data.task.settings, "library": f"{MTEB} {version(MTEB)}"}
+        modules = self._loaded.sentence_modules
+        embedding = str(modules) if modules.declared else "the default of sentence-transformers"
+        return {"version": self._data.release, "settings": settings, "embedding": embedding}
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
         """The score of the current model. Raises TaskError if it is not finite."""

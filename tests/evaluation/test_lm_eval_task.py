@@ -118,15 +118,21 @@ def test_an_encoder_decoder_does_them_too(tmp_path: Path, tasks: Path) -> None:
     loaded = load(str(model_folder("t5", tmp_path / "t5")))
     score = open_task(harness_task("lm-eval:offcomp_choice", include_path=str(tasks), limit=4), loaded).original()
     assert score.n == 4 and 0 <= score.value <= 1
-    with pytest.raises(TaskError, match="lm-eval cannot score task 'lm-eval:offcomp_whole'"):
-        open_task(harness_task("lm-eval:offcomp_whole", include_path=str(tasks), limit=4), loaded).original()
+    whole = open_task(harness_task("lm-eval:offcomp_whole", include_path=str(tasks), limit=4), loaded).original()
+    assert whole.value > 1 and whole.metric == "lm-eval word_perplexity (lower is better)"
 
 
 def test_the_identity_changes_with_each_thing_that_the_score_depends_on(tmp_path: Path, model: Path) -> None:
     folder = lm_eval_tasks(tmp_path / "tasks")
     task = harness_task("lm-eval:offcomp_whole", include_path=str(folder))
     named = harness_files(task)
-    assert set(named.files) == {"tasks/offcomp_whole.yaml", "tasks/offcomp_choice.yaml", "tasks/own.py", "documents.jsonl"}
+    assert set(named.files) == {"offcomp_whole.yaml", "offcomp_choice.yaml", "own.py", "documents.jsonl"}
+    for pattern in ("{folder}/*.jsonl", "{folder}"):  # patterns and folders are followed as well
+        (folder / "more.yaml").write_text(
+            "task: more\ndataset_path: json\ndataset_kwargs: {data_files: '" + pattern.format(folder=folder) + "'}\n"
+        )
+        assert "documents.jsonl" in harness_files(harness_task("lm-eval:more", include_path=str(folder))).files
+    (folder / "more.yaml").unlink()
     digests, loaded = [task_digests(task)], load(str(model))
     keys = {open_task(task, loaded).original().digest}
     for name in ("offcomp_whole.yaml", "offcomp_choice.yaml", "own.py", "documents.jsonl"):

@@ -9,9 +9,10 @@ MTEB        with `include_path`: the files in the folder include_path/NAME. Othe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from glob import glob
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,8 +68,7 @@ def harness_files(task: Task) -> HarnessFiles:
         return HarnessFiles("")
     if library == LM_EVAL:
         return _of_lm_eval(release, name, folder)
-    data = Path(folder, name) if folder else None
-    return HarnessFiles(release, {file.name: file for file in sorted(data.rglob("*")) if file.is_file()} if data else {})
+    return HarnessFiles(release, _named(_files_in(str(Path(folder, name)))) if folder else {})
 
 
 def _of_lm_eval(release: str, name: str, folder: str) -> HarnessFiles:
@@ -76,23 +76,36 @@ def _of_lm_eval(release: str, name: str, folder: str) -> HarnessFiles:
     if found is None:
         return HarnessFiles(release)
     config: dict[str, Any] = {}
-    files: dict[str, Path] = {}
+    files: list[Path] = []
     for file, part in _with_includes(found):
         config = part | config
-        files |= {f"{file.parent.name}/{each.name}": each for each in (file, *sorted(file.parent.glob("*.py")))}
-    path, arguments = config.get("dataset_path"), config.get("dataset_kwargs")
-    named = [*_strings([path, arguments])]
-    data = [Path(text) for text in named if isinstance(text, str)]
-    files |= {file.name: file for given in data for file in _files_in(given)}
+        files += [file, *sorted(file.parent.glob("*.py"))]
+    path = config.get("dataset_path")
+    files += [file for text in _strings([path, config.get("dataset_kwargs")]) for file in _files_in(text)]
     is_hub = isinstance(path, str) and path.count("/") == 1 and not Path(path).exists()
     parts = [path, config.get("dataset_name")] if is_hub else []
-    return HarnessFiles(release, files, "/".join(part for part in parts if isinstance(part, str)))
+    return HarnessFiles(release, _named(files), "/".join(part for part in parts if isinstance(part, str)))
 
 
-def _files_in(path: Path) -> list[Path]:
-    """The file, or all files in the folder, with this path; empty if there is none."""
+def _named(files: Iterable[Path]) -> dict[str, Path]:
+    """Name -> file; files of the same name are numbered."""
+    named: dict[str, Path] = {}
+    for file in dict.fromkeys(files):
+        number = sum(each.name == file.name for each in named.values())
+        named[f"{file.name} ({number + 1})" if number else file.name] = file
+    return named
+
+
+def _files_in(text: str) -> list[Path]:
+    """The file with this path, all files in this folder, or all files that match this pattern; empty if there are none."""
+    path = Path(text)
     try:
-        return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
+        if path.is_file():
+            return [path]
+        if path.is_dir():
+            return sorted(file for file in path.rglob("*") if file.is_file())
+        found = glob(text, recursive=True)  # noqa: PTH207  # the path may be absolute
+        return sorted(file for each in found if (file := Path(each)).is_file())
     except (OSError, ValueError):
         return []
 
