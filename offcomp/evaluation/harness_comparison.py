@@ -62,12 +62,14 @@ def compare_items(
     *,
     values: tuple[float, float] | None = None,
     aggregate: Callable[[Items], float] | None = None,
+    unchanged: bool = False,
 ) -> Comparison | None:
     """The scores of two models from their values per example, which are in the same order; None if there is no interval.
 
     aggregation    how the examples are combined, if it is one of `AGGREGATIONS`
     values         the scores that the library reports; computed here by default
     aggregate      the library's own function, for any other aggregation
+    unchanged      whether the outputs of both models are bit-identical, so that an interval has zero width
     """
     count = len(original)
     tables = [as_numbers(items) for items in (original, compressed)]
@@ -76,7 +78,7 @@ def compare_items(
     if known is not None and fitting:
         before, after = (np.asarray(table) for table in tables)
         if aggregation == "mean":
-            compared = compared_means(before, after)
+            compared = compared_means(before, after, unchanged=unchanged)
         else:
             compared = scored(lambda counts: np.stack([known(before, counts), known(after, counts)]), count, count)
     elif aggregate is not None:
@@ -93,10 +95,10 @@ def compare_items(
     return compared if values is None else with_values(compared, *values)
 
 
-def compared_means(original: NDArray[np.float64], compressed: NDArray[np.float64]) -> Comparison:
+def compared_means(original: NDArray[np.float64], compressed: NDArray[np.float64], *, unchanged: bool = False) -> Comparison:
     """Two scores that are the means of these finite values (examples,)."""
     if {*original, *compressed} <= BINARY:
-        return _accuracies(original.astype(bool), compressed.astype(bool))
+        return _accuracies(original.astype(bool), compressed.astype(bool), unchanged=unchanged)
     count = len(original)
     return scored(lambda counts: np.stack([_mean(original, counts), _mean(compressed, counts)]), count, count)
 
@@ -131,9 +133,9 @@ def as_numbers(items: Items) -> NDArray[np.float64] | None:
     return table if fits and len(table) and np.isfinite(table).all() else None
 
 
-def _accuracies(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Comparison:
+def _accuracies(before: NDArray[np.bool_], after: NDArray[np.bool_], *, unchanged: bool) -> Comparison:
     lost, won = int((before & ~after).sum()), int((~before & after).sum())
-    paired = paired_accuracies(lost, won, len(before), unchanged=False)
+    paired = paired_accuracies(lost, won, len(before), unchanged=unchanged)
     return Comparison(original=accuracy(before), compressed=accuracy(after), paired=paired)
 
 

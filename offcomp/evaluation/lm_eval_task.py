@@ -38,6 +38,7 @@ from offcomp.planning.data.tasks import Task
 SEEDS = (0, 1234, 1234)
 """Seeds of the generators of Python, numpy and torch, by default."""
 FEWSHOT_SEED = 1234
+METRICS_MODULE = "lm_eval.api.metrics"
 MULTIPLE_CHOICE = "multiple_choice"
 MAX_ANSWER_LENGTH = 120  # characters of a generated answer in the list of changes
 VALUE, ITEMS, PRESENT, RESPONSES = "value ", "items ", "present ", "responses"
@@ -158,17 +159,20 @@ class LMEval(Evaluator):
         keys = [name.removeprefix(VALUE) for name in reference if name.startswith(VALUE)]
         if not keys:
             raise TaskError(f"task {self._data.task.data!r} computes no metric; choose a different task")
+        if absent := [key for key in keys if VALUE + key not in predictions]:
+            raise TaskError(f"the compressed model's {absent[0]} on {self._data.task.data!r} is not finite; compress it less")
+        unchanged = np.array_equal(reference[RESPONSES], predictions[RESPONSES])
         compared: dict[str, Comparison] = {}
         notes = []
         for key in keys:
-            compared[key], note = self._of_metric(key, reference, predictions)
+            compared[key], note = self._of_metric(key, reference, predictions, unchanged=unchanged)
             notes += [note] if note else []
         main, *others = keys
         metric = self._metric(main)
         return Score(
             metric=metric,
             direction=METRICS[metric].direction,
-            unchanged=np.array_equal(reference[RESPONSES], predictions[RESPONSES]),
+            unchanged=unchanged,
             also={self._metric(key): compared[key] for key in others},
             note=tuple(notes),
             **dict(compared[main]) | self._changes(main, compared[main].paired, reference, predictions),
@@ -180,15 +184,19 @@ class LMEval(Evaluator):
         lower = self._source.higher_is_better().get(name, True) is False
         return f"{LM_EVAL} {name if chosen == 'none' else key}{LOWER * lower}"
 
-    def _of_metric(self, key: str, reference: Arrays, predictions: Arrays) -> tuple[Comparison, str]:
+    def _of_metric(self, key: str, reference: Arrays, predictions: Arrays, *, unchanged: bool) -> tuple[Comparison, str]:
         """Compare the models by one metric. Also returns why there is no interval, as a sentence."""
         function = self._source.aggregation().get(key.partition(",")[0])
         aggregation = getattr(function, "__name__", "mean")
+        is_known = function is None or getattr(function, "__module__", "") == METRICS_MODULE
         before, after = (_items(arrays[ITEMS + key]) for arrays in (reference, predictions))
         values = float(reference[VALUE + key]), float(predictions[VALUE + key])
         same = np.array_equal(reference[PRESENT + key], predictions[PRESENT + key])
-        own = None if aggregation in AGGREGATIONS else function
-        compared = compare_items(before, after, aggregation, values=values, aggregate=own) if same and len(before) else None
+        compared = None
+        if same and before:
+            how = aggregation if is_known else ""
+            own = None if how in AGGREGATIONS else function
+            compared = compare_items(before, after, how, values=values, aggregate=own, unchanged=unchanged)
         if compared is not None:
             return compared, ""
         why = "the examples that it counts differ between the models" if not same else f"it is computed as {aggregation}"

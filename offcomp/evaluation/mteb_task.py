@@ -215,7 +215,7 @@ class Mteb(Evaluator):
 
     def _compared(self, before: NDArray[np.float64], after: NDArray[np.float64]) -> Comparison:
         if self._source.metadata.type != "STS":
-            return compared_means(before, after)
+            return compared_means(before, after, unchanged=np.array_equal(before, after))
         truth = np.asarray(self._table["score"], np.float64)
         if CORRELATIONS[self._source.metadata.main_score][1] == "spearman":
             return scored(partial(uncertainty.rank_correlations, truth, (before, after)), len(truth), len(truth))

@@ -189,6 +189,18 @@ def test_flags_need_a_task_that_has_them(offcomp: Command, model: Path, tasks: P
         assert (status, out) == (2, "") and expected in err
 
 
+def test_the_original_compared_with_itself_is_unchanged(tasks: Path, model: Path) -> None:
+    task = open_task(harness_task("lm-eval:offcomp_choice", include_path=str(tasks)), load(str(model)))
+    task.prepare()
+    score = task.compare()
+    assert score.unchanged and score.paired.interval == (0, 0) and score.paired.agreement == 1
+    assert score.flips is not None and not score.flips.right_to_wrong
+    for parameter in task._loaded.model.parameters():
+        parameter.fill_(float("nan"))
+    with pytest.raises(TaskError, match="not finite"):
+        task.compare()
+
+
 def test_a_task_leaves_the_global_generators_alone(tasks: Path, model: Path) -> None:
     np.random.seed(5)
     expected = np.random.get_state()[1].tolist()
