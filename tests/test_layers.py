@@ -43,7 +43,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 PUBLIC = "offcomp"
 """The package whose names are imported on first use, so that only its top-level imports count."""
 STREAMLIT_ALLOWED = ("offcomp.ui", "pages", "app")
-HEAVY = ("torch", "transformers", "sklearn", "datasets", "tensorly")
+HEAVY = ("torch", "transformers", "sklearn", "datasets", "tensorly", "lm_eval", "mteb", "sentence_transformers")
 NEVER_HEAVY = ("offcomp.errors", "offcomp.files", "offcomp.planning.data", "offcomp.results", "offcomp.ui", "pages", "app")
 """Modules that import nothing heavy, not even in a function, and whose top-level imports load nothing heavy."""
 LIGHT_AT_FIRST = ("offcomp.planning", "offcomp.cli", "offcomp.methods", "offcomp.runs.store", "offcomp.runs.manifest")

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 DATA_NOTE = (
     "data: bundled data comes with offcomp; hub data is downloaded once and cached. "
-    "head: required suffix of the model's class name."
+    "head: required suffix of the model's class name. Any task of lm-evaluation-harness (lm-eval:NAME) or MTEB (mteb:NAME) "
+    "can be named as well."
 )
 
 

@@ -24,7 +24,7 @@ from offcomp.plain_text import without_unseen
 from offcomp.planning.data.calibration_text import BUNDLED, CalibrationText
 from offcomp.planning.data.task_fields import SUFFIXES as TABLES
 from offcomp.planning.data.task_fields import own_task
-from offcomp.planning.data.tasks import FAMILIES, Task
+from offcomp.planning.data.tasks import FAMILIES, HARNESSES, OWN_FAMILIES, Task, find_task, harness_task
 from offcomp.planning.plan import Plan, validate
 from offcomp.planning.ranks import with_computed_ranks
 from offcomp.planning.selection import select_modules
@@ -193,12 +193,21 @@ def calibration_text(path: str | None) -> CalibrationText:
 def task_flags(flags: argparse.ArgumentParser, default: str) -> None:
     """Add the flags that `requested_tasks` reads."""
     flags.add_argument(
-        "--task", action="append", metavar="NAME", help=f"task name, as listed by 'offcomp tasks'; default: {default}"
+        "--task",
+        action="append",
+        metavar="NAME",
+        help="task name, as listed by 'offcomp tasks', or a task of lm-evaluation-harness (lm-eval:NAME) or MTEB (mteb:NAME); "
+        f"default: {default}",
     )
+    flags.add_argument(
+        "--include-path", metavar="FOLDER", help="with lm-eval:NAME or mteb:NAME: folder with your own task files or data"
+    )
+    flags.add_argument("--num-fewshot", type=int, metavar="N", help="with lm-eval:NAME: number of examples in each prompt")
+    flags.add_argument("--limit", type=int, metavar="N", help="with lm-eval:NAME: use only the first N examples")
     flags.add_argument(
         "--data", metavar="PATH", help=f"your own task: a file ({', '.join(TABLES)}), or a folder with one file per split"
     )
-    flags.add_argument("--family", choices=tuple(FAMILIES), help="with --data: the task family")
+    flags.add_argument("--family", choices=OWN_FAMILIES, help="with --data: the task family")
     flags.add_argument(
         "--column", action="append", default=[], metavar="OURS=YOURS", help="with --data: column mapping, such as text=body"
     )
@@ -209,14 +218,14 @@ def task_flags(flags: argparse.ArgumentParser, default: str) -> None:
 
 def requested_tasks(arguments: argparse.Namespace) -> tuple[str | Task, ...]:
     """The tasks named by --task and the task defined by --data. Raises InputError for incompatible flags."""
-    named = tuple(arguments.task or ())
+    named = _with_options(arguments)
     if not arguments.data:
         for flag, value in (("--family", arguments.family), ("--column", arguments.column), ("--labels", arguments.labels)):
             if value:
                 raise InputError(f"{flag} applies only to your own task; add --data PATH")
         return named
     if not arguments.family:
-        raise InputError(f"--data {arguments.data} requires --family; choose one of {', '.join(FAMILIES)}")
+        raise InputError(f"--data {arguments.data} requires --family; choose one of {', '.join(OWN_FAMILIES)}")
     pairs = [text.partition("=") for text in arguments.column]
     for ours, separator, yours in pairs:
         if not (ours and separator and yours):
@@ -224,6 +233,24 @@ def requested_tasks(arguments: argparse.Namespace) -> tuple[str | Task, ...]:
     options = {"labels": [name.strip() for name in arguments.labels.split(",")]} if arguments.labels else {}
     columns = {ours: yours for ours, _, yours in pairs}
     return (*named, own_task(arguments.data, arguments.family, columns, options=options))
+
+
+def _with_options(arguments: argparse.Namespace) -> tuple[str | Task, ...]:
+    """The tasks named by --task, with the flags for tasks of other libraries. Raises InputError for a flag without its task."""
+    named = tuple(arguments.task or ())
+    folder = str(path_of(arguments.include_path).absolute()) if arguments.include_path else None
+    given = {"include_path": folder, "num_fewshot": arguments.num_fewshot, "limit": arguments.limit}
+    options = {name: value for name, value in given.items() if value is not None}
+    for name in options:
+        if not any(task.startswith(HARNESSES) and name in find_task(task).settings for task in named):
+            kinds = " or ".join(family.name for family in FAMILIES.values() if name in family.options)
+            raise InputError(f"--{name.replace('_', '-')} applies only to tasks of {kinds}; add --task {kinds.split()[0]}:NAME")
+
+    def described(task: str) -> str | Task:
+        fitting = {name: options[name] for name in options if name in find_task(task).settings}
+        return harness_task(task, **fitting) if fitting else task
+
+    return tuple(described(task) if task.startswith(HARNESSES) else task for task in named)
 
 
 def selection_flags(flags: argparse.ArgumentParser) -> None:

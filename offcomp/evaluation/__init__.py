@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -24,11 +25,14 @@ from offcomp.evaluation.data import read
 from offcomp.evaluation.fidelity import EmbeddingFidelity, HeadFidelity
 from offcomp.evaluation.head import Head, described_head
 from offcomp.evaluation.head_regression import HeadRegression
+from offcomp.evaluation.lm_eval_task import LMEval, read_lm_eval
 from offcomp.evaluation.masked_lm import MaskedLM
+from offcomp.evaluation.mteb_task import Mteb, read_mteb
 from offcomp.evaluation.probe import Probe
 from offcomp.evaluation.regression import Regression
 from offcomp.evaluation.scaling import PROBE_VERSION
 from offcomp.evaluation.secondary_metrics import check_metrics, original_scores, secondary_metrics
+from offcomp.evaluation.seq2seq_lm import Seq2SeqLM
 from offcomp.evaluation.similarity import Similarity
 from offcomp.evaluation.token_fidelity import causal_fidelity, masked_fidelity
 from offcomp.evaluation.trial import check_fits, check_runs
@@ -40,6 +44,7 @@ from offcomp.numerics.progress import Report, ignore_progress
 from offcomp.planning.data.calibration_text import digest
 from offcomp.planning.data.head_labels import adapted_to
 from offcomp.planning.data.scores import OriginalScore, Score
+from offcomp.planning.data.task_families import LM_EVAL, MTEB
 from offcomp.planning.data.tasks import Task
 
 EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
@@ -50,12 +55,18 @@ EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
     "similarity": Similarity,
     "masked-lm": MaskedLM,
     "causal-lm": CausalLM,
+    "seq2seq-lm": Seq2SeqLM,
     "embedding-fidelity": EmbeddingFidelity,
     "masked-fidelity": masked_fidelity,
     "causal-fidelity": causal_fidelity,
     "head-fidelity": HeadFidelity,
+    LM_EVAL: LMEval,
+    MTEB: Mteb,
 }
 """Task family -> its evaluator."""
+
+READERS: Mapping[str, Callable[[Task], TaskData]] = {LM_EVAL: read_lm_eval, MTEB: read_mteb}
+"""Task family of another library -> what reads its data."""
 
 ANSWERS = 4
 """Version of the cached outputs. Increment it if the outputs change, even in the last digits; older files are then ignored."""
@@ -113,7 +124,7 @@ class OpenTask:
         """
         evaluator = self._evaluator
         if model is not None:
-            compared = replace(model, tokenizer=self._loaded.tokenizer)
+            compared = replace(model, tokenizer=self._loaded.tokenizer, pooling=self._loaded.pooling)
             check_fits(compared, self.task)
             check_runs(compared, self._data)
             evaluator = EVALUATORS[self.task.family](compared, self._data)
@@ -139,6 +150,8 @@ class OpenTask:
     def _key(self) -> str:
         """Hash of everything that determines the original's predictions: model files, examples, settings and versions."""
         facts = [__version__, ANSWERS, PROBE_VERSION, versions(), self.task.family, self.task.settings, self._data.digest]
+        library = self.task.kind.harness
+        facts += [version(library)] if library else []
         return hashlib.sha256(json.dumps([*facts, self._loaded.info.reads], sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -150,8 +163,11 @@ def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | N
     Raises TaskError if the model cannot perform the task or the examples cannot be read.
     """
     check_fits(loaded, task)
+    if task.family in READERS:
+        return OpenTask(task, loaded, READERS[task.family](task), cache)
     if task.family == "head":
         task = adapted_to(task, described_head(loaded))
+    loaded = replace(loaded, pooling=task.options.get("pooling", ""))
     data = read(task, seed)
     check_metrics(data)
     check_runs(loaded, data)

@@ -39,6 +39,8 @@ class TaskData:
     tested_on   the source split used for testing ("test", or "validation" if the test split has no public answers)
     rows        how many source rows were read, how many were used, and why the others were not; None if unknown
     columns     task column -> source column
+    source      for a task of another library: its object for the task, with the data
+    release     the version that the library gives the task
     """
 
     task: Task
@@ -47,6 +49,8 @@ class TaskData:
     tested_on: str = "test"
     rows: RowCounts | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    source: Any = None
+    release: str = ""
 
     def answers(self, split: str = "test") -> NDArray[Any]:
         """The true class index or score of each example in a split."""

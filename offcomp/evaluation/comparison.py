@@ -68,7 +68,7 @@ def compare_classes(
         )
 
     unchanged = np.array_equal(original, compressed)
-    paired = _paired_accuracies(int(lost.sum()), int(won.sum()), len(labels), unchanged)
+    paired = paired_accuracies(int(lost.sum()), int(won.sum()), len(labels), unchanged)
     agreement = {"agreement": float((before == after).mean()), "divergence": _divergence(original, compressed)}
     return Score(
         metric="accuracy",
@@ -106,7 +106,7 @@ def compare_ranks(truth: Vector, original: Vector, compressed: Vector, *, texts:
         baseline=None,
         paired=compared.paired,
         collapsed=len(truth) > 1 and bool(np.ptp(compressed) <= SAME_SPREAD * np.ptp(original) and np.ptp(truth) > 0),
-        changes=tuple(_change(texts[i], float(truth[i]), original[i], compressed[i]) for i in _largest(moves)),
+        changes=tuple(change(texts[i], float(truth[i]), original[i], compressed[i]) for i in largest(moves)),
     )
 
 
@@ -148,7 +148,7 @@ def compare_losses(
         baseline=baseline,
         paired=compared.paired,
         collapsed=False,
-        changes=tuple(_change(texts[present[i]], None, means[0, i], means[1, i]) for i in _largest(means[1] - means[0])),
+        changes=tuple(change(texts[present[i]], None, means[0, i], means[1, i]) for i in largest(means[1] - means[0])),
     )
 
 
@@ -190,7 +190,7 @@ def compare_fidelity(
         baseline=None,
         paired=result.paired,
         collapsed=False,
-        changes=tuple(_change(texts[present[i]], None, shown.perfect, by_text[i]) for i in _largest(by_text - shown.perfect)),
+        changes=tuple(change(texts[present[i]], None, shown.perfect, by_text[i]) for i in largest(by_text - shown.perfect)),
     )
 
 
@@ -205,7 +205,7 @@ def _check(original: Vector, compressed: Vector, n: int) -> None:
             raise TaskError(f"the {name} model's predictions are not finite, so it cannot be scored; {remedy}")
 
 
-def _paired_accuracies(lost: int, won: int, n: int, unchanged: bool) -> Paired:
+def paired_accuracies(lost: int, won: int, n: int, unchanged: bool) -> Paired:
     """Paired comparison of two accuracies. If the predictions are bit-identical, the interval has zero width."""
     return Paired(
         difference=(won - lost) / n,
@@ -235,15 +235,19 @@ def _divergence(original: Vector, compressed: Vector) -> float:
     return max(0.0, float(terms.sum(1).mean()))
 
 
-def _largest(changes: Vector) -> list[int]:
+def largest(changes: Vector) -> list[int]:
     """Indices of the largest non-zero changes, limited to MAX_CHANGES."""
     order = np.argsort(-np.abs(changes), kind="stable")[:MAX_CHANGES]
     return [int(i) for i in order if changes[i] != 0]
 
 
-def _change(text: str, truth: float | None, original: float, compressed: float) -> Change:
-    excerpt = text if len(text) <= MAX_EXCERPT_LENGTH else text[: MAX_EXCERPT_LENGTH - 1] + "…"
-    return Change(text=excerpt, truth=truth, original=float(original), compressed=float(compressed))
+def change(text: str, truth: float | None, original: float, compressed: float) -> Change:
+    return Change(text=excerpt(text), truth=truth, original=float(original), compressed=float(compressed))
+
+
+def excerpt(text: str) -> str:
+    """The text, shortened if it is too long for a list of examples."""
+    return text if len(text) <= MAX_EXCERPT_LENGTH else text[: MAX_EXCERPT_LENGTH - 1] + "…"
 
 
 def _margin(probabilities: Vector, label: int) -> float:

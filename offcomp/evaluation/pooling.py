@@ -43,9 +43,8 @@ class Pooler:
             width = layer.out_features
 
     def __call__(self, hidden: Hidden, mask: Mask) -> Pooled:
-        """mask     1 for tokens, 0 for padding, which is on the right"""
-        pooled_over = mask.clone()
-        pooled_over[:, : self._prompt_tokens] = 0
+        """mask     1 for tokens, 0 for padding, which may be on either side"""
+        pooled_over = mask * (mask.cumsum(1) > self._prompt_tokens)
         parts = [POOLINGS[way](hidden, pooled_over) for way in self._modules.pooling]
         embeddings = torch.cat(parts, dim=-1)
         for layer in self._layers:
@@ -71,6 +70,7 @@ def _applied(dense: Dense) -> Callable[[Tensor], Tensor]:
 
 
 def _last(hidden: Hidden, mask: Mask) -> Pooled:
+    """The hidden state of a text's last token, wherever its padding is; 0 if it has no token."""
     backwards = mask.flip(1).int()
     return _at(hidden, mask.shape[1] - 1 - backwards.argmax(1)) * backwards.amax(1, keepdim=True)
 
@@ -81,7 +81,8 @@ def _at(hidden: Hidden, positions: Int[Tensor, " texts"]) -> Pooled:
 
 
 def _mean_by_position(hidden: Hidden, mask: Mask) -> Pooled:
-    weights = mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    present = (mask.cumsum(1) > 0).long()  # from a text's first token on, so that padding on the left does not count
+    weights = mask * present.cumsum(1)
     return _weighted(hidden, weights, weights.sum(1, keepdim=True))
 
 

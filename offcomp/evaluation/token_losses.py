@@ -43,12 +43,14 @@ class Row:
     ids       input tokens
     positions ascending indices into `ids` at which predictions are read
     targets   the correct token for each of those positions
+    source    tokens that the encoder reads, if `ids` are those of the decoder; empty for a model without a decoder of its own
     """
 
     text: int
     ids: list[int]
     positions: list[int]
     targets: list[int]
+    source: Sequence[int] = ()
 
 
 class TokenRows:
@@ -81,7 +83,7 @@ class TokenRows:
         """The index of each token's independent unit (a text or a row), and the texts of these units."""
         lengths = [len(row.positions) for row in self.rows]
         if len({row.text for row in self.rows}) >= ENOUGH_TEXTS:
-            return np.repeat([row.text for row in self.rows], lengths), list(self._data.splits["test"]["text"])
+            return np.repeat([row.text for row in self.rows], lengths), self._data.texts
         shown = [tokenizer_of(self._loaded).decode(row.ids) for row in self.rows]
         return np.repeat(np.arange(len(self.rows)), lengths), shown
 
@@ -252,11 +254,20 @@ def _batches(rows: Sequence[Row], vocabulary: int, gathers: bool, pad: int) -> l
 
 def _batch(rows: Sequence[Row], starts: Sequence[int], pad: int) -> _Batch:
     """Convert rows to tensors. The results of row i begin at `starts[i]`."""
-    ids = pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True, padding_value=pad)
-    attention = pad_sequence([torch.ones(len(row.ids), dtype=torch.long) for row in rows], batch_first=True)
+    ids, attention = _padded([row.ids for row in rows], pad)
     is_target = torch.zeros_like(ids, dtype=torch.bool)
     for index, row in enumerate(rows):
         is_target[index, row.positions] = True
     targets = torch.tensor([target for row in rows for target in row.targets])
     indices = np.concatenate([np.arange(start, start + len(row.targets)) for row, start in zip(rows, starts, strict=True)])
-    return _Batch({"input_ids": ids, "attention_mask": attention}, is_target, targets, indices)
+    inputs = {"input_ids": ids, "attention_mask": attention}
+    if rows[0].source:
+        source, read = _padded([row.source for row in rows], pad)
+        inputs = {f"decoder_{name}": tensor for name, tensor in inputs.items()} | {"input_ids": source, "attention_mask": read}
+    return _Batch(inputs, is_target, targets, indices)
+
+
+def _padded(ids: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask (rows, tokens), padded on the right."""
+    attention = pad_sequence([torch.ones(len(each), dtype=torch.long) for each in ids], batch_first=True)
+    return pad_sequence([torch.tensor(each) for each in ids], batch_first=True, padding_value=pad), attention

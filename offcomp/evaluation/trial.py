@@ -8,6 +8,7 @@ from offcomp.evaluation.batches import batches
 from offcomp.models.checkpoint import LIBRARY_FAULTS
 from offcomp.models.loading import LoadedModel, last_hidden_state, reads_text
 from offcomp.numerics.progress import ignore_progress
+from offcomp.planning.data.task_families import ENCODER_DECODER
 from offcomp.planning.data.tasks import Task, fitting_families, unfit
 from offcomp.planning.data.text_tables import reason
 
@@ -31,7 +32,7 @@ def check_runs(loaded: LoadedModel, data: TaskData) -> None:
         return  # an empty text would test nothing
     try:
         for _, inputs in ready.on(loaded, ignore_progress):
-            if task.kind.needs:
+            if task.kind.needs and task.kind.needs != ENCODER_DECODER:
                 loaded.model(**inputs)
             else:
                 hidden, tokens = last_hidden_state(loaded.model, **inputs), inputs["input_ids"]

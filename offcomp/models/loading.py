@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -40,18 +40,21 @@ from offcomp.models.weights import check_finite, list_modules
 class LoadedModel:
     """A standard transformers model in float32 and evaluation mode, with gradients disabled.
 
-    `tokenizer` is None if the folder contains no tokenizer. `folder` is None for a model created in memory.
+    `tokenizer` is None if the folder contains no tokenizer. `folder` is None for a model created in memory. `pooling` replaces
+    the pooling mode that the folder specifies; "" keeps it.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     info: ModelInfo
     folder: Path | None = None
+    pooling: str = ""
 
     @cached_property
     def sentence_modules(self) -> SentenceModules:
         """How hidden states become sentence embeddings. Raises ModelError if the folder requires an unsupported feature."""
-        return SentenceModules() if self.folder is None else sentence_modules(self.folder)
+        modules = SentenceModules() if self.folder is None else sentence_modules(self.folder)
+        return replace(modules, pooling=(self.pooling,)) if self.pooling else modules
 
 
 def describe(model: str) -> ModelInfo:

@@ -2,8 +2,9 @@
 
 `modules.json` lists the Transformer, then Pooling (one mode, or several concatenated), and any Dense and Normalize modules.
 `sentence_bert_config.json` limits the number of tokens per text, and `config_sentence_transformers.json` can specify a prompt
-to prepend to each text. As in sentence-transformers, a folder without `modules.json` defaults to mean pooling. Unknown modules
-and options are rejected with an error that names them, since ignoring them would produce different embeddings.
+to prepend to each text. A folder without `modules.json` defaults to mean pooling, also if the model is a causal language model,
+for which sentence-transformers takes the last token since version 6; the task option `pooling` chooses another mode. Unknown
+modules and options are rejected with an error that names them, since ignoring them would produce different embeddings.
 
 Format: https://sbert.net/docs/sentence_transformer/usage/custom_models.html; names and defaults are those of version 6.2.
 """

@@ -108,7 +108,8 @@ def against_original(score: Score) -> str:
     """The paired difference from the original model, as text."""
     metric, paired = metric_of(score), score.paired
     if paired.interval is None:
-        return f"{metric.change(paired.difference)} from the original, with too few examples for an interval"
+        why = "with too few examples for" if score.compressed.n < 2 or not score.note else "without"
+        return f"{metric.change(paired.difference)} from the original, {why} an interval"
     return change_text(metric, paired.difference, *paired.interval)
 
 

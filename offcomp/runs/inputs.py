@@ -24,6 +24,7 @@ from offcomp.models.environment import versions
 from offcomp.models.identity import IDENTITY, file_digest
 from offcomp.models.listing import identity_of
 from offcomp.planning.data.calibration_text import BUNDLED, BUNDLED_FILE, CalibrationText
+from offcomp.planning.data.harness_files import harness_files
 from offcomp.planning.data.task_files import all_files, location_of
 from offcomp.planning.data.tasks import HUB, Task
 from offcomp.planning.plan import Plan
@@ -92,7 +93,15 @@ def text_digest(calibration: CalibrationText) -> str:
 
 
 def task_digests(task: Task) -> dict[str, str]:
-    """SHA-256 of each file that may contain a task's examples, keyed by name; for a hub data set, see `_cached_revision`."""
+    """SHA-256 of each file that may contain a task's examples, keyed by name; for a hub data set, see `_cached_revision`.
+
+    For a task of another library: the version of the library, the files that define the task, and its local data files or the
+    revision of its hub data set.
+    """
+    if task.kind.harness:
+        found = harness_files(task)
+        revisions = _cached_revision(found.hub) if found.hub else {}
+        return {task.kind.harness: found.version} | {name: _digest(file) for name, file in found.files.items()} | revisions
     if task.data.startswith(HUB):
         return _cached_revision(task.data.removeprefix(HUB))
     path = location_of(task)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from offcomp.errors import ModelError, PlanError, TaskError
+from offcomp.evaluation import open_task
 from offcomp.evaluation.embeddings import embed
 from offcomp.evaluation.pooling import POOLINGS as FORMULAS
 from offcomp.evaluation.pooling import Pooler
@@ -22,9 +23,12 @@ from offcomp.models.listing import model_info
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.positions import longest_text, position_limit
 from offcomp.models.sentence_modules import POOLINGS, TITLES, SentenceModules, sentence_modules
+from offcomp.planning.data.task_fields import described_faults
+from offcomp.planning.data.tasks import Task
 from offcomp.planning.plan import Plan, validate
 from tests import tiny_models
 from tests.evaluation.test_probe import WORDS, word_tokenizer
+from tests.language_models import ids_of, opened
 
 HIDDEN = tiny_models.HIDDEN
 TRANSFORMER = {"type": "sentence_transformers.models.Transformer", "path": ""}
@@ -263,3 +267,43 @@ def test_bert_has_room_for_all_its_positions():
 
 def test_relative_positions_set_no_limit():
     assert position_limit(tiny_models.shared("t5")) is None
+
+
+@pytest.mark.parametrize("way", POOLINGS)
+def test_padding_on_either_side_gives_the_same_embedding(way: str) -> None:
+    """Three texts of one to five tokens in which the first token is a prompt, padded on the right and on the left."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    generator = torch.Generator().manual_seed(3)
+    texts = [torch.randn(length, HIDDEN, generator=generator) for length in (2, 5, 3)]
+    for prompt in (0, 1):
+        pool = Pooler(SentenceModules(pooling=(way,)), HIDDEN, prompt)
+        both, expected = [], None
+        for side in ("right", "left"):
+            hidden, mask = torch.zeros(3, 5, HIDDEN), torch.zeros(3, 5, dtype=torch.int64)
+            for row, text in enumerate(texts):
+                place = slice(0, len(text)) if side == "right" else slice(5 - len(text), 5)
+                hidden[row, place], mask[row, place] = text, 1
+            both.append(pool(hidden, mask))
+            if not prompt:
+                given = {"token_embeddings": hidden, "attention_mask": mask}
+                expected = Pooling(HIDDEN, way)(given)["sentence_embedding"]
+                torch.testing.assert_close(both[-1], expected)
+        torch.testing.assert_close(both[0], both[1])
+
+
+def test_a_task_chooses_the_last_token_of_a_decoder(tmp_path: Path) -> None:
+    """Also for a causal language model whose folder says nothing, and only for this task."""
+    loaded = opened(tmp_path, "llama")
+    assert str(loaded.sentence_modules) == "the mean over tokens"
+    last = replace(loaded, pooling="lasttoken")
+    assert str(last.sentence_modules) == "the last token"
+    texts = ["badi fogu", "kelu", "dabe mila gofi"]
+    for text, embedding in zip(texts, embed(last, texts), strict=True):
+        ids = torch.tensor([ids_of(loaded, text)])
+        np.testing.assert_allclose(embedding, loaded.model.base_model(ids).last_hidden_state[0, -1], atol=1e-5)
+    task = Task(name="a", family="similarity", data="bundled:similarity", options={"pooling": "lasttoken"})
+    assert described_faults(task) == []
+    assert "choose one of cls" in described_faults(task.replace(options={"pooling": "first"}))[0]
+    assert "pooling" not in task.replace(options={}).settings
+    assert open_task(task, loaded).original().embedding == "the last token"

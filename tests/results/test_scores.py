@@ -9,7 +9,7 @@ import pytest
 
 from offcomp.cli.text import score_line
 from offcomp.planning.data.scores import OriginalScore, Score
-from offcomp.planning.data.tasks import ALSO, FAMILIES
+from offcomp.planning.data.tasks import ALSO, FAMILIES, OWN_FAMILIES
 from offcomp.results.charts.scores import LOG_FROM, score_figure, score_table, scores_of
 from offcomp.results.charts.theme import LIGHT
 from offcomp.results.paired import change_table, flip_count_table, flip_table, paired_difference, same_test
@@ -49,7 +49,24 @@ SECOND = made_run(
 
 
 def test_every_metric_of_a_family_is_known() -> None:
-    assert {family.metric for family in FAMILIES.values()} | {name for also in ALSO.values() for name in also} == set(METRICS)
+    metrics = {FAMILIES[name].metric for name in OWN_FAMILIES}
+    assert metrics | {name for also in ALSO.values() for name in also} == set(METRICS)
+    assert all(family.metric in METRICS for family in FAMILIES.values())
+
+
+def test_any_metric_of_another_library_is_known_by_its_name() -> None:
+    assert METRICS["lm-eval exact_match,strict-match"].title == "exact_match,strict-match"
+    lower = METRICS["lm-eval word_perplexity (lower is better)"]
+    assert (lower.title, lower.direction, lower.number(-12.25), lower.change(0.5)) == (
+        "word_perplexity",
+        "lower",
+        "-12.25",
+        "+0.500",
+    )
+    for name in ("mteb", "lm-eval a b", "glue acc", "lm-eval \n", "lm-eval " + 81 * "a"):
+        assert name not in METRICS and METRICS.get(name) is None
+        with pytest.raises(KeyError):
+            METRICS[name]
 
 
 def test_scores_in_words() -> None:

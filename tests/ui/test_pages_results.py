@@ -217,3 +217,26 @@ def test_a_finished_run_is_listed_with_outcome_text() -> None:
     run = made_run("a", [made_group("query", 0.25)], made_score(["lost"] * 9, []))
     assert outcome_text(run) == "Relative error 0.250; accuracy on sentiment 71.0 % (-9.0 points)"
     assert outcome_text(made_run("b", [])) == ""
+
+
+def test_scores_of_other_libraries_are_shown_like_any_other(home: Path) -> None:
+    """An accuracy with flips, a perplexity that is lower, and a score without an interval."""
+    svd = documents()[0]
+    lower = "lm-eval word_perplexity (lower is better)"
+    accuracy = made_score(["a"], ["b", "c"]) | {"metric": "lm-eval acc", "family": "lm-eval", "title": "arc_easy (lm-eval)"}
+    bare = made_value_score("mteb ndcg_at_10", 0.61, 0.5) | {"family": "mteb", "title": "NFCorpus (mteb)", "changes": []}
+    bare["paired"] = {"difference": bare["paired"]["difference"], "interval": None}
+    for which in ("original", "compressed"):
+        bare[which] = bare[which] | {"standard_error": None}
+    bare["note"] = ["mteb:NFCorpus: the score has no interval, since the library reports no results per example."]
+    perplexity = made_value_score(lower, 31.5, 40.25) | {"family": "lm-eval", "title": "wikitext (lm-eval)"}
+    svd["scores"] = {"lm-eval-arc_easy": accuracy, "lm-eval-wikitext": perplexity, "mteb-NFCorpus": bare}
+    svd["plan"]["tasks"] = ["lm-eval:arc_easy", "lm-eval:wikitext", "mteb:NFCorpus"]
+    name = put_in_home(home, svd, "444444444444", submitted=4.0)
+    said = texts(opened("compare", runs=name))
+    assert "the score has no interval" in said
+    assert "word_perplexity" in texts(opened("runs", runs=name))
+    for task in svd["scores"]:
+        opened("examples", runs=name, task=task)
+    for page in ("atlas", "inspect", "compress", "groups"):
+        opened(page, runs=name)

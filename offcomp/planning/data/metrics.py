@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from math import floor, inf, log10
 
 MAX_DECIMALS = 4
+LOWER = " (lower is better)"
+LOWER_NAMES = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter")
+"""Metrics of lm-evaluation-harness for which lower is better."""
+HARNESS_METRIC = re.compile(r"(lm-eval|mteb) (\S{1,80})" + f"({re.escape(LOWER)})?")
+"""The name of a metric that another library computes: the library, and its own name for the metric."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,48 @@ def _divergence(name: str, axis: str, *, outputs: str, counts: str) -> Metric:
     )
 
 
-METRICS = {
+@lru_cache(maxsize=256)
+def _harness_metric(name: str) -> Metric | None:
+    """The metric of another library with this name; None if the name is not one."""
+    match = HARNESS_METRIC.fullmatch(name)
+    if match is None:
+        return None
+    library, metric, lower = match.groups()
+    return Metric(
+        name,
+        metric,
+        metric,
+        f"{metric} ({library})",
+        "How much of the score on {} is retained?" if lower is None else "How high is the loss on {}?",
+        f"The metric {metric} as {library} computes it, with its 95 % interval where the metric permits one. "
+        f"{'Higher' if lower is None else 'Lower'} is better.",
+        least=-inf,
+        most=inf,
+        direction="higher" if lower is None else "lower",
+        example=f"{metric} of the example",
+    )
+
+
+class _Metrics(Mapping[str, Metric]):
+    """Metrics by name: those of offcomp, which are listed, and any metric of another library (`HARNESS_METRIC`)."""
+
+    def __init__(self, metrics: Mapping[str, Metric]):
+        self._metrics = metrics
+
+    def __getitem__(self, name: str) -> Metric:
+        found = self._metrics.get(name) or _harness_metric(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._metrics)
+
+    def __len__(self) -> int:
+        return len(self._metrics)
+
+
+_OWN = {
     metric.name: metric
     for metric in (
         Metric(
@@ -148,6 +196,15 @@ METRICS = {
             "Perplexity of next tokens",
             help="The number of equally likely next tokens that the model is effectively choosing from, with "
             "its 95 % interval. Lower is better; 1 is perfect.",
+            counts="tokens",
+        ),
+        _perplexity(
+            "target perplexity",
+            "Perplexity of targets",
+            "perplexity of targets",
+            "Perplexity of target tokens, given the source",
+            help="The number of equally likely tokens that an encoder-decoder is effectively choosing from at each token of "
+            "the target text, given the source text, with its 95 % interval. Lower is better; 1 is perfect.",
             counts="tokens",
         ),
         Metric(
@@ -194,3 +251,6 @@ METRICS = {
         ),
     )
 }
+
+METRICS = _Metrics(_OWN)
+"""Name -> metric."""

@@ -11,7 +11,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from offcomp.errors import InputError, TaskError
 from offcomp.files import path_of
-from offcomp.planning.data.tasks import ALSO, BUNDLED, HUB, TASKS, Task, find_task, unfit
+from offcomp.models.sentence_modules import POOLINGS
+from offcomp.planning.data.harness_files import harness_faults
+from offcomp.planning.data.tasks import ALSO, BUNDLED, HARNESSES, HUB, TASKS, Task, find_task, unfit
 from offcomp.planning.data.text_tables import TABLE_SUFFIXES as SUFFIXES
 from offcomp.planning.document import Flag, MustBe
 from offcomp.planning.json_fields import Texts, whole
@@ -23,8 +25,14 @@ OPTION_TYPES: Mapping[type, TypeAdapter[Any]] = {
     bool: TypeAdapter(Flag, config=_STRICT),
     int: TypeAdapter(Annotated[int, whole(0)], config=_STRICT),
     float: TypeAdapter(Annotated[float, Field(ge=0), MustBe("a number, 0 or greater")], config=_STRICT),
+    str: TypeAdapter(Annotated[str, MustBe("text")], config=_STRICT),
 }
 """Type of an option's default -> type of the option."""
+COUNTS: Mapping[str, TypeAdapter[Any]] = {
+    "num_fewshot": TypeAdapter(Annotated[int, whole(0)] | None, config=_STRICT),
+    "limit": TypeAdapter(Annotated[int, whole(1)] | None, config=_STRICT),
+}
+"""Options that are whole numbers, or None for what the task itself says -> type of the option."""
 
 
 def task_name(task: str | Task) -> str:
@@ -58,7 +66,7 @@ def task_faults(tasks: Sequence[str | Task], architecture: str, reads_text: bool
         except TaskError as error:
             faults.append(str(error) if str(error).endswith("?") else f"{error}.")
             continue
-        faults += [] if isinstance(entry, str) else described_faults(task)
+        faults += [*harness_faults(task)] if isinstance(entry, str) else described_faults(task)
         faults += filter(None, [unfit(task, architecture, reads_text)])
     return faults
 
@@ -67,9 +75,10 @@ def described_faults(task: Task) -> list[str]:
     """Faults in a task's description that can be found without reading its data, one sentence each."""
     where = f"task {task.name!r}"
     faults = [*_column_faults(task, where), *_option_faults(task, where), *_metric_faults(task, where)]
+    faults += [] if faults else harness_faults(task)
     if any(known.name == task.name and known != task for known in TASKS):
         faults.append(f"{where} has the same name as a built-in task; choose a different name.")
-    fault = data_fault(task.data)
+    fault = None if task.kind.harness else data_fault(task.data)
     return [*faults, f"{where}: {fault}"] if fault else faults
 
 
@@ -80,15 +89,18 @@ def _column_faults(task: Task, where: str) -> Iterator[str]:
 
 
 def _option_faults(task: Task, where: str) -> Iterator[str]:
-    defaults = task.kind.options
+    defaults = {**task.kind.options, **task.kind.optional}
     for name, value in task.options.items():
         if name not in defaults:
             yield f"{where} has an unknown option {name!r}; options of family {task.family!r}: {', '.join(defaults) or 'none'}."
             continue
         try:
-            OPTION_TYPES[type(defaults[name])].validate_python(value)
+            COUNTS.get(name, OPTION_TYPES[type(defaults[name])]).validate_python(value)
         except ValidationError as error:
             yield f"{where} sets the option {name} to {value!r}; it must be {error.errors()[0]['msg']}."
+            continue
+        if name == "pooling" and value not in ("", *POOLINGS):
+            yield f"{where} sets the option pooling to {value!r}; choose one of {', '.join(POOLINGS)}."
 
 
 def _metric_faults(task: Task, where: str) -> Iterator[str]:
@@ -104,13 +116,13 @@ def data_fault(data: str) -> str | None:
     if data.startswith(BUNDLED):
         known = sorted({task.data for task in TASKS if task.bundled})
         return None if data in known else f"{data!r} is not bundled with offcomp; choose from {', '.join(known)}."
-    if data.startswith(HUB):
-        return None
+    if data.startswith(HARNESSES):
+        return f"data {data!r} needs the family {data.partition(':')[0]!r}; set that family, or choose a table."
     try:
-        path = path_of(data)
+        path = None if data.startswith(HUB) else path_of(data)
     except InputError as error:
         return f"data {error}."
-    if path.is_dir():
+    if path is None or path.is_dir():
         return None
     if path.suffix.lower() not in SUFFIXES:
         return f"data {data!r} must be 'hub:PATH/CONFIG', a folder, or a file with one of the extensions {', '.join(SUFFIXES)}."

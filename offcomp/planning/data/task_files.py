@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from offcomp.errors import TaskError
 from offcomp.files import assets_folder, path_of
 from offcomp.planning.data.task_columns import SPLIT
-from offcomp.planning.data.tasks import BUNDLED, HUB, Task
+from offcomp.planning.data.tasks import BUNDLED, HARNESSES, HUB, Task
 from offcomp.planning.data.text_tables import TABLE_SUFFIXES, TextTable, class_names, column_text, read_table
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class Source:
 
 
 def location_of(task: Task) -> Path | None:
-    """The path of a task's data, whether or not it exists; None if the data come from a hub. Raises InputError."""
-    if task.data.startswith(HUB):
+    """The path of a task's table, whether or not it exists; None if the data come from elsewhere. Raises InputError."""
+    if task.data.startswith((HUB, *HARNESSES)):
         return None
     return TASK_FOLDER / f"{task.data.removeprefix(BUNDLED)}.csv" if task.bundled else path_of(task.data)
 

@@ -9,137 +9,34 @@ A plan refers to a built-in task by name ("topics") or defines its own:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from offcomp.errors import TaskError
+from offcomp.planning.data.task_families import FAMILIES, LM_EVAL, MTEB, ONE, OWN_FAMILIES, PAIR, TaskFamily
 from offcomp.planning.document import MustBe
-from offcomp.planning.json_fields import JsonModel, Name, Object, Text, Texts, one_of
+from offcomp.planning.json_fields import JsonModel, Name, Object, Text, Texts, is_name, one_of
 
-__all__ = ["ALSO", "FAMILIES", "TASKS", "Task", "TaskFamily", "find_task", "fitting_families", "unfit", "usual_tasks"]
+__all__ = [
+    "ALSO",
+    "FAMILIES",
+    "ONE",
+    "OWN_FAMILIES",
+    "PAIR",
+    "TASKS",
+    "Task",
+    "TaskFamily",
+    "find_task",
+    "fitting_families",
+    "unfit",
+    "usual_tasks",
+]
 
 BUNDLED, HUB = "bundled:", "hub:"
-ONE, PAIR = ("text",), ("sentence1", "sentence2")
+HARNESSES = (f"{LM_EVAL}:", f"{MTEB}:")
+"""What the tasks of other libraries begin with."""
 
-
-@dataclass(frozen=True)
-class TaskFamily:
-    """A kind of task: what it needs from the data and the model, and how it is scored.
-
-    target      the column with the correct answer; "" if the text itself is the target
-    metric      name of the metric; only tasks with the same metric share an axis
-    inputs      one of these sets of columns must be present
-    trains      whether training and validation splits are needed in addition to the test split
-    needs       accepted endings of the model's class name (`ForMaskedLM`, ...); empty if any model with hidden states works
-    fidelity    whether the outputs are scored by their distance from the original's, which needs no target
-    """
-
-    name: str
-    title: str
-    target: str
-    metric: str
-    inputs: tuple[tuple[str, ...], ...] = (ONE, PAIR)
-    trains: bool = False
-    needs: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-    fidelity: bool = False
-
-    @property
-    def embeds(self) -> bool:
-        """Whether the tasks use sentence embeddings, which are computed as specified in the model's folder."""
-        return not self.needs
-
-    @property
-    def targets(self) -> list[str]:
-        """The target column as a list, which is empty if the family has none."""
-        return [self.target] if self.target else []
-
-    @property
-    def columns(self) -> list[str]:
-        """All columns that a task of this family may read."""
-        return [*dict.fromkeys(column for inputs in self.inputs for column in inputs), *self.targets]
-
-
-CLASSIFIER, MASKED, CAUSAL = ("ForSequenceClassification",), ("ForMaskedLM", "ForPreTraining"), ("ForCausalLM", "LMHeadModel")
-REFIT = {"refit": False}
-MASKS = {"fraction": 0.15, "whole_words": False, "tokens": 128, "seed": 0}
-WINDOWS = {"context": 256, "stride": 128}
-POSITIONS = {"positions": 2048}
-"""Maximum number of positions to compare; with vocabularies of up to 8,192 tokens, their full distributions fit in 64 MiB."""
-FAMILIES = {
-    family.name: family
-    for family in (
-        TaskFamily(
-            "head", "Classification with the model's own head", "label", "accuracy", needs=CLASSIFIER, options={"labels": None}
-        ),
-        TaskFamily("head-regression", "Regression with the model's own head", "score", "spearman", needs=CLASSIFIER),
-        TaskFamily(
-            "probe", "Classification with a probe on sentence embeddings", "label", "accuracy", trains=True, options=REFIT
-        ),
-        TaskFamily(
-            "regression", "Regression with a probe on sentence embeddings", "score", "spearman", trains=True, options=REFIT
-        ),
-        TaskFamily("similarity", "Cosine similarity of two sentence embeddings", "score", "spearman", inputs=(PAIR,)),
-        TaskFamily(
-            "masked-lm",
-            "Masked-token prediction (pseudo-perplexity)",
-            "",
-            "masked perplexity",
-            inputs=(ONE,),
-            needs=MASKED,
-            options=MASKS,
-        ),
-        TaskFamily(
-            "causal-lm",
-            "Next-token prediction (perplexity)",
-            "",
-            "perplexity",
-            inputs=(ONE,),
-            needs=CAUSAL,
-            options=WINDOWS,
-        ),
-        TaskFamily(
-            "embedding-fidelity",
-            "Fidelity of sentence embeddings (no labels needed)",
-            "",
-            "embedding cosine",
-            inputs=(ONE,),
-            fidelity=True,
-        ),
-        TaskFamily(
-            "masked-fidelity",
-            "Fidelity of masked-token predictions (no labels needed)",
-            "",
-            "masked KL",
-            inputs=(ONE,),
-            needs=MASKED,
-            options=MASKS | POSITIONS,
-            fidelity=True,
-        ),
-        TaskFamily(
-            "causal-fidelity",
-            "Fidelity of next-token predictions (no labels needed)",
-            "",
-            "next-token KL",
-            inputs=(ONE,),
-            needs=CAUSAL,
-            options=WINDOWS | POSITIONS,
-            fidelity=True,
-        ),
-        TaskFamily(
-            "head-fidelity",
-            "Fidelity of the model's own head (no labels needed)",
-            "",
-            "class KL",
-            needs=CLASSIFIER,
-            fidelity=True,
-        ),
-    )
-}
-"""Name -> family. `EVALUATORS` in `offcomp/evaluation` names the class that implements each."""
 
 ALSO = {"accuracy": ("f1", "matthews"), "spearman": ("pearson",)}
 """Metric of a family -> additional metrics that its tasks may list."""
@@ -166,7 +63,8 @@ class Task(JsonModel):
     """Where the data are.
 
     "bundled:NAME" (assets/tasks/NAME.csv), "hub:PATH/CONFIG" (fetched once, then cached), a file (.csv, .tsv, .jsonl, .parquet)
-    with or without a column `split`, or a folder with train, validation and test files.
+    with or without a column `split`, or a folder with train, validation and test files. For a task of another library,
+    "lm-eval:NAME" or "mteb:NAME", with the name that the library gives it.
     """
     title: Line = Field(default="", exclude_if=_is_empty)
     """Title in tables and figures."""
@@ -224,6 +122,7 @@ TASKS = (
     _bundled_task("sentiment-head", "head", "sentiment", "Sentiment with the model's own head", version="2"),
     _bundled_task("masked-prose", "masked-lm", "prose", "Masked words in prose"),
     _bundled_task("causal-prose", "causal-lm", "prose", "Next words in prose"),
+    _bundled_task("seq2seq-prose", "seq2seq-lm", "prose", "Second halves of prose"),
     _bundled_task("embedding-fidelity", "embedding-fidelity", "prose", "Embeddings of prose (fidelity)"),
     _bundled_task("masked-fidelity", "masked-fidelity", "prose", "Masked words in prose (fidelity)"),
     _bundled_task("causal-fidelity", "causal-fidelity", "prose", "Next words in prose (fidelity)"),
@@ -242,8 +141,18 @@ TASKS = (
 """The tasks that are available by name: first the bundled tasks, then those from a data hub."""
 
 
+def harness_task(data: str, **options: Any) -> Task:
+    """The task "lm-eval:NAME" or "mteb:NAME"; `options` are those of its family. Raises TaskError if the name is not valid."""
+    library, _, name = data.partition(":")
+    if not is_name(named := f"{library}-{name}") or not name:
+        raise TaskError(f"task {data!r} must be {library}:NAME, with the name that the library gives the task")
+    return Task(name=named, family=library, data=data, title=f"{name} ({library})", options=options)
+
+
 def find_task(name: str) -> Task:
-    """The task with this name. Raises TaskError."""
+    """The task with this name, or that of another library ("lm-eval:NAME", "mteb:NAME"). Raises TaskError."""
+    if name.startswith(HARNESSES):
+        return harness_task(name)
     known = {task.name: task for task in TASKS}
     if name in known:
         return known[name]
@@ -278,10 +187,10 @@ def unfit(task: Task, architecture: str, reads_text: bool = True) -> str | None:
 
 
 def fitting_families(architecture: str, reads_text: bool = True) -> tuple[str, ...]:
-    """The families of tasks that a model of this class supports."""
+    """The families of tasks on tables that a model of this class supports."""
     if architecture in WITHOUT_TEXT or not reads_text:
         return ()
-    return tuple(name for name, family in FAMILIES.items() if not family.needs or architecture.endswith(family.needs))
+    return tuple(name for name in OWN_FAMILIES if not (needs := FAMILIES[name].needs) or architecture.endswith(needs))
 
 
 def usual_tasks(architecture: str, reads_text: bool = True) -> tuple[str, ...]:

@@ -99,10 +99,12 @@ def _card(run: Run, *, model: str) -> None:
         details = label(run).removeprefix(method_title(run)).removeprefix(", ") + (f", {model}" if model else "")
         st.markdown(f"**{plain(method_title(run))}** {plain(details)}, {plain(origin(run))}", help=plain(origin_text(run)))
         with st.container(horizontal=True, gap="small"):
+            metrics = map(scores.metric_of, result_of(run).scores.values())
+            help_of = HELP | {metric.title: metric.help for metric in metrics}
             for name, kind, value, note in _metrics(run):
                 default_width = METRIC_PIXELS.get(kind, WIDE_METRIC_PIXELS)
                 width = BRIEF_METRIC_PIXELS if name != kind else default_width
-                show_metric(name, value, note, HELP[kind], width)
+                show_metric(name, value, note, help_of[kind], width)
         for task, score in result_of(run).scores.items():
             difference = f"{scores.against_original(score)}{_agreeing(run, score)}"
             st.caption(plain(f"{sentence_start(scores.on_task(task, score))}: {difference}."))
