@@ -16,9 +16,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
-from offcomp.models.families import UNKNOWN, Match
+from offcomp.models.families import HEADS, UNKNOWN, Match
 from offcomp.models.layer_kinds import Layer, Matrix, words_of
-from offcomp.models.patterns import GATED, HEADS, Pattern
+from offcomp.models.patterns import GATED, Pattern
 from offcomp.models.pieces import StoredWeight
 from offcomp.models.places import places_of
 

@@ -66,6 +66,14 @@ def structure_note(info: ModelInfo) -> str:
     )
 
 
+def structure_answer(info: ModelInfo, by_structure: int) -> str:
+    """Say of how many matrices only the structure tells the kind; empty if there are none."""
+    if not by_structure:
+        return ""
+    kinds, was = ("The kind of 1 matrix", "was") if by_structure == 1 else (f"Kinds of {by_structure:,} matrices", "were")
+    return f"{kinds} {was} recognised by structure, since offcomp does not know the family {info.model_type}."
+
+
 def unlisted_note(unlisted: int, num_parameters: int) -> str:
     """A sentence stating how many of the model's parameters are in unlisted tensors; empty if there are no such tensors."""
     if not unlisted:

@@ -21,7 +21,7 @@ from tests import tiny_models
 from tests.family_models import family_model
 
 TEXTS = [" ".join(f"w{(7 * text + word * word) % 55 + 2}" for word in range(3 + text % 9)) for text in range(60)]
-MIXTURES = ("mixtral", "qwen2_moe", "deepseek_v3", "granitemoe", "gpt_oss", "llama4")
+MIXTURES = ("mixtral", "qwen2_moe", "deepseek_v3", "granitemoe", "gpt_oss", "llama4", "dbrx")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ transformers can also compute all experts of a layer in one fused operation; wit
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +23,14 @@ from transformers import PreTrainedModel
 
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.weights import stacked_experts
+from offcomp.planning.grouping import EXPERT_KINDS
 from offcomp.runs.calibration.batches import TokenBatch
+from offcomp.runs.result import GroupResult
 
 MIN_TOKENS = 64
 """An expert that fewer tokens reach is compressed as if there were no text, since its statistics would be mostly chance."""
-EXPERT_KINDS = ("expert_in", "expert_gate", "expert_out")
+MAX_NAMED = 3  # in a note
 PRODUCTS = (linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm, torch.bmm, Tensor.bmm)
 
 
@@ -44,6 +47,17 @@ def has_too_few(spec: ModuleSpec, tokens: Mapping[ModuleSpec, int]) -> bool:
 def scarce(specs: Sequence[ModuleSpec], tokens: Mapping[ModuleSpec, int]) -> set[ModuleSpec]:
     """The experts among these modules that fewer than MIN_TOKENS tokens reach."""
     return {spec for spec in specs if has_too_few(spec, tokens)}
+
+
+def scarce_notes(groups: Iterable[GroupResult]) -> list[str]:
+    """A sentence on the experts of all groups that too few tokens reached, if there are any."""
+    names = [name for group in groups if group.calibration for name in group.calibration.scarce_experts]
+    if not names:
+        return []
+    first = ", ".join([*names[:MAX_NAMED], *(["..."] if len(names) > MAX_NAMED else [])])
+    count = "1 matrix of an expert was" if len(names) == 1 else f"{len(names)} matrices of experts were"
+    reason = f"because fewer than {MIN_TOKENS} tokens reach an expert; a longer calibration text would help"
+    return [f"{count} compressed as if there were no text ({first}), {reason}"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,7 @@ class ExpertUses(TorchFunctionMode):
         self._stacked: dict[int, list[ModuleSpec]] = defaultdict(list)  # by that of the tensor of all experts
         for spec in specs:
             parameter = model.get_parameter(spec.path)
-            own = parameter if spec.expert is None else parameter[spec.expert]
+            own = parameter if spec.expert is None else stacked_experts(parameter, spec)[spec.expert]
             self._alone[own.data_ptr()].append(spec)
             if spec.expert is not None:
                 self._stacked[parameter.data_ptr()].append(spec)
