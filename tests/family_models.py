@@ -252,7 +252,7 @@ FAMILY_MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "n_layers": LAYERS,
             "n_heads": HEADS,
             "max_seq_len": POSITIONS,
-            "attn_config": {"kv_n_heads": KV_HEADS, "clip_qkv": 8.0},
+            "attn_config": {"kv_n_heads": KV_HEADS, "clip_qkv": 8.0, "rope_theta": 10000.0},
             "ffn_config": {"hidden_size": HIDDEN, "ffn_hidden_size": EXPERT, "moe_num_experts": 5, "moe_top_k": 3},
         },
     ),

@@ -43,7 +43,7 @@ def choose(monkeypatch: pytest.MonkeyPatch, **kinds: str) -> list[pd.DataFrame]:
     def edited(table: pd.DataFrame, **_: object) -> pd.DataFrame:
         shown.append(table)
         words = table["pattern"].str.rpartition(".")[2]
-        return table.assign(kind=words.map(kinds).fillna(table["kind"]))
+        return table.assign(kind=[kinds.get(word, kind) for word, kind in zip(words, table["kind"], strict=True)])
 
     monkeypatch.setattr(st, "data_editor", edited)
     return shown
@@ -103,11 +103,11 @@ def test_in_a_browser(browser: Browser, tmp_path: Path) -> None:
         app.open(f"/model?model={folder}")
         page.get_by_text("Correct the kinds of matrices").click()
         settled(page)
-        choose_kind(page, row=9, kind="router")
+        choose_kind(page, row=3, kind="other")
         page.get_by_role("button", name="Apply").click()
         expect(page.get_by_role("button", name=UNDO)).to_be_enabled()
         settled(page)
-        assert {spec.kind for spec in model_info(str(folder), home).modules if spec.layer == 1} > {"router"}
+        assert model_info(str(folder), home).module(QUERY.replace("*", "1")).kind == "other"
         page.get_by_role("button", name=UNDO).click()
         expect(page.get_by_role("button", name=UNDO)).to_be_disabled()
         assert not (folder / KINDS_FILE).exists()
@@ -117,7 +117,7 @@ def choose_kind(page: Page, row: int, kind: str) -> None:
     """Choose a kind in a row of the table, which is drawn on a canvas."""
     grid = page.get_by_test_id("stDataFrame").first.bounding_box()
     assert grid
-    x, y = grid["x"] + 380, grid["y"] + 35 * (row + 0.5)
+    x, y = grid["x"] + 60, grid["y"] + 35 * (row + 1.5)
     page.mouse.dblclick(x, y)
     page.get_by_role("option", name=kind, exact=True).click()
     page.keyboard.press("Enter")

@@ -22,7 +22,7 @@ from offcomp.ui.escape import plain
 from offcomp.ui.frame import reporting_errors
 
 TABLE, ROUND = "model_kinds", "model_kinds_round"
-PATTERN_PIXELS = 330
+KIND_PIXELS, PATTERN_PIXELS = 150, 330
 UNDO = "Back to what was recognised"
 HELP = (
     "`*` stands for the number of a layer or expert. The last six kinds in the list, from *router* on, are compressed only if "
@@ -55,9 +55,10 @@ def _show_form(info: ModelInfo, recognised: ModelInfo) -> None:
         key=f"{TABLE}_{info.fingerprint[-12:]}_{st.session_state.get(ROUND, 0)}",
         hide_index=True,
         disabled=["pattern", "matrices"],
+        column_order=["kind", "pattern", "matrices"],  # on a phone, the column that can be changed comes first
         column_config={
             "pattern": st.column_config.TextColumn("Matrices", width=PATTERN_PIXELS),
-            "kind": st.column_config.SelectboxColumn("Kind", options=[*KINDS, *OTHER_KINDS], required=True),
+            "kind": st.column_config.SelectboxColumn("Kind", options=[*KINDS, *OTHER_KINDS], required=True, width=KIND_PIXELS),
             "matrices": st.column_config.NumberColumn("Number", format="localized"),
         },
     )
