@@ -196,8 +196,7 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument(
         "--kinds",
         metavar="FILE",
-        help='JSON file that corrects kinds, such as {"blocks.0.mix": {"kind": "query", "layer": 0}}; '
-        "it is kept in the model's folder",
+        help='JSON file that corrects kinds, such as {"blocks.*.mix": {"kind": "query"}}; it is kept in the model\'s folder',
     )
     _plan_flags(verb("plan", plan))
     verb("predict", predict_plan).add_argument("plan", help="plan file, or - for standard input")

@@ -1,6 +1,6 @@
 """Kinds of weight matrices, and the families of models in which module paths tell a matrix's kind.
 
-Weights of other families are recognised by their structure instead (`structure.py`).
+The kinds of all other models are recognised by structure instead (`structure.py`).
 """
 
 from __future__ import annotations

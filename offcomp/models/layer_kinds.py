@@ -1,4 +1,4 @@
-"""Recognise the kinds of the matrices of one layer, from their shapes and, as hints, the words in their paths."""
+"""Recognise the kinds of the matrices in one layer by their shapes and, as hints, by the words in their paths."""
 
 from __future__ import annotations
 
@@ -107,7 +107,10 @@ class Layer:
         return kinds | routers
 
     def _attention(self) -> list[int]:
-        """The matrices of attention: whose paths say so, or those beside a query, or those left by feed-forward layers."""
+        """The matrices of attention: those with such a name, else those beside a query, key and value.
+
+        Failing that, those that fit no feed-forward layer.
+        """
         named = [index for index, matrix in self.matrices.items() if matrix.is_attention]
         if named:
             return named
@@ -181,7 +184,7 @@ class Layer:
         return "query_down" if is_down and matrix.cols == self.width else role
 
     def _unnamed_kinds(self, unnamed: Sequence[int], size: int) -> Iterator[tuple[int, str]]:
-        """The kinds of attention matrices whose names do not say query, key or value."""
+        """The kinds of those matrices of an attention, of `size` in all, whose names do not say query, key or value."""
         ends = [index for index in unnamed if not GATE_WORDS & self.matrices[index].leaf]
         writers = [index for index in ends if self.matrices[index].rows == self.width]
         named_out = [index for index in writers or ends if OUT_WORDS & self.matrices[index].leaf]

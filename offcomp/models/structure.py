@@ -1,6 +1,6 @@
-"""Recognise the kinds of weight matrices in a model of an unknown family: by repeated blocks, shapes and, as hints, words.
+"""Recognise the kinds of weight matrices in a model of an unknown family by its repeated blocks, shapes and, as hints, words.
 
-1. A list whose items hold matrices is a stack of layers. The most frequent dimension in a stack is the width of the residual
+1. A list whose items hold matrices is a stack of layers. The most frequent dimension in a layer is the width of the residual
    stream: a matrix with as many columns reads from the stream, one with as many rows writes to it.
 2. Within a layer, words such as "attn" in the paths tell attention from the rest. Without such words, a writer with as many
    columns as one or two readers have rows belongs to a feed-forward layer, and everything else to attention.

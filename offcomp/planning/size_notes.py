@@ -80,8 +80,8 @@ def unlisted_note(unlisted: int, num_parameters: int) -> str:
         return ""
     share = 100 * unlisted / num_parameters
     return (
-        f"{unlisted:,} parameters, {share:.2g} % of the model, are in tensors that are not matrices (convolutions, "
-        "stacked experts and so on) and stay unchanged; they count only towards the size of the whole model."
+        f"{unlisted:,} parameters, {share:.2g} % of the model, are in tensors that are not matrices, such as convolutions, "
+        "and stay unchanged; they count only towards the size of the whole model."
     )
 
 

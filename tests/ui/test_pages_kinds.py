@@ -94,10 +94,8 @@ def test_a_known_family_has_no_form(home: Path) -> None:
 
 
 @pytest.mark.browser
-def test_in_a_browser(browser: Browser, tmp_path: Path) -> None:
-    """A kind is chosen in the table, applied, shown by the map, and taken back."""
-    home = tmp_path / "home"
-    folder = Path(listed(tiny_models.save(tiny_models.ernie(), tmp_path / "ernie"), home))
+def test_in_a_browser(browser: Browser, folder: Path, home: Path) -> None:
+    """A kind is chosen in the table, applied, and taken back."""
     with served(home) as address, visit(browser, address) as app:
         page = app.page
         app.open(f"/model?model={folder}")
