@@ -53,10 +53,11 @@ class MomentSums:
         self._second: dict[ModuleSpec, Tensor] = {}
         self._weight: dict[ModuleSpec, float] = {}
         self.tokens: dict[ModuleSpec, int] = {}
+        self._device = torch.device("cpu")
 
     def __call__(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
         """Add the tokens from one use of a module."""
-        self.tokens[spec] = self.tokens.get(spec, 0) + len(inputs)
+        self.tokens[spec], self._device = self.tokens.get(spec, 0) + len(inputs), inputs.device
         if not inputs.is_floating_point():
             counts = torch.bincount(inputs, minlength=spec.rows).double()
             self._second[spec] = self._second[spec].add_(counts) if spec in self._second else counts
@@ -76,8 +77,8 @@ class MomentSums:
         For an expert that too few tokens reach, the second moment is the identity.
         """
         if has_too_few(spec, self.tokens):
-            seen = self._second.pop(spec, torch.empty(0))
-            identity = torch.eye(spec.cols, dtype=torch.float64, device=seen.device)
+            self._second.pop(spec, None)
+            identity = torch.eye(spec.cols, dtype=torch.float64, device=self._device)
             return InputMoments(self.tokens.get(spec, 0), identity, 1.0)
         tokens = _reached(spec, self.tokens)
         total, weight = self._second.pop(spec), self._weight[spec] or 1.0
@@ -90,10 +91,11 @@ class MagnitudeSums:
     def __init__(self) -> None:
         self._sums: dict[ModuleSpec, Tensor] = {}
         self.tokens: dict[ModuleSpec, int] = {}
+        self._device = torch.device("cpu")
 
     def __call__(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
         """Add the tokens from one use of a module that takes vectors."""
-        self.tokens[spec] = self.tokens.get(spec, 0) + len(inputs)
+        self.tokens[spec], self._device = self.tokens.get(spec, 0) + len(inputs), inputs.device
         self._sums[spec] = self._sums.get(spec, 0) + inputs.abs().sum(0, dtype=torch.float64)
 
     def means(self, spec: ModuleSpec) -> Tensor:
@@ -102,7 +104,7 @@ class MagnitudeSums:
         For an expert that too few tokens reach, all are 1.
         """
         if has_too_few(spec, self.tokens):
-            return torch.ones(spec.cols, dtype=torch.float64)
+            return torch.ones(spec.cols, dtype=torch.float64, device=self._device)
         tokens = _reached(spec, self.tokens)
         return self._sums[spec] / tokens
 
