@@ -1,6 +1,6 @@
 """Do calibrated methods compress experts better than data-free ones, at equal size?
 
-    python -m benchmarks.experts --train FILE --test FILE [--steps N] [--texts N] [--seeds N] [--out FILE]
+    python -m benchmarks.experts --train FILE --test FILE [--steps N] [--texts N] [--seeds N] [--by-tokens] [--out FILE]
 
 Trains a small mixture of experts (Mixtral's architecture: 3 layers, 8 experts, of which 2 are used for a token) for a few
 minutes on lines of a parquet file with a column `text`. Then compresses its experts alone, each on its own, and measures the
@@ -8,29 +8,39 @@ perplexity on lines of the other file. Calibrated methods use lines of the train
 with every seed. "change" is that of the logarithm of the perplexity, with its 95 % interval over texts, averaged over the
 draws; "to data-free" is the difference to the data-free row before it. "scarce" counts the matrices of experts that too few
 tokens reach.
+
+With --by-tokens, instead: how many tokens does an expert need? Each expert is compressed 2x by SVD under metrics from a growing
+number of lines. "median" and "worst" are output errors on the lines of the other file, as multiples of that of plain SVD.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerBase
 
 import offcomp
 from benchmarks.follow import lines
 from offcomp.cli.text import format_table
+from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.live import loaded_from
 from offcomp.models.loading import LoadedModel
 from offcomp.models.weights import substituted
+from offcomp.planning.plan import make_groups
+from offcomp.runs.calibration import Calibration, GroupHints, experts
+from offcomp.runs.compress import compress_group
 
 BATCH, LONGEST, RATE = 24, 48, 3e-3
+CACHE = 1 << 28
 RATIOS = (2.0, 4.0)
 VARIANTS: tuple[tuple[str, str, dict[str, Any], str, bool], ...] = (
     ("SVD", "svd", {}, "parameters", False),
@@ -98,6 +108,45 @@ def interval(differences: Vector) -> str:
     return f"{differences.mean():+.4f} ± {1.96 * differences.std(ddof=1) / len(differences) ** 0.5:.4f}"
 
 
+def by_tokens(loaded: LoadedModel, spare: list[str], tests: list[str]) -> list[dict[str, Any]]:
+    """The output error of SVD with each metric, relative to plain SVD, by the number of tokens that reach an expert."""
+    experts.MIN_TOKENS = 1
+    specs = [spec for spec in loaded.info.modules if experts.is_expert(spec) and spec.layer != 1]
+    unseen = Calibration(loaded, tests, special_tokens=True)
+
+    def errors(calibration: Calibration | None, **options: Any) -> tuple[dict[ModuleSpec, float], dict[ModuleSpec, int]]:
+        matrices: dict[ModuleSpec, Tensor] = {}
+        tokens: dict[ModuleSpec, int] = {}
+        for spec in specs:
+            (group,) = make_groups([spec], "module", method="svd", options=options, ratio=2.0, unit="parameters")
+            hints = GroupHints(calibration, [spec], group.stack) if calibration else None
+            done = compress_group(loaded.model, loaded.info, group, hints=hints, measure_outputs=False)
+            matrices |= done.reconstructions
+            tokens[spec] = hints.statistics(0).num_tokens if hints else 0
+        sums = unseen.output_errors(matrices, held_out=False)
+        return {spec: (error / exact) ** 0.5 for spec, (error, exact) in sums.items() if exact}, tokens
+
+    plain, _ = errors(None)
+    found: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for number in (3, 6, 12, 25, 50, 100, 200):
+        for preset in ("asvd", "whitened"):
+            text = Calibration(loaded, spare[:number], special_tokens=True, ahead=specs, cache_bytes=CACHE)
+            calibrated, tokens = errors(text, preset=preset)
+            for spec, error in calibrated.items():
+                if spec in plain:
+                    found[preset, tokens[spec].bit_length()].append(error / plain[spec])
+    return [
+        {
+            "preset": preset,
+            "tokens": f"{2 ** (bits - 1)} to {2**bits - 1}" if bits else "0",
+            "experts": len(ratios),
+            "median": round(float(np.median(ratios)), 2),
+            "worst": round(max(ratios), 2),
+        }
+        for (preset, bits), ratios in sorted(found.items())
+    ]
+
+
 def main() -> None:
     """Train, compress, measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,6 +155,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--by-tokens", action="store_true")
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
     tokenizer = offcomp.load("offcomp-gpt").tokenizer
@@ -114,6 +164,9 @@ def main() -> None:
     spare, trained_on = pool[:2000], pool[2000:]
     loaded = loaded_from(trained(tokenizer, trained_on, flags.steps), tokenizer)
     tests = lines(flags.test, 400, 1)
+    if flags.by_tokens:
+        print(format_table(by_tokens(loaded, spare, tests[:200])))
+        return
     exact = losses(loaded, tests)
     print(f"perplexity {np.exp(exact.mean()):.1f} on {len(tests)} lines", flush=True)
     rows: list[dict[str, Any]] = []

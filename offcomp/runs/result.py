@@ -99,7 +99,7 @@ class CalibrationResult(Document):
     output_error_fitted: Amount | None = None
     """Like `GroupResult.output_error`, but on the text used for fitting."""
     scarce_experts: Items[Line] = ()
-    """Experts that fewer than 64 tokens of the text reached, so that they were compressed as if there were no text."""
+    """Experts that fewer than 16 tokens of the text reached, so that they were compressed as if there were no text."""
 
 
 class GroupResult(Document):

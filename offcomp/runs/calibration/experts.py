@@ -28,8 +28,8 @@ from offcomp.planning.grouping import EXPERT_KINDS
 from offcomp.runs.calibration.batches import TokenBatch
 from offcomp.runs.result import GroupResult
 
-MIN_TOKENS = 64
-"""An expert that fewer tokens reach is compressed as if there were no text, since its statistics would be mostly chance."""
+MIN_TOKENS = 16
+"""An expert that fewer tokens reach is compressed as if there were no text. See `benchmarks/experts.py --by-tokens`."""
 MAX_NAMED = 3  # in a note
 PRODUCTS = (linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm, torch.bmm, Tensor.bmm)
 
