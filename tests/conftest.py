@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out the tests marked `long`, unless they are asked for."""
     if not config.getoption("--long"):
         items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add what the page showed to the report of a browser test that failed."""
+    report = yield
+    app = getattr(item, "funcargs", {}).get("app")
+    if report.when == "call" and report.failed and hasattr(app, "state"):
+        report.sections.append(("page", app.state()))
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

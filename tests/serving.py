@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
+from playwright.sync_api import Browser, ConsoleMessage, Error, Locator, Page, expect
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 60
@@ -25,6 +25,7 @@ PATIENCE_SECONDS = 40.0
 expect.set_options(timeout=1000 * PATIENCE_SECONDS)
 DRAWN = "[...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(chart => chart.querySelector('.main-svg'))"
 WIDTH = "Math.max(...[document.documentElement, document.querySelector('[data-testid=stMain]')].map(part => part.scrollWidth))"
+MESSAGES = ("stAlert", "stException", "stSpinner")
 PHONE = {"width": 390, "height": 844}
 CELLS = """[...document.querySelectorAll('[data-testid=stTable] tr')].map(
   row => [...row.querySelectorAll('th, td')].map(cell => cell.innerText.trim()))"""
@@ -81,6 +82,15 @@ class Visit:
         """Open a path of the app and wait for the title of the page."""
         self.page.goto(self.address + path)
         expect(self.page.locator("h1")).to_be_visible()
+
+    def state(self) -> str:
+        """What the page says of itself, for the report of a failed test."""
+        try:
+            script = self.page.get_by_test_id("stApp").get_attribute("data-test-script-state", timeout=1000)
+            messages = [text for part in MESSAGES for text in self.page.get_by_test_id(part).all_inner_texts()]
+        except Error as error:  # the browser may be gone
+            return str(error)
+        return f"{self.page.url}\nscript {script}\nmessages {messages}\nerrors {self.errors}"
 
     def check(self) -> None:
         """Check that no request left this machine, that no error occurred, and that the page shows no exception."""

@@ -42,7 +42,6 @@ RECOGNISED, LISTED, UNKNOWN = "recognised", "known, not compressed by default", 
 STATUS = dict.fromkeys(OTHER_KINDS, LISTED) | {"other": UNKNOWN}
 NAMES_IN_ANSWER = 3
 MAX_ROWS, MAX_OUTSIDE = 40, 8  # shown in the map
-GAP = 0.5  # in rows, between the matrices outside the layers and those inside
 LOADING_SECONDS, OPERATIONS_A_SECOND = 8.0, 3e10
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 MAP_COLUMNS = (
@@ -114,16 +113,6 @@ def shown_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         largest = sizes[rows].nlargest(MAX_ROWS)
         rows = [row for row in rows if row in largest]
     return outside.head(MAX_OUTSIDE if rows else MAX_ROWS), rows
-
-
-def placed_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The cells of the map: `x` is the layer, or missing if a cell spans all layers; `y` counts rows from the top."""
-    outside, rows = shown_rows(table)
-    first = len(outside) + (GAP if len(outside) else 0.0)
-    heights = {row: first + index for index, row in enumerate(rows)}
-    inside = table[table["row"].isin(rows)]
-    cells = pd.concat([outside, inside])
-    return cells.assign(x=cells["layer"], y=[*map(float, range(len(outside))), *inside["row"].map(heights)])
 
 
 def share_table(info: ModelInfo) -> pd.DataFrame:

@@ -25,7 +25,6 @@ from offcomp.results.model import (
     outside_of_layers,
     parameters_answer,
     percent,
-    placed_table,
     recognised_answer,
     rows_of,
     same_row,
@@ -35,6 +34,7 @@ from offcomp.results.model import (
     spectra_seconds,
     svd_errors,
 )
+from offcomp.results.model_cells import placed_table
 from tests.minilm import minilm_info
 
 SPACE = "\u00a0"

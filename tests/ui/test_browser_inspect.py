@@ -29,6 +29,8 @@ def test_a_method_is_fitted_and_stands_beside_svd(app: Visit, home: Path) -> Non
     assert run.result
     assert (run.folder / "pictures" / "value.2.npz").is_file()
     page.get_by_text("How is one entry computed?").click()
+    expect(page.get_by_text(re.compile("^SVD at head"))).to_be_visible(timeout=PATIENT_MILLISECONDS)
+    settled(page, PATIENT_MILLISECONDS)
     page.get_by_role("radio", name="Autoencoder, codebook").click()
     expect(page.get_by_text("Autoencoder, codebook at head")).to_be_visible(timeout=PATIENT_MILLISECONDS)
     expect(page.get_by_role("cell", name=re.compile("scale of row"))).to_be_visible()

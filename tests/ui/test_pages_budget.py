@@ -125,6 +125,7 @@ def test_a_budget_is_divided_by_what_was_measured(home: Path, submitted: list[Pl
     link = {**FELT, "together": "module", "allocate": "1", "weighting": "sensitivity"}
     app = opened("compress", **link)
     assert "the sensitivity of query.0, ffn_out.0 has not been measured yet" in app.warning[0].value
+    assert (app.button(key="run").label, app.button(key="run").disabled) == ("Measure first", True)
     assert app.button(key="lab_sensitivity_button").label.startswith("Measure how much the model depends on each group (about ")
     groups = make_groups([minilm_info().module(name) for name in ("query.0", "ffn_out.0")], "module", method="quantization")
     plan = Plan(model="minilm-l6", groups=tuple(group.at_ratio(5, "bytes") for group in groups), tasks=())

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from offcomp.planning.matrix_view import Array
-from offcomp.results.charts.style import FONT_SIZE, axis_title, literal, styled
+from offcomp.results.charts.style import FONT_SIZE, axis_title, literal, styled_layout
 from offcomp.results.charts.theme import MARKERS, Palette, marker
 from offcomp.results.inspect import median_table
 
@@ -140,7 +140,8 @@ def finished(data: list[dict[str, Any]], palette: Palette, title: str, height: i
     for axis in ("xaxis", "yaxis"):
         layout[axis] = {"automargin": False} | layout.get(axis, {})
     layout["margin"] = MARGINS | layout.get("margin", {})
-    return styled(go.Figure(data), palette, title=title, title_top=10, height=height, uirevision="same", **layout)
+    layout = styled_layout({}, palette, title=title, title_top=10, height=height, uirevision="same", **layout)
+    return go.Figure(data, layout)
 
 
 def _faint(colour: str, opacity: float) -> str:

@@ -5,6 +5,7 @@ The tables come from `results.model`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isnan, log10
 from typing import Any
 
@@ -14,7 +15,8 @@ import plotly.graph_objects as go
 from offcomp.models.families import KIND_TITLES
 from offcomp.results.charts.style import FONT_SIZE, axis_title, literal, styled
 from offcomp.results.charts.theme import Palette
-from offcomp.results.model import GAP, error_words, number, percent, placed_table, shortened
+from offcomp.results.model import error_words, number, percent, shortened
+from offcomp.results.model_cells import GAP, placed_table
 
 PARAMETERS, COMPRESSIBLE = "parameters", "compressible"
 TITLES = {PARAMETERS: "How large is each matrix?", COMPRESSIBLE: "Which matrices does SVD compress well?"}
@@ -56,7 +58,7 @@ def map_figure(
     values, texts, limits, subtitle = _errors(cells, ratio) if colour == COMPRESSIBLE else _sizes(cells)
     cells = cells.assign(value=values, text=texts, hover=_details(cells, ratio))
     parts = cells.groupby([cells["x"].isna(), cells["value"].isna()], sort=False)
-    framed, marked = cells[cells["in_plan"]], cells[cells["id"] == picked]
+    framed, marked = cells[cells["in_plan"]], cells[[picked in members for members in cells["members"]]]
     traces = [
         *(_coloured(part, columns, palette, colour, limits) for _, part in parts),
         _frames(framed, columns, {"color": palette.text, "width": 2 if columns < DENSE_FROM_COLUMNS else 1}),
@@ -112,11 +114,19 @@ def _errors(cells: pd.DataFrame, ratio: float) -> tuple[list[float], list[str], 
 def _details(cells: pd.DataFrame, ratio: float) -> list[str]:
     """The hover text of each cell."""
     return [
-        f"<b>{shortened(cell['module'], 60)}</b><br>"
-        f"{cell['rows']:,} x {cell['cols']:,} = {cell['parameters']:,} parameters<br>"
+        f"<b>{shortened(cell['module'], 60)}</b>{_others(cell['members'])}<br>"
+        f"{_times(cell['members'])}{cell['rows']:,} x {cell['cols']:,} = {cell['parameters']:,} parameters<br>"
         f"{percent(cell['share'])} of the model, {cell['status']}{f'<br>{error_words(cell, ratio)}' if ratio else ''}"
         for cell in cells.to_dict("records")
     ]
+
+
+def _others(members: Sequence[str]) -> str:
+    return f" and {len(members) - 1} other experts" if len(members) > 1 else ""
+
+
+def _times(members: Sequence[str]) -> str:
+    return f"{len(members)} x " if len(members) > 1 else ""
 
 
 def _coloured(part: pd.DataFrame, columns: int, palette: Palette, colour: str, limits: tuple[float, float]) -> go.Heatmap:

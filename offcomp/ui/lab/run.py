@@ -11,7 +11,7 @@ from offcomp.results.what_if import Answer
 from offcomp.runs.store import Run, RunStore
 from offcomp.ui.escape import plain
 from offcomp.ui.frame import reporting_errors
-from offcomp.ui.lab.answers import Lab
+from offcomp.ui.lab.answers import Lab, not_measured
 from offcomp.ui.lab.choices import NAMED_METHODS, listing
 
 POLL_SECONDS = 0.5
@@ -55,6 +55,8 @@ def _nothing_to_run(lab: Lab) -> str:
         return "Choose a method"
     if any(answer.run and not answer.run.ended for answer in lab.answers):
         return "Running"
+    if any(answer.fault and not_measured(answer.plan, lab.choices) for answer in lab.answers):
+        return "Measure first"
     return "Already run" if any(answer.done for answer in lab.answers) else "Out of reach"
 
 
