@@ -101,11 +101,14 @@ def test_in_a_browser(browser: Browser, folder: Path, home: Path) -> None:
         app.open(f"/model?model={folder}")
         page.get_by_text("Correct the kinds of matrices").click()
         settled(page)
-        choose_kind(page, row=3, kind="other")
+        choose_kind(page, row=4, kind="router")
         page.get_by_role("button", name="Apply").click()
         expect(page.get_by_role("button", name=UNDO)).to_be_enabled()
         settled(page)
-        assert model_info(str(folder), home).module(QUERY.replace("*", "1")).kind == "other"
+        ((pattern, answer),) = json.loads((folder / KINDS_FILE).read_text()).items()
+        assert (pattern.startswith("encoder.layer.*"), answer) == (True, {"kind": "router"})
+        changed = [spec for spec in model_info(str(folder), home).modules if spec.kind == "router"]
+        assert [spec.layer for spec in changed] == [0, 1]
         page.get_by_role("button", name=UNDO).click()
         expect(page.get_by_role("button", name=UNDO)).to_be_disabled()
         assert not (folder / KINDS_FILE).exists()
@@ -113,7 +116,10 @@ def test_in_a_browser(browser: Browser, folder: Path, home: Path) -> None:
 
 def choose_kind(page: Page, row: int, kind: str) -> None:
     """Choose a kind in a row of the table, which is drawn on a canvas."""
-    grid = page.get_by_test_id("stDataFrame").first.bounding_box()
+    table = page.get_by_test_id("stDataFrame").first
+    table.scroll_into_view_if_needed()
+    settled(page)
+    grid = table.bounding_box()
     assert grid
     x, y = grid["x"] + 60, grid["y"] + 35 * (row + 1.5)
     page.mouse.dblclick(x, y)
