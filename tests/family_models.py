@@ -243,6 +243,19 @@ FAMILY_MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {**NO_HEAD_DIM, "num_local_experts": 5, "num_experts_per_tok": 3},
     ),
     "gpt_oss": ("GptOssConfig", "GptOssForCausalLM", {**GQA, "num_local_experts": 5, "num_experts_per_tok": 3}),
+    "dbrx": (
+        "DbrxConfig",
+        "DbrxForCausalLM",
+        {
+            "vocab_size": VOCABULARY,
+            "d_model": HIDDEN,
+            "n_layers": LAYERS,
+            "n_heads": HEADS,
+            "max_seq_len": POSITIONS,
+            "attn_config": {"kv_n_heads": KV_HEADS, "clip_qkv": 8.0, "rope_theta": 10000.0},
+            "ffn_config": {"hidden_size": HIDDEN, "ffn_hidden_size": EXPERT, "moe_num_experts": 5, "moe_top_k": 3},
+        },
+    ),
     "mamba": (
         "MambaConfig",
         "MambaForCausalLM",

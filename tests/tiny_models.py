@@ -195,6 +195,11 @@ def mpnet() -> PreTrainedModel:
     return _built("MPNetForMaskedLM", config)
 
 
+def ernie() -> PreTrainedModel:
+    """A model of a family that offcomp does not list."""
+    return _built("ErnieModel", transformers.ErnieConfig(**BERT_SIZES, type_vocab_size=3))
+
+
 TINY: dict[str, Callable[[], PreTrainedModel]] = {
     build.__name__: build
     for build in (

@@ -14,12 +14,9 @@ from typing import Any, TextIO
 
 from offcomp.errors import InputError, OffcompError, StorageError
 from offcomp.files import REMEDIES, home_folder, path_of
-from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.families import KINDS
-from offcomp.models.kinds_file import save_kinds
-from offcomp.models.listing import model_info
-from offcomp.models.sources import resolve
+from offcomp.models.listing import folder_of, keep_kinds, model_info
 from offcomp.plain_text import without_unseen
 from offcomp.planning.data.calibration_text import BUNDLED, CalibrationText
 from offcomp.planning.data.task_fields import SUFFIXES as TABLES
@@ -141,15 +138,19 @@ def describe(model: str) -> ModelInfo:
     return model_info(model, home_folder())
 
 
-def correct_kinds(info: ModelInfo, file: str) -> ModelInfo:
-    """Keep a file of corrected kinds in the model's folder, and describe the model again. Raises InputError or ModelError."""
-    folder = resolve(info.model).folder or hub.cached_folder(info.model)
-    if info.source == "catalogue" or folder is None:
-        raise InputError(
-            f"the kinds of {info.model} cannot be corrected; copy it to a folder of your own, and name that folder"
-        )
-    save_kinds(file, folder, info.modules)
-    return describe(info.model)
+def correct_kinds(model: str, file: str) -> ModelInfo:
+    """Keep a file of corrected kinds in a model's folder, and describe the model.
+
+    Raises InputError if the file cannot be read, and as `keep_kinds` does.
+    """
+    try:
+        content = Path(file).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the kinds in {file}: {error.strerror}") from None
+    if folder_of(model) is None:
+        describe(model)  # downloads it
+    keep_kinds(model, content, home_folder())
+    return describe(model)
 
 
 def read_plan(path: str) -> tuple[Plan, ModelInfo]:

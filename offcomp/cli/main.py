@@ -20,6 +20,8 @@ from offcomp.errors import InputError
 from offcomp.files import app_folder, home_folder
 from offcomp.methods import method_of_style_key, own_options
 from offcomp.models.bundled_models import MODELS
+from offcomp.models.kinds_file import named_by_structure
+from offcomp.models.listing import recognised_info
 from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
 from offcomp.planning.cost import duration, estimate, gigabytes
 from offcomp.planning.data.calibration_text import SUFFIXES
@@ -41,9 +43,7 @@ def models(arguments: argparse.Namespace) -> None:
 
 def modules(arguments: argparse.Namespace) -> None:
     """List the weight matrices of a model."""
-    info = inputs.describe(arguments.model)
-    if arguments.kinds:
-        info = inputs.correct_kinds(info, arguments.kinds)
+    info = inputs.correct_kinds(arguments.model, arguments.kinds) if arguments.kinds else inputs.describe(arguments.model)
     rows = [
         {
             "name": m.name,
@@ -59,7 +59,10 @@ def modules(arguments: argparse.Namespace) -> None:
     size = f"{info.num_parameters:,} parameters in {info.num_bytes:,} bytes, matrices in {dtypes}"
     notes = [structure_note(info), unlisted_note(info.unlisted, info.num_parameters)]
     head = "\n".join(filter(None, [f"{info.model}: {info.architecture}, {size}", *notes]))
-    inputs.emit(arguments, info.to_dict(), lambda: f"{head}\n\n{format_table(rows)}")
+    recognised = recognised_info(arguments.model, home_folder())
+    by_structure = [spec.name for spec in named_by_structure(info, recognised or info)]
+    document = info.to_dict() | {"by_structure": by_structure}
+    inputs.emit(arguments, document, lambda: f"{head}\n\n{format_table(rows)}")
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -193,8 +196,7 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument(
         "--kinds",
         metavar="FILE",
-        help='JSON file that corrects kinds, such as {"blocks.0.mix": {"kind": "query", "layer": 0}}; '
-        "it is kept in the model's folder",
+        help='JSON file that corrects kinds, such as {"blocks.*.mix": {"kind": "query"}}; it is kept in the model\'s folder',
     )
     _plan_flags(verb("plan", plan))
     verb("predict", predict_plan).add_argument("plan", help="plan file, or - for standard input")

@@ -58,7 +58,7 @@ class ModuleStatistics:
     num_tokens          number of tokens over which the statistics are averaged
     cross_moment        (cols, cols): mean over tokens of x x'ᵀ, where x is the input of W in the original model and x' its
                         input in the model with all substitutions so far; tokens are weighted as in the column moment, which is
-                        then the mean of x' x'ᵀ; None for an embedding, or if the original model is not kept
+                        then the mean of x' x'ᵀ; None for an embedding or an expert, or if the original model is not kept
     input_means         (cols,) each: means of x and of x', with the same token weights; None whenever the cross moment is None
     """
 

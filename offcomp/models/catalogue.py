@@ -114,7 +114,7 @@ class ModelInfo:
             before this field existed, is recomputed from `num_parameters` and `dtype`.
         matrix_bytes: like `num_bytes`, but for linear and embedding weights only.
         unlisted: number of parameters in those tensors with two or more dimensions that are not in `modules`, such as
-            convolutions and stacked experts. Like vectors (biases, norms), they are not compressed.
+            convolutions. Like vectors (biases, norms), they are not compressed.
         reads_text: whether the model takes tokenised text as input, as opposed to images or audio.
     """
 
@@ -148,12 +148,12 @@ class ModelInfo:
 
     @property
     def by_structure(self) -> bool:
-        """Return whether the family is unknown, but the structure of the model tells the kinds of its modules."""
+        """Return whether the family is unknown, but the structure of the model, or a file, tells the kinds of its modules."""
         return not self.family and self.model_type != MATRICES and any(spec.default for spec in self.modules)
 
     @property
     def has_kinds(self) -> bool:
-        """Return whether the family or the structure tells the kinds of modules, so that they are not named by their paths."""
+        """Return whether the kinds of modules are known, so that modules are not all named by their paths."""
         return bool(self.family) or self.by_structure
 
     @property

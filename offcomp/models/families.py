@@ -1,6 +1,6 @@
 """Kinds of weight matrices, and the families of models in which module paths tell a matrix's kind.
 
-Weights of other families are recognised by their structure instead (`structure.py`).
+The kinds of all other models are recognised by structure instead (`structure.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from offcomp.models import patterns
-from offcomp.models.patterns import HEADS, Pattern
+from offcomp.models.patterns import Pattern
 
 KIND_TITLES = {
     "word_embeddings": "word embeddings",
@@ -82,6 +82,34 @@ class Match:
     expert: int | None = None
 
 
+HEADS = tuple(
+    Pattern("head", regex)
+    for regex in (
+        r"(?:lm_|mlm_)?head(?:\.dense|\.decoder|\.out_proj)?",
+        r"lm_loss",
+        r"decoder",
+        r"embed_out",
+        r"proj_out",
+        r"(?:pre_|sop_classifier\.)?classifier(?:\.dense|\.out_proj)?",
+        r"classification_head\.(?:dense|out_proj)",
+        r"qa_outputs",
+        r"score",
+        r"predictions\.(?:dense|decoder)",
+        r"cls\.predictions\.(?:transform\.dense|decoder)",
+        r"cls\.seq_relationship",
+        r"lm_predictions\.lm_head\.dense",
+        r"vocab_(?:transform|projector)",
+        r"generator_predictions\.dense",
+        r"generator_lm_head",
+        r"discriminator_predictions\.(?:dense|dense_prediction)",
+        r"(?:sequence_summary|multiple_choice_head)\.summary",
+        r"(?:visual|text)_projection",
+        r"text_model\.head",
+        r"vision_model\.head\.(?:attention\.(?:in_proj_weight|out_proj)|mlp\.fc[12])",
+    )
+)
+"""Patterns for the heads of task-specific classes, shared by all families."""
+
 UNKNOWN = Match(Pattern("other", ""))
 """Result for a module path that matches no pattern."""
 
@@ -127,6 +155,7 @@ FAMILIES = (
     Family("Nemotron", ("nemotron",), patterns.DECODER),
     Family("DeepSeek", ("deepseek_v2", "deepseek_v3"), patterns.DECODER),
     Family("gpt-oss", ("gpt_oss",), patterns.DECODER),
+    Family("DBRX", ("dbrx",), patterns.DBRX),
     Family("T5", ("t5", "mt5", "umt5"), patterns.T5),
     Family("BART", ("bart", "mbart"), patterns.ENCODER_DECODER),
     Family("Pegasus", ("pegasus",), patterns.ENCODER_DECODER),

@@ -86,17 +86,18 @@ def is_content(fingerprint: str) -> bool:
     return CONTENT.fullmatch(fingerprint) is not None
 
 
-def identify(folder: Path) -> Identity:
-    """The identity of the model in a folder.
+def identify(folder: Path, *, as_recognised: bool = False) -> Identity:
+    """The identity of the model in a folder, or what it would be without a file of corrected kinds (`as_recognised`).
 
     Raises:
         ModelError: the config or the weights are missing or cannot be read.
     """
     with readable(folder):
         index = [] if (folder / WEIGHTS).is_file() else [folder / INDEX]
-        kinds = [folder / KINDS_FILE] if (folder / KINDS_FILE).is_file() else []
+        kinds = [folder / KINDS_FILE] if (folder / KINDS_FILE).is_file() and not as_recognised else []
         fingerprint = _digest_of(folder, [folder / CONFIG, *index, *weight_files(folder), *kinds])
-        return Identity(fingerprint, _digest_of(folder, _other_files(folder), fingerprint))
+        others = [file for file in _other_files(folder) if not (as_recognised and file.name == KINDS_FILE)]
+        return Identity(fingerprint, _digest_of(folder, others, fingerprint))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Recognise the kinds of the matrices of one layer, from their shapes and, as hints, the words in their paths."""
+"""Recognise the kinds of the matrices in one layer by their shapes and, as hints, by the words in their paths."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ READERS = {
 }
 FUSED_WORD = re.compile(r"w?qkv\w*|kv")
 ATTENTION_WORD = re.compile(r".*(?:att|mha).*")
+WITHOUT_MEANING = re.compile(r"\.(?:linear|dense|lin|fc)$")
+"""The end of a path that says nothing, so that the name before it counts."""
 STATE_SPACE_WORDS = {"mamba", "ssm", "mixer", "recurrent", "temporal", "conv"}
 OUT_WORDS = {"o", "out", "output", "wo", "down", "w2", "fc2", "proj"}
 GATE_WORDS = {"gate", "gated", "wg", "w1"}
@@ -63,12 +65,24 @@ class Matrix:
         return set(words_of(self.path))
 
     @property
+    def name(self) -> str:
+        """The last name in the path that says something."""
+        return WITHOUT_MEANING.sub("", self.path).rpartition(".")[2]
+
+    @property
     def leaf(self) -> set[str]:
-        return set(words_of(self.path.rpartition(".")[2]))
+        return set(words_of(self.name))
 
     @property
     def scope(self) -> str:
-        return self.path.rpartition(".")[0]
+        return WITHOUT_MEANING.sub("", self.path).rpartition(".")[0]
+
+    @property
+    def attention(self) -> str:
+        """The path of the attention that the matrix belongs to; empty if no name in its path says so."""
+        names = self.path.split(".")
+        ends = [end for end, name in enumerate(names, 1) if any(map(ATTENTION_WORD.fullmatch, words_of(name)))]
+        return ".".join(names[: ends[0]]) if ends else ""
 
 
 class Layer:
@@ -80,9 +94,11 @@ class Layer:
     def kinds(self) -> dict[int, tuple[str, str]]:
         """The kind and part of each matrix."""
         kinds = dict.fromkeys(self.matrices, ("other", ""))
-        attention = self._attention()
-        for is_cross in (False, True):
-            members = [index for index in attention if self._is_cross(index) == is_cross]
+        attention = [index for index in self._attention() if "router" not in self.matrices[index].words]
+        groups: dict[tuple[bool, str], list[int]] = defaultdict(list)
+        for index in attention:
+            groups[self._is_cross(index), self.matrices[index].attention].append(index)
+        for (is_cross, _), members in groups.items():
             kinds |= {index: (kind, "cross" if is_cross else "") for index, kind in self._attention_kinds(members)}
         rest = [index for index in self.matrices if index not in attention]
         routers = {index: ("router", self._shared(index)) for index in rest if self._is_router(index)}
@@ -91,7 +107,10 @@ class Layer:
         return kinds | routers
 
     def _attention(self) -> list[int]:
-        """The matrices of attention: whose paths say so, or those beside a query, or those left by feed-forward layers."""
+        """The matrices of attention: those with such a name, else those beside a query, key and value.
+
+        Failing that, those that fit no feed-forward layer.
+        """
         named = [index for index, matrix in self.matrices.items() if matrix.is_attention]
         if named:
             return named
@@ -106,7 +125,11 @@ class Layer:
         if self.names_attention or any(matrix.is_expert for matrix in self.matrices.values()):
             return []
         inner = self._inner_of_feed_forward()
-        rest = [index for index, matrix in self.matrices.items() if matrix.is_linear and inner not in self._sides(index)]
+        rest = [
+            index
+            for index, matrix in self.matrices.items()
+            if matrix.is_linear and inner not in self._sides(index) and not STATE_SPACE_WORDS & matrix.words
+        ]
         return (
             rest if len(rest) > (1 if inner else 3) and any(self.matrices[index].rows == self.width for index in rest) else []
         )
@@ -131,7 +154,7 @@ class Layer:
         members = [index for index in members if not SIDE_WORDS & self.matrices[index].leaf]
         for index in members:
             matrix = self.matrices[index]
-            leaf = words_of(matrix.path.rpartition(".")[2]) or [matrix.path]
+            leaf = words_of(matrix.name) or [matrix.path]
             roles = {READERS[word] for word in leaf if word in READERS}
             if any(map(FUSED_WORD.fullmatch, leaf)) or len(roles) > 1:
                 yield index, self._fused_kind(members, matrix, leaf)
@@ -144,7 +167,8 @@ class Layer:
 
     def _fused_kind(self, members: Sequence[int], matrix: Matrix, leaf: Sequence[str]) -> str:
         """The kind of a matrix that makes keys and values, and perhaps queries, in one step or in two."""
-        if matrix.cols != self.width:
+        is_whole = any(map(FUSED_WORD.fullmatch, leaf)) and "kv" not in leaf
+        if matrix.cols != self.width and not is_whole:
             return "kv_up"
         others = [self.matrices[other] for other in members]
         in_steps = any("kv" in other.leaf and other.cols != self.width for other in others)
@@ -160,10 +184,11 @@ class Layer:
         return "query_down" if is_down and matrix.cols == self.width else role
 
     def _unnamed_kinds(self, unnamed: Sequence[int], size: int) -> Iterator[tuple[int, str]]:
-        """The kinds of attention matrices whose names do not say query, key or value."""
-        writers = [index for index in unnamed if self.matrices[index].rows == self.width]
-        named_out = [index for index in writers if OUT_WORDS & self.matrices[index].leaf]
-        chosen = (named_out or writers)[-1:]
+        """The kinds of those matrices of an attention, of `size` in all, whose names do not say query, key or value."""
+        ends = [index for index in unnamed if not GATE_WORDS & self.matrices[index].leaf]
+        writers = [index for index in ends if self.matrices[index].rows == self.width]
+        named_out = [index for index in writers or ends if OUT_WORDS & self.matrices[index].leaf]
+        chosen = (named_out or writers)[-1:] if size > 1 else []
         yield from ((index, "attention_output") for index in chosen)
         rest = [index for index in unnamed if index not in chosen and self.matrices[index].cols == self.width]
         if len(rest) == 3 and size == 4:
@@ -212,7 +237,7 @@ class Layer:
                 continue
             if index in writers:
                 yield index, ("ssm_out", "")
-            elif matrix.cols == self.width and matrix.rows > self.width:
+            elif matrix.cols == self.width and matrix.rows >= self.width:
                 yield index, ("ssm_in", "")
             elif matrix.cols in inner or matrix.rows in inner:
                 yield index, ("ssm_x" if matrix.cols in inner else "ssm_dt", "")
@@ -238,7 +263,9 @@ class Layer:
         ]
         if not writers or not entries or any(matrix.is_expert for matrix in matrices):
             return False
-        if STATE_SPACE_WORDS & {word for matrix in matrices for word in words_of(matrix.scope)}:
+        words = STATE_SPACE_WORDS & {word for matrix in matrices for word in words_of(matrix.scope)}
+        is_plain = bool(readers) and not any(self.matrices[index].is_double for index in readers)
+        if words and not (words == {"mixer"} and is_plain):
             return True
         return not readers and not self.names_attention and any(m.cols == self.width < m.rows for m in matrices)
 

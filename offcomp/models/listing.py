@@ -2,7 +2,7 @@
 
 Saved listings let the app's main process work without torch. Only the first use of a model requires `loading.describe`,
 which the app runs in a separate process. Listings are keyed by content, so a copy of a known model is recognised wherever it
-is stored.
+is stored. They hold the kinds that offcomp recognises; a file of corrected kinds is applied when a listing is read.
 
     HOME/models/FINGERPRINT-VERSIONS.json
 """
@@ -15,15 +15,17 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from offcomp.errors import ModelError, StorageError
+from offcomp.errors import InputError, ModelError, StorageError
 from offcomp.files import home_folder, read_json, write_json
 from offcomp.models import hub
 from offcomp.models.bundled_models import MODELS
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.environment import versions
 from offcomp.models.folder_faults import check_is_complete
-from offcomp.models.identity import Identity, identify
+from offcomp.models.identity import KINDS_FILE, Identity, identify
+from offcomp.models.kinds_file import corrected, read_kinds, save_kinds
 from offcomp.models.sources import bundled_info, resolve
 
 LISTING = 4
@@ -35,11 +37,16 @@ def identity_of(model: str) -> Identity | None:
 
     Raises ModelError if there is no such model or its files cannot be read.
     """
-    folder = resolve(model).folder or hub.cached_folder(model)
+    folder = folder_of(model)
     if folder is None:
         return None
     check_is_complete(folder)
     return identify(folder)
+
+
+def folder_of(model: str) -> Path | None:
+    """The folder with a model's files; None for a hub model that has not been downloaded. Raises ModelError as `resolve`."""
+    return resolve(model).folder or hub.cached_folder(model)
 
 
 def check_unchanged(info: ModelInfo) -> None:
@@ -51,13 +58,42 @@ def check_unchanged(info: ModelInfo) -> None:
 def known_info(model: str, home: Path) -> ModelInfo | None:
     """The existing listing for the model's weights and config, or None if the model has not been listed yet.
 
-    Raises ModelError if there is no such model, or its files are damaged or unsafe.
+    Raises ModelError if there is no such model, or its files, including one with corrected kinds, are damaged or unsafe.
     """
-    identity = identity_of(model)
-    if identity is None:
+    info, folder = recognised_info(model, home), folder_of(model)
+    if info is None or folder is None or not (folder / KINDS_FILE).is_file():
+        return info
+    identity = identify(folder)
+    return replace(info, modules=corrected(info.modules, folder), fingerprint=identity.fingerprint, reads=identity.reads)
+
+
+def recognised_info(model: str, home: Path) -> ModelInfo | None:
+    """Like `known_info`, but as if the model's folder had no file of corrected kinds."""
+    folder = folder_of(model)
+    if folder is None:
         return None
+    check_is_complete(folder)
+    identity = identify(folder, as_recognised=True)
     info = _bundled().get(identity.fingerprint) or _cached(home, identity.fingerprint)
     return info and replace(info, model=model, source=resolve(model).source, reads=identity.reads)
+
+
+def kept_kinds(model: str) -> dict[str, Any]:
+    """The content of a model's file of corrected kinds; empty if it has none. Raises ModelError if it cannot be read."""
+    folder = folder_of(model)
+    return read_kinds(folder) if folder else {}
+
+
+def keep_kinds(model: str, content: bytes | None, home: Path) -> None:
+    """Write the file of corrected kinds of a model on this machine, or remove it if the content is None.
+
+    Raises InputError for a model whose folder is not the user's own; ModelError if the file does not fit the model, which then
+    keeps its kinds; and StorageError.
+    """
+    folder = folder_of(model)
+    if resolve(model).source == "catalogue" or folder is None:
+        raise InputError(f"the kinds of {model} cannot be corrected; copy it to a folder of your own, and name that folder")
+    save_kinds(content, folder, lambda: model_info(model, home))
 
 
 def model_info(model: str, home: Path | None = None) -> ModelInfo:
@@ -69,9 +105,10 @@ def model_info(model: str, home: Path | None = None) -> ModelInfo:
             hub.snapshot(model)  # fails before torch is loaded if the model is unavailable
         from offcomp.models.loading import describe
 
-        info = describe(model)
+        recognised = describe(model, as_recognised=True)
         with suppress(StorageError):  # for example, if the disk is full; the listing is created again next time
-            write_json(_path(home, info.fingerprint), info.to_dict())
+            write_json(_path(home, recognised.fingerprint), recognised.to_dict())
+        info = known_info(model, home) or describe(model)
     return info
 
 

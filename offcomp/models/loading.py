@@ -25,6 +25,7 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.models.checkpoint import Checkpoint, as_model_error, check_not_changed, network_on_meta, open_checkpoint
 from offcomp.models.conversions import Conversion, Sources, conversions_of
 from offcomp.models.families import family_of
+from offcomp.models.identity import identify
 from offcomp.models.kinds_file import corrected
 from offcomp.models.matrix_model import Matrices
 from offcomp.models.safetensors_files import stored_dtype, stored_tensors, weight_files
@@ -57,18 +58,19 @@ class LoadedModel:
         return replace(modules, pooling=(self.pooling,)) if self.pooling else modules
 
 
-def describe(model: str) -> ModelInfo:
+def describe(model: str, *, as_recognised: bool = False) -> ModelInfo:
     """Describe a model without loading its weights, by building it on the meta device, which allocates no memory.
 
     Args:
         model: a catalogue name, a folder or a hub id. A hub model is downloaded first, unless it is cached.
+        as_recognised: whether to leave out a file of corrected kinds.
 
     Raises:
         ModelError: the model is unknown, unsafe, damaged, too large or unsupported.
     """
     with quiet():
         checkpoint = open_checkpoint(model)
-        info = _described(checkpoint)
+        info = _described(checkpoint, as_recognised=as_recognised)
         check_not_changed(checkpoint)
         return info
 
@@ -156,12 +158,13 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _described(checkpoint: Checkpoint) -> ModelInfo:
+def _described(checkpoint: Checkpoint, *, as_recognised: bool = False) -> ModelInfo:
     """Describe a checkpoint by building its model on the meta device."""
     network = network_on_meta(checkpoint)
     check_memory(checkpoint.folder, checkpoint.tensors, network)
     dtype = stored_dtype(checkpoint.folder)
-    listed = corrected(list_modules(network), checkpoint.folder)
+    listed = list_modules(network) if as_recognised else corrected(list_modules(network), checkpoint.folder)
+    identity = identify(checkpoint.folder, as_recognised=True) if as_recognised else checkpoint.identity
     modules, num_bytes, unlisted = stored_parameters(network, listed, checkpoint.tensors, dtype)
     family = family_of(checkpoint.config.model_type)
     return ModelInfo(
@@ -174,9 +177,9 @@ def _described(checkpoint: Checkpoint) -> ModelInfo:
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         matrix_parameters=sum(spec.num_parameters for spec in modules),
         num_layers=getattr(checkpoint.config.get_text_config(), "num_hidden_layers", 0),
-        fingerprint=checkpoint.identity.fingerprint,
+        fingerprint=identity.fingerprint,
         modules=modules,
-        reads=checkpoint.identity.reads,
+        reads=identity.reads,
         num_bytes=num_bytes,
         matrix_bytes=sum(spec.num_bytes for spec in modules),
         unlisted=unlisted,

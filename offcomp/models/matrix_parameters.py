@@ -42,10 +42,10 @@ def _stored_weight(module: nn.Module, path: str, parameter: nn.Parameter, width:
         return None
     shape, is_bare = tuple(parameter.shape), name != "weight"
     paths = (path if is_bare else path.rpartition(".")[0],)
-    if _is_expert_tensor(module, parameter):
-        transposed = _has_transposed_experts(module, path, shape, width)
+    if stacked := _stacked_experts(module, shape, is_bare):
+        transposed = _has_transposed_experts(module, path, stacked, width)
         alternating = getattr(module, "is_concatenated", True) is False
-        return StoredWeight(paths, shape, transposed, alternating, experts=shape[0], is_bare=is_bare)
+        return StoredWeight(paths, stacked, transposed, alternating, experts=stacked[0], is_bare=is_bare)
     if sum(side > 1 for side in shape) < 2 and not isinstance(module, nn.Linear | nn.Embedding | Conv1D):
         return None
     return StoredWeight(
@@ -53,10 +53,19 @@ def _stored_weight(module: nn.Module, path: str, parameter: nn.Parameter, width:
     )
 
 
-def _is_expert_tensor(module: nn.Module, parameter: nn.Parameter) -> bool:
-    """Whether a parameter stacks one matrix for each expert along its first dimension."""
-    counts = {value for name, value in vars(module).items() if "expert" in name and isinstance(value, int)}
-    return parameter.ndim == 3 and parameter.shape[0] in counts
+def _stacked_experts(module: nn.Module, shape: tuple[int, ...], is_bare: bool) -> tuple[int, ...]:
+    """The shape (experts, ., .) of a parameter with one matrix for each expert of a module; empty for any other.
+
+    The parameter has this shape itself, or has the matrices one above the other.
+    """
+    numbers = {name: value for name, value in vars(module).items() if isinstance(value, int) and value > 0}
+    counts = {value for name, value in numbers.items() if "expert" in name}
+    if len(shape) == 3 and shape[0] in counts:
+        return shape
+    heights = set(numbers.values()) - counts
+    fitting = (count for count in counts if shape[0] % count == 0 and shape[0] // count in heights)
+    count = next(fitting, 0) if len(shape) == 2 and is_bare else 0
+    return (count, shape[0] // count, shape[1]) if count > 1 else ()
 
 
 def _has_transposed_experts(module: nn.Module, path: str, shape: tuple[int, ...], width: int) -> bool:

@@ -44,35 +44,6 @@ def within(layer: str, *others: Pattern, part: str = "", **kinds: str) -> tuple[
     return tuple(Pattern(p.kind, f"{layer}\\.{p.regex}", p.part or part, p.pieces, p.layout, p.transposed) for p in relative)
 
 
-HEADS = tuple(
-    Pattern("head", regex)
-    for regex in (
-        r"(?:lm_|mlm_)?head(?:\.dense|\.decoder|\.out_proj)?",
-        r"lm_loss",
-        r"decoder",
-        r"embed_out",
-        r"proj_out",
-        r"(?:pre_|sop_classifier\.)?classifier(?:\.dense|\.out_proj)?",
-        r"classification_head\.(?:dense|out_proj)",
-        r"qa_outputs",
-        r"score",
-        r"predictions\.(?:dense|decoder)",
-        r"cls\.predictions\.(?:transform\.dense|decoder)",
-        r"cls\.seq_relationship",
-        r"lm_predictions\.lm_head\.dense",
-        r"vocab_(?:transform|projector)",
-        r"generator_predictions\.dense",
-        r"generator_lm_head",
-        r"discriminator_predictions\.(?:dense|dense_prediction)",
-        r"(?:sequence_summary|multiple_choice_head)\.summary",
-        r"(?:visual|text)_projection",
-        r"text_model\.head",
-        r"vision_model\.head\.(?:attention\.(?:in_proj_weight|out_proj)|mlp\.fc[12])",
-    )
-)
-"""Patterns for the heads of task-specific classes, shared by all families."""
-
-
 def _words(*regexes: str) -> tuple[Pattern, ...]:
     return tuple(Pattern("word_embeddings", regex) for regex in regexes)
 
@@ -282,6 +253,19 @@ T5 = (
         ffn_in=r"DenseReluDense\.wi(?:_1)?",
         ffn_gate=r"DenseReluDense\.wi_0",
         ffn_out=r"DenseReluDense\.wo",
+    ),
+)
+
+DBRX = (
+    *_words(r"wte"),
+    *within(
+        r"blocks\.(?P<layer>\d+)",
+        fused(r"norm_attn_norm\.attn\.Wqkv", layout="grouped"),
+        attention_output=r"norm_attn_norm\.attn\.out_proj",
+        router=r"ffn\.router\.layer",
+        expert_gate=r"ffn\.experts\.mlp\.w1",
+        expert_in=r"ffn\.experts\.mlp\.v1",
+        expert_out=r"ffn\.experts\.mlp\.w2",
     ),
 )
 

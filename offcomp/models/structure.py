@@ -1,6 +1,6 @@
-"""Recognise the kinds of weight matrices in a model of an unknown family: by repeated blocks, shapes and, as hints, words.
+"""Recognise the kinds of weight matrices in a model of an unknown family by its repeated blocks, shapes and, as hints, words.
 
-1. A list whose items hold matrices is a stack of layers. The most frequent dimension in a stack is the width of the residual
+1. A list whose items hold matrices is a stack of layers. The most frequent dimension in a layer is the width of the residual
    stream: a matrix with as many columns reads from the stream, one with as many rows writes to it.
 2. Within a layer, words such as "attn" in the paths tell attention from the rest. Without such words, a writer with as many
    columns as one or two readers have rows belongs to a feed-forward layer, and everything else to attention.
@@ -16,11 +16,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
-from offcomp.models.families import UNKNOWN, Match
+from offcomp.models.families import HEADS, UNKNOWN, Match
 from offcomp.models.layer_kinds import Layer, Matrix, words_of
-from offcomp.models.patterns import GATED, HEADS, Pattern
+from offcomp.models.patterns import GATED, Pattern
 from offcomp.models.pieces import StoredWeight
-from offcomp.models.places import places_of
+from offcomp.models.places import Place, places_of
 
 PART_WORDS = {
     "text": {"text", "language"},
@@ -37,6 +37,7 @@ def recognise(weights: Sequence[StoredWeight], vocabulary: int = 0, widths: Coll
     if unknown.
     """
     places = places_of([weight.paths[0] for weight in weights])
+    base = _base(weights, places)
     parts = _parts({place.stack for place in places if place.stack})
     layers: dict[tuple[str, int | None], dict[int, Matrix]] = defaultdict(dict)
     found: dict[int, Match] = {}
@@ -45,6 +46,9 @@ def recognise(weights: Sequence[StoredWeight], vocabulary: int = 0, widths: Coll
             layers[place.stack, place.layer][index] = Matrix.of(weight, place.rest)
         else:
             found[index] = _outside(weight, vocabulary, weights, parts)
+            path = weight.paths[0]
+            if base and found[index].pattern.kind == "other" and not (weight.is_embedding or path.startswith(base)):
+                found[index] = Match(Pattern("head", path))
     attentive = {stack for (stack, _), group in layers.items() if any(matrix.is_attention for matrix in group.values())}
     for (stack, layer), matrices in layers.items():
         width = _width(matrices.values(), widths)
@@ -60,6 +64,13 @@ def recognise(weights: Sequence[StoredWeight], vocabulary: int = 0, widths: Coll
     return [found[index] for index in range(len(weights))]
 
 
+def _base(weights: Sequence[StoredWeight], places: Sequence[Place]) -> str:
+    """The beginning of all paths of layers and embeddings, such as `bert.`; what has another path is a head. Empty if none."""
+    inside = (w.paths[0] for w, place in zip(weights, places, strict=True) if place.stack or w.is_embedding)
+    first = {path.partition(".")[0] for path in inside}
+    return f"{first.pop()}." if len(first) == 1 and any(weight.is_embedding for weight in weights) else ""
+
+
 def _parts(stacks: set[str]) -> dict[str, str]:
     """The part of each stack, such as `encoder`, if there are several; empty if its path does not say."""
     if len(stacks) < 2:
@@ -68,12 +79,15 @@ def _parts(stacks: set[str]) -> dict[str, str]:
 
 
 def _width(matrices: Collection[Matrix], widths: Collection[int]) -> int:
-    """The width of the residual stream in a layer: the dimension that most matrices have, preferably one from the config."""
+    """The width of the residual stream in a layer: the dimension that most matrices have, preferably one from the config.
+
+    Without attention, as in Mamba, half as many matrices suffice for one from the config.
+    """
     linear = [matrix for matrix in matrices if matrix.is_linear or matrix.is_expert] or matrices
     counts = Counter(side for matrix in linear for side in {matrix.rows, matrix.cols})
-    most = max(counts.values())
-    candidates = [side for side in counts if side in widths and 2 * counts[side] >= most] or list(counts)
-    return max(candidates, key=lambda side: (counts[side], side))
+    most = 0 if any(matrix.is_attention for matrix in linear) else max(counts.values())
+    stated = [side for side in counts if side in widths and most and 2 * counts[side] >= most]
+    return max(stated or counts, key=lambda side: (counts[side], side in widths, side))
 
 
 def _outside(weight: StoredWeight, vocabulary: int, weights: Sequence[StoredWeight], parts: Mapping[str, str]) -> Match:

@@ -51,8 +51,7 @@ def blocks(stored: Tensor, spec: ModuleSpec) -> Float[Tensor, "blocks block cols
 
     Raises ModelError if the shapes do not match.
     """
-    matrix = stored if spec.expert is None else stored[spec.expert]
-    matrix = matrix.flatten(1)
+    matrix = (stored if spec.expert is None else stacked_experts(stored, spec)[spec.expert]).flatten(1)
     canonical = matrix.T if spec.transposed else matrix
     block, stride = (spec.block, spec.stride) if spec.stride else (spec.rows, canonical.shape[0])
     fits = canonical.shape[0] % stride == 0 and spec.start + block <= stride
@@ -67,6 +66,11 @@ def blocks(stored: Tensor, spec: ModuleSpec) -> Float[Tensor, "blocks block cols
             "list the model's modules again."
         )
     return view
+
+
+def stacked_experts(stored: Tensor, spec: ModuleSpec) -> Tensor:
+    """The tensor (experts, ., .) that an expert belongs to; a view of one that has all experts one above the other (DBRX)."""
+    return stored.unflatten(0, (-1, spec.cols if spec.transposed else spec.rows)) if stored.ndim == 2 else stored
 
 
 def _parameter(model: nn.Module, path: str) -> nn.Parameter:

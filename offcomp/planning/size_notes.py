@@ -66,14 +66,22 @@ def structure_note(info: ModelInfo) -> str:
     )
 
 
+def structure_answer(info: ModelInfo, by_structure: int) -> str:
+    """Say of how many matrices only the structure tells the kind; empty if there are none."""
+    if not by_structure:
+        return ""
+    kinds, was = ("The kind of 1 matrix", "was") if by_structure == 1 else (f"Kinds of {by_structure:,} matrices", "were")
+    return f"{kinds} {was} recognised by structure, since offcomp does not know the family {info.model_type}."
+
+
 def unlisted_note(unlisted: int, num_parameters: int) -> str:
     """A sentence stating how many of the model's parameters are in unlisted tensors; empty if there are no such tensors."""
     if not unlisted:
         return ""
     share = 100 * unlisted / num_parameters
     return (
-        f"{unlisted:,} parameters, {share:.2g} % of the model, are in tensors that are not matrices (convolutions, "
-        "stacked experts and so on) and stay unchanged; they count only towards the size of the whole model."
+        f"{unlisted:,} parameters, {share:.2g} % of the model, are in tensors that are not matrices, such as convolutions, "
+        "and stay unchanged; they count only towards the size of the whole model."
     )
 
 

@@ -98,6 +98,8 @@ class CalibrationResult(Document):
     cut: Truncation | None = None
     output_error_fitted: Amount | None = None
     """Like `GroupResult.output_error`, but on the text used for fitting."""
+    scarce_experts: Items[Line] = ()
+    """Experts that fewer than 16 tokens of the text reached, so that they were compressed as if there were no text."""
 
 
 class GroupResult(Document):

@@ -68,6 +68,7 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
     with worker.stage(LOAD):
         from offcomp.models.offloading import StoredMatrices
         from offcomp.runs.calibration import calibration_of
+        from offcomp.runs.calibration.experts import scarce_notes
         from offcomp.runs.compress import add_output_errors
         from offcomp.runs.compress_groups import compress_groups
 
@@ -107,7 +108,7 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
         unlisted=info.unlisted,
         sizes=sizes,
     )
-    return Outcome(model, scores, inputs, size_notes(worker.groups), ledger)
+    return Outcome(model, scores, inputs, [*size_notes(worker.groups), *scarce_notes(worker.groups)], ledger)
 
 
 def _open_tasks(worker: Worker, loaded: LoadedModel, cache: Path) -> list[OpenTask]:

@@ -69,7 +69,8 @@ def _listed(model: str) -> ModelInfo:
         ) from None
     if done.returncode:
         raise ModelError(_reason(done.returncode, done.stderr))
-    return ModelInfo.from_dict(json.loads(done.stdout))
+    document = json.loads(done.stdout)
+    return ModelInfo.from_dict({name: value for name, value in document.items() if name != "by_structure"})
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 from torch import nn
 
 from offcomp.cli.main import main
@@ -16,7 +18,7 @@ from offcomp.models.listing import model_info
 from offcomp.models.loading import describe, load
 from offcomp.models.weights import list_modules
 from tests import tiny_models
-from tests.family_models import family_model
+from tests.family_models import BASE, family_model
 
 HIDDEN_FAMILIES = (
     *("bert", "distilbert", "mpnet", "albert", "deberta_v2", "modernbert", "nomic_bert", "xlnet", "bart", "whisper", "mt5"),
@@ -118,3 +120,55 @@ def test_a_wrong_file_is_refused(
         main(["modules", str(folder), "--kinds", str(file)])
     assert fault in capsys.readouterr().err
     assert describe(str(folder)).module("query.0").kind == "query"  # the folder is unchanged
+
+
+UNLISTED = {
+    "recurrent_gemma": (
+        "RecurrentGemmaModel",
+        {"num_key_value_heads": 2, "num_hidden_layers": 3, "lru_width": 24, "attention_window_size": 8, "head_dim": 6},
+        {"linear_x": "ssm_in", "linear_out": "ssm_out", "o_proj": "attention_output", "q_proj": "query"},
+    ),
+    "falcon_mamba": ("FalconMambaModel", {"state_size": 6, "time_step_rank": 4}, {"in_proj": "ssm_in", "out_proj": "ssm_out"}),
+    "mobilebert": (
+        "MobileBertModel",
+        {"true_hidden_size": 10, "intra_bottleneck_size": 10, "embedding_size": 8, "intermediate_size": 40},
+        {"attention.output.dense": "attention_output", "ffn.0.intermediate.dense": "ffn_in", "ffn.0.output.dense": "ffn_out"},
+    ),
+    "minimax": (
+        "MiniMaxModel",
+        {"num_key_value_heads": 2, "head_dim": 6, "num_local_experts": 3},
+        {"qkv_proj": "qkv", "self_attn.out_proj": "attention_output", "output_gate": "other", "down_proj": "expert_out"},
+    ),
+    "vilt": ("ViltForMaskedLM", {"image_size": 8, "patch_size": 4}, {"mlm_score.transform.dense": "head"}),
+}
+"""Families of no list: their class, sizes, and the kinds of some matrices by the end of their path, from the modelling code."""
+
+
+@pytest.mark.parametrize("name", UNLISTED)
+def test_families_that_no_list_names(name: str) -> None:
+    architecture, sizes, kinds = UNLISTED[name]
+    model_class = getattr(transformers, architecture)
+    plain = {key: value for key, value in BASE.items() if key not in ("bos_token_id", "eos_token_id")}
+    with torch.device("meta"):
+        model = model_class(model_class.config_class(**plain | sizes))
+    specs = [(spec.path.removesuffix(".weight"), spec.kind) for spec in list_modules(model)]
+    for end, kind in kinds.items():
+        assert {found for path, found in specs if path.endswith(f".{end}") or path == end} == {kind}, end
+
+
+def test_widths_may_grow_from_stage_to_stage() -> None:
+    """Hiera: the config has the last width, queries shrink, and the first layer of a stage reads the width before."""
+    config = transformers.HieraConfig(
+        embed_dim=8,
+        depths=[1, 2, 2],
+        num_heads=[1, 2, 4],
+        image_size=[32, 32],
+        masked_unit_size=[4, 4],
+        query_stride=[2, 2],
+        num_query_pool=2,
+    )
+    with torch.device("meta"):
+        specs = list_modules(transformers.HieraModel(config))
+    kinds = {(spec.path.rpartition(".")[0].rpartition(".")[2], spec.kind) for spec in specs if "layers" in spec.path}
+    assert kinds >= {("qkv", "qkv"), ("fc1", "ffn_in"), ("fc2", "ffn_out")}
+    assert not kinds & {("fc1", "ffn_out"), ("fc2", "ffn_in"), ("qkv", "kv_up")}

@@ -14,8 +14,10 @@ from offcomp.errors import InputError, ModelError
 from offcomp.models.loading import LoadedModel
 from offcomp.models.positions import longest_text
 from offcomp.models.tokens import can_pad, check_known, encode, longer_than
+from offcomp.planning.data.row_counts import Truncation
 
 BATCH_SIZE = 16
+HELD_OUT_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,19 @@ class TokenBatch:
         for start, end in pairwise(texts * index // number for index in range(number + 1)):
             inputs = {name: tensor[start:end] for name, tensor in self.inputs.items()}
             yield TokenBatch(inputs, self.counted[start:end])
+
+
+def split_at_random(texts: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
+    """The texts to fit on, and those held out to measure errors on unseen text: a random fifth, unless there is only one."""
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
+    num_held_out = round(HELD_OUT_SHARE * len(texts)) if len(texts) > 1 else 0
+    return [texts[i] for i in sorted(order[num_held_out:])], [texts[i] for i in sorted(order[:num_held_out])]
+
+
+def truncation(batches: Sequence[TokenBatch], limit: int) -> Truncation | None:
+    """The number of texts truncated to `limit` tokens; None if there are none."""
+    cut, texts = sum(batch.num_cut for batch in batches), sum(len(batch.counted) for batch in batches)
+    return Truncation(texts=cut, of=texts, tokens=limit) if cut else None
 
 
 def token_batches(loaded: LoadedModel, texts: Sequence[str], max_tokens: int, special_tokens: bool) -> list[TokenBatch]:

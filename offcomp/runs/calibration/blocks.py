@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.places import EXPERT_LIST
 from offcomp.runs.calibration.batches import TokenBatch
 from offcomp.runs.calibration.forward import entry_point, run
 from offcomp.runs.calibration.links import Call, Link, Links, copied, values_in
@@ -26,11 +27,15 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 def block_of(model: PreTrainedModel, specs: Sequence[ModuleSpec]) -> str | None:
-    """Path of the block in which all these modules are used: the innermost such item of an `nn.ModuleList`, or None."""
+    """Path of the block in which all these modules are used: the innermost such item of an `nn.ModuleList`, or None.
+
+    An expert is no block, since a pass may not use it.
+    """
     paths = [path.split(".") for spec in specs for path in (spec.path, *spec.tied)]
     for length in range(len(paths[0]) - 2, 1, -1):  # without the names of the module itself and of its parameter
         block = paths[0][:length]
-        is_item = isinstance(model.get_submodule(".".join(block[:-1])), nn.ModuleList)
+        is_list = isinstance(model.get_submodule(".".join(block[:-1])), nn.ModuleList)
+        is_item = is_list and not EXPERT_LIST.search(".".join(block))
         if is_item and all(path[:length] == block for path in paths):
             return ".".join(block)
     return None

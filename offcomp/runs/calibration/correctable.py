@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.weights import MATRIX_MODULES
+from offcomp.runs.calibration.experts import is_expert
 from offcomp.runs.calibration.forward import is_embedding, modules_of
 
 DEAD_GAIN = 1e-4
@@ -109,11 +110,14 @@ class Target:
 
 
 def targets_in(model: PreTrainedModel, specs: Iterable[ModuleSpec]) -> list[Target]:
-    """The normalisations, and the modules other than embeddings that have a bias and use one of these weights."""
+    """The normalisations, and the modules other than embeddings that have a bias and use one of these weights.
+
+    Biases of experts are left as they are, since different tokens may reach an expert in the compressed model.
+    """
     paths = {id(module): path for path, module in model.named_modules()}
     found: dict[str, Target] = {}
     for spec in specs:
-        for module in modules_of(model, spec):
+        for module in () if is_expert(spec) else modules_of(model, spec):
             bias = bias_of(module)
             if bias is not None and not is_embedding(module):
                 path = paths[id(module)]

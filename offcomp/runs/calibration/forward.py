@@ -38,9 +38,10 @@ def has_module(spec: ModuleSpec) -> bool:
 def modules_of(model: PreTrainedModel, spec: ModuleSpec) -> list[nn.Module]:
     """The modules that use a weight: a single module or several tied embeddings, excluding a head tied to an embedding.
 
-    Raises InputError if the weight is used by no module of its own, such as an expert in a tensor of experts.
+    For an expert in a tensor of experts, this is the module that contains all of them. Raises InputError if any other weight
+    has no module of its own.
     """
-    if not has_module(spec):
+    if spec.expert is None and not has_module(spec):
         raise InputError(
             f"{spec.name} is part of the parameter '{spec.path}', whose inputs cannot be observed; "
             "leave it out, or choose a method and corrections that need no text"

@@ -12,6 +12,7 @@ from offcomp.models.catalogue import ModuleSpec
 from offcomp.planning.grouping import is_transposed
 from offcomp.runs.calibration.cache import FLOAT32_BYTES
 from offcomp.runs.calibration.cross import CrossMoments
+from offcomp.runs.calibration.experts import is_expert
 from offcomp.runs.calibration.moments import InputMoments
 from offcomp.runs.calibration.passes import Calibration
 from offcomp.runs.calibration.substitutions import Reconstructed
@@ -110,7 +111,8 @@ class GroupHints:
         calibration = self.calibration
         num_tokens = sum(int(batch.counted.sum()) for batch in calibration.batches)
         width = max(spec.rows if lookup else spec.cols for spec, lookup in zip(self.specs, self.embeddings, strict=True))
-        reading: dict[str, Any] = {"rows": calibration.rows, "cut": calibration.cut}
+        scarce = tuple(spec.name for spec in self.specs if spec in calibration.scarce)
+        reading: dict[str, Any] = {"rows": calibration.rows, "cut": calibration.cut, "scarce_experts": scarce or None}
         return CalibrationResult.model_construct(  # may contain values that are not finite, see `check_finite`
             num_texts=sum(len(batch.counted) for batch in calibration.batches),
             num_held_out=sum(len(batch.counted) for batch in calibration.held_out),
@@ -130,9 +132,10 @@ class GroupHints:
     def cross_moments(self, spec: ModuleSpec) -> CrossMoments | None:
         """Moments of a member's inputs in the original model and with all substitutions.
 
-        None for an embedding, or if the original model is not kept.
+        None for an embedding, for an expert (see `Calibration.cross_moments`), or if the original model is not kept.
         """
-        if not self._compares or not self.calibration.has_original or spec in self.calibration.embeddings:
+        is_left_out = spec in self.calibration.embeddings or is_expert(spec)
+        if not self._compares or not self.calibration.has_original or is_left_out:
             return None
         return self.calibration.cross_moments(self._likely_next(spec), self.cache_bytes)
 
@@ -185,7 +188,7 @@ class MemberStatistics:
     def cross_moment(self) -> Tensor | None:
         """Mean of x x'ᵀ (cols, cols), in float64: x is an input in the original model, x' that input after all substitutions.
 
-        None for an embedding, or if the original model is not kept, as when the model is offloaded between passes.
+        None for an embedding or an expert, or if the original is not kept, as when the model is offloaded between passes.
         """
         cross = self._hints.cross_moments(self._spec)
         return cross.cross if cross else None

@@ -1,4 +1,4 @@
-"""Second moments of the inputs to weight matrices, gathered by hooks in forward passes.
+"""Second moments of the inputs to weight matrices, gathered in forward passes.
 
 The full second moment of inputs of width d is a (d, d) matrix in float64. It takes up 8 d² bytes, more than the weights of a
 wide layer.
@@ -21,6 +21,7 @@ from offcomp.models.weights import stored_view
 from offcomp.numerics.grams import add_upper_gram, mirrored
 from offcomp.runs.calibration.batches import TokenBatch
 from offcomp.runs.calibration.blocks import BlockInputs
+from offcomp.runs.calibration.experts import has_too_few
 from offcomp.runs.calibration.forward import entry_point, has_module, modules_of, run, without_cache
 from offcomp.runs.calibration.watching import Watch
 
@@ -42,21 +43,25 @@ class InputMoments:
 
 
 class MomentSums:
-    """A watcher that sums second moments, weighting tokens equally or by 1 / ‖output‖²."""
+    """A watcher that sums second moments, weighting tokens equally or by 1 / ‖output‖².
+
+    `tokens` is the number of tokens that reached each module.
+    """
 
     def __init__(self, weighting: str) -> None:
         self._by_output = weighting == "output"
         self._second: dict[ModuleSpec, Tensor] = {}
         self._weight: dict[ModuleSpec, float] = {}
-        self._tokens: dict[ModuleSpec, int] = {}
+        self.tokens: dict[ModuleSpec, int] = {}
+        self._device = torch.device("cpu")
 
     def __call__(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
         """Add the tokens from one use of a module."""
-        self._tokens[spec] = self._tokens.get(spec, 0) + len(inputs)
+        self.tokens[spec], self._device = self.tokens.get(spec, 0) + len(inputs), inputs.device
         if not inputs.is_floating_point():
             counts = torch.bincount(inputs, minlength=spec.rows).double()
             self._second[spec] = self._second[spec].add_(counts) if spec in self._second else counts
-            self._weight[spec] = float(self._tokens[spec])
+            self._weight[spec] = float(self.tokens[spec])
             return
         vectors = inputs.to(torch.float64, copy=True)
         if spec not in self._second:
@@ -67,27 +72,40 @@ class MomentSums:
         self._weight[spec] = self._weight.get(spec, 0.0) + float(weights.sum())
 
     def means(self, spec: ModuleSpec) -> InputMoments:
-        """The means of a module. Call this only once: it overwrites the sums. Raises InputError if no token was added."""
-        tokens = _reached(spec, self._tokens)
+        """The means of a module. Call this only once: it overwrites the sums. Raises InputError if no token was added.
+
+        For an expert that too few tokens reach, the second moment is the identity.
+        """
+        if has_too_few(spec, self.tokens):
+            self._second.pop(spec, None)
+            identity = torch.eye(spec.cols, dtype=torch.float64, device=self._device)
+            return InputMoments(self.tokens.get(spec, 0), identity, 1.0)
+        tokens = _reached(spec, self.tokens)
         total, weight = self._second.pop(spec), self._weight[spec] or 1.0
         return InputMoments(tokens, (mirrored(total) if total.ndim == 2 else total).div_(weight), weight)
 
 
 class MagnitudeSums:
-    """A watcher that sums the absolute values of inputs, weighting all tokens equally."""
+    """A watcher that sums the absolute values of inputs, weighting all tokens equally; `tokens` as in `MomentSums`."""
 
     def __init__(self) -> None:
         self._sums: dict[ModuleSpec, Tensor] = {}
-        self._tokens: dict[ModuleSpec, int] = {}
+        self.tokens: dict[ModuleSpec, int] = {}
+        self._device = torch.device("cpu")
 
     def __call__(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
         """Add the tokens from one use of a module that takes vectors."""
-        self._tokens[spec] = self._tokens.get(spec, 0) + len(inputs)
+        self.tokens[spec], self._device = self.tokens.get(spec, 0) + len(inputs), inputs.device
         self._sums[spec] = self._sums.get(spec, 0) + inputs.abs().sum(0, dtype=torch.float64)
 
     def means(self, spec: ModuleSpec) -> Tensor:
-        """The mean of |x| (cols,), in float64. Raises InputError if no token was added."""
-        tokens = _reached(spec, self._tokens)
+        """The mean of |x| (cols,), in float64. Raises InputError if no token was added.
+
+        For an expert that too few tokens reach, all are 1.
+        """
+        if has_too_few(spec, self.tokens):
+            return torch.ones(spec.cols, dtype=torch.float64, device=self._device)
+        tokens = _reached(spec, self.tokens)
         return self._sums[spec] / tokens
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from offcomp.errors import InputError
@@ -15,11 +14,12 @@ from offcomp.models.loading import LoadedModel
 from offcomp.models.positions import longest_text
 from offcomp.models.weights import stored_view
 from offcomp.planning.data.calibration_text import digest
-from offcomp.planning.data.row_counts import RowCounts, Truncation
-from offcomp.runs.calibration.batches import token_batches
+from offcomp.planning.data.row_counts import RowCounts
+from offcomp.runs.calibration.batches import split_at_random, token_batches, truncation
 from offcomp.runs.calibration.blocks import ModelPair
 from offcomp.runs.calibration.cache import StatisticsCache
 from offcomp.runs.calibration.cross import CrossMoments, sum_cross_moments
+from offcomp.runs.calibration.experts import is_expert, scarce
 from offcomp.runs.calibration.forward import has_module, is_embedding, modules_of
 from offcomp.runs.calibration.gradients import sum_gradients
 from offcomp.runs.calibration.likelihood import Likelihood
@@ -33,7 +33,6 @@ from offcomp.runs.calibration.moments import (
 )
 from offcomp.runs.calibration.substitutions import Reconstructed, Substitutions
 
-HELD_OUT_SHARE = 0.2
 OF_GRADIENTS = ("fisher", "sensitivity", "row_moment")
 
 
@@ -78,25 +77,16 @@ class Calibration:
         self.weighting = weighting
         self.seed = seed
         self.digest = digest(texts)
-        order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
-        num_held_out = round(HELD_OUT_SHARE * len(texts)) if len(texts) > 1 else 0
-        fitted, held_out = [texts[i] for i in sorted(order[num_held_out:])], [texts[i] for i in sorted(order[:num_held_out])]
-        self.batches = token_batches(loaded, fitted, max_tokens, special_tokens)
-        self.held_out = token_batches(loaded, held_out, max_tokens, special_tokens)
-        self.limit = longest_text(loaded.model, max_tokens)
+        self.scarce: set[ModuleSpec] = set()  # experts that too few tokens reached in some pass
+        parts = split_at_random(texts, seed)
+        self.batches, self.held_out = (token_batches(loaded, part, max_tokens, special_tokens) for part in parts)
+        self.cut = truncation([*self.batches, *self.held_out], longest_text(loaded.model, max_tokens))
         if not any(batch.counted.any() for batch in self.batches):
             raise InputError("the calibration text has no tokens; provide at least one text that contains a word")
         self._is_changed = self._is_kept = False
         self._weights = Substitutions(loaded)
         self._kept = StatisticsCache(self._weights.model_loaded)
         self._models = ModelPair(loaded.model, cache_bytes)
-
-    @property
-    def cut(self) -> Truncation | None:
-        """The number of truncated texts; None if no text is truncated."""
-        batches = [*self.batches, *self.held_out]
-        cut, texts = sum(batch.num_cut for batch in batches), sum(len(batch.counted) for batch in batches)
-        return Truncation(texts=cut, of=texts, tokens=self.limit) if cut else None
 
     @contextmanager
     def offloaded(self) -> Iterator[None]:
@@ -210,23 +200,31 @@ class Calibration:
         """Input moments of the first module. The same pass gathers the moments of as many later modules as fit in the cache."""
 
         def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], InputMoments]:
-            return sum_moments(self.loaded.model, owners, self.batches, self.weighting, self._models.substituted).means
+            sums = sum_moments(self.loaded.model, owners, self.batches, self.weighting, self._models.substituted)
+            self.scarce |= scarce(owners, sums.tokens)
+            return sums.means
 
         return self._kept.first([self._owner(spec) for spec in self._alike(specs)], "inputs", cache_bytes, gather)
 
     def cross_moments(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> CrossMoments:
-        """Moments of the first module's inputs in both models; see `moments`. Requires the original, and vectors as inputs."""
+        """Moments of the first module's inputs in both models; see `moments`. Requires the original, and vectors as inputs.
+
+        The module must not be an expert, which different tokens may reach in the two models.
+        """
 
         def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], CrossMoments]:
             return sum_cross_moments(self._models, owners, self.batches, self.weighting).means
 
-        return self._kept.first([self._owner(spec) for spec in self._alike(specs)], "cross", cache_bytes, gather)
+        owners = [self._owner(spec) for spec in self._alike(specs) if not is_expert(spec)]
+        return self._kept.first(owners, "cross", cache_bytes, gather)
 
     def magnitude(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> Tensor:
         """Mean absolute inputs (cols,) of the first module, which must not be an embedding; see `moments`."""
 
         def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], Tensor]:
-            return sum_magnitudes(self.loaded.model, owners, self.batches, self._models.substituted).means
+            sums = sum_magnitudes(self.loaded.model, owners, self.batches, self._models.substituted)
+            self.scarce |= scarce(owners, sums.tokens)
+            return sums.means
 
         return self._kept.first([self._shared.get(spec, spec) for spec in self._alike(specs)], "magnitude", cache_bytes, gather)
 
@@ -236,6 +234,7 @@ class Calibration:
         def gather(wanted: list[ModuleSpec]) -> Callable[[ModuleSpec], Tensor]:
             likelihood = Likelihood(self.loaded.model, self.loaded.tokenizer, self.seed)
             sums = sum_gradients(self.loaded.model, wanted, self.batches, [name], likelihood)
+            self.scarce |= scarce(wanted, {spec: sums[spec].num_tokens for spec in wanted})
             return lambda spec: sums[spec].means()[name]
 
         ahead = () if self._is_changed else self._ahead
@@ -280,8 +279,9 @@ class Calibration:
             }
 
     def _cached_moments(self, specs: Iterable[ModuleSpec]) -> dict[ModuleSpec, InputMoments]:
-        """The cached moments of those modules that have any, except embeddings, whose moments are not weighted by token."""
-        keys = {spec: (self._owner(spec), "inputs") for spec in specs if spec not in self.embeddings}
+        """The cached moments of those modules that have any, except embeddings and experts, whose moments may be of no text."""
+        weighted = (spec for spec in specs if spec not in self.embeddings and not is_expert(spec))
+        keys = {spec: (self._owner(spec), "inputs") for spec in weighted}
         return {spec: self._kept.values[key] for spec, key in keys.items() if key in self._kept.values}
 
     def forget(self) -> None:

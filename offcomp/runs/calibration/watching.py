@@ -13,6 +13,7 @@ from offcomp.models.catalogue import ModuleSpec
 from offcomp.numerics.training import one_thread_if
 from offcomp.runs.calibration.batches import TokenBatch
 from offcomp.runs.calibration.blocks import BlockInputs, RunPart
+from offcomp.runs.calibration.experts import ExpertUse, ExpertUses, is_expert, plain_experts
 from offcomp.runs.calibration.forward import is_embedding, is_narrow, modules_of, parts_of, without_cache
 
 
@@ -31,7 +32,8 @@ class Watch:
     """Runs forward passes, calling `watcher` with the counted tokens at each use of a watched module.
 
     The first pass counts the uses; later passes stop after the last use, which halves the time on average if a single module is
-    watched. If `inputs` of the same model are given, passes start at the block that contains all watched modules.
+    watched. With experts, passes run to the end, since the text decides which of them are used. If `inputs` of the same model
+    are given, passes start at the block that contains all watched modules.
     """
 
     _run_part: RunPart
@@ -47,6 +49,8 @@ class Watch:
         self.inputs = inputs or BlockInputs(model)
         self._seen = 0
         self._uses: int | None = None
+        self._routed = [spec for spec in specs if is_expert(spec)]
+        self._experts: ExpertUses | None = None
 
     def run(self, batches: Sequence[TokenBatch]) -> None:
         """Run forward passes over all batches, without gradients.
@@ -63,19 +67,31 @@ class Watch:
         """Watch the modules within the `with` statement. The caller calls `step` there for each part of the text in turn."""
         with ExitStack() as stack:
             for spec in self.specs:
-                for module in modules_of(self.model, spec):
+                for module in modules_of(self.model, spec) if spec not in self._routed else ():
                     stack.callback(module.register_forward_hook(self._hook(spec)).remove)
             stack.enter_context(without_cache(self.model))
             stack.enter_context(one_thread_if(is_narrow(self.model)))
+            if self._routed:
+                stack.enter_context(plain_experts(self.model))
+                self._experts = stack.enter_context(ExpertUses(self.model, self._routed, self._see_experts))
             self._run_part = stack.enter_context(self.inputs.passes(self.specs))
             yield
 
     def step(self, part: TokenBatch, is_first: bool) -> None:
         """Run a forward pass over the next part of the text; `is_first` states whether it is the first of its batch."""
         self._batch, self._with_others, self._seen = part, is_first, 0
+        if self._experts:
+            self._experts.start(part)
         with suppress(_AllSeen):
             self._run_part(part)
-        self._uses = self._seen
+        self._uses = None if self._routed else self._seen
+
+    def _see_experts(self, uses: Sequence[ExpertUse], output: Tensor) -> Tensor:
+        for use in uses:
+            inputs, own = (use.counted(self._batch, values) for values in (use.inputs, use.own(output)))
+            if len(inputs):
+                self.watcher(use.spec, inputs, own)
+        return output
 
     def _hook(self, spec: ModuleSpec) -> Any:
         def see(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:

@@ -21,6 +21,7 @@ from offcomp.ui.escape import code, plain
 from offcomp.ui.frame import fragment, palette, style
 from offcomp.ui.jobs import request_spectra, wait_for
 from offcomp.ui.lab.answers import Lab
+from offcomp.ui.model.kinds import show_structure
 from offcomp.ui.switch import choose_one
 
 COLOURS = {PARAMETERS: "Parameters", COMPRESSIBLE: "Compressible"}
@@ -45,6 +46,7 @@ def show_model(lab: Lab) -> None:
     if not info.modules:
         st.info(f"{plain(info.model)} has no weight matrices, so there is nothing to compress.")
         return
+    show_structure(info)
     colour = choose_one("Colour", COLOURS, "model_colour", description=COLOUR_HELP)
     st.fragment(_explore)(info, colour, lab.choices.ratio if colour == COMPRESSIBLE else 0.0)
     _show_shares(info)
