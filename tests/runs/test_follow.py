@@ -59,8 +59,8 @@ def assert_close(found: Mapping[ModuleSpec, Tensor], expected: Mapping[ModuleSpe
 
 
 CASES = [
-    *((name, "whitened", 1e-6) for name in ("bert", "gpt2", "llama", "albert", "t5")),
-    ("bert", "asvd", 1e-6),
+    *((name, "whitened", 1e-5) for name in ("bert", "gpt2", "llama", "albert", "t5")),
+    ("bert", "asvd", 1e-5),
     ("gpt2", "two_sided", 1e-3),  # gradients are summed in another order
 ]
 
