@@ -139,6 +139,8 @@ class OpenTask:
     def _key(self) -> str:
         """Hash of everything that determines the original's predictions: model files, examples, settings and versions."""
         facts = [__version__, ANSWERS, PROBE_VERSION, versions(), self.task.family, self.task.settings, self._data.digest]
+        device = self._loaded.model.device.type
+        facts += [] if device == "cpu" else [device]
         return hashlib.sha256(json.dumps([*facts, self._loaded.info.reads], sort_keys=True).encode()).hexdigest()[:24]
 
 
