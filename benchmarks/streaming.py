@@ -2,7 +2,7 @@
 
 Makes random bfloat16 checkpoints with the shapes of a Llama (hidden size 2048), in shards, that differ only in their number of
 layers, and runs commands on each of them: `modules`, `predict`, `spectra`, a data-free `run` (SVD to a third) of all key
-matrices, one group per matrix, and `task`: the same run scored by the perplexity of ten random texts. Only the last loads the
+matrices, one group per matrix, and `task`: the same run scored by the perplexity of 20 random texts. Only the last loads the
 model. `--wide` instead runs a checkpoint of four layers of Llama-7B, by default with every matrix to a third by SVD; MODULES,
 such as word_embeddings,ffn_in.0, limits the plan to some of them.
 
@@ -45,7 +45,7 @@ REST = 0.05
 SHARD_BYTES = 500_000_000
 BYTES = 2
 COMMANDS = ("modules", "predict", "spectra", "run", "task")
-TEXTS, WORDS = 10, 400
+TEXTS, WORDS = 20, 128
 TICKS = os.sysconf("SC_CLK_TCK")
 
 

@@ -17,6 +17,8 @@ from transformers import PreTrainedModel
 
 HALVES = (torch.float16, torch.bfloat16)
 HOOKS = "_offcomp_hooks"
+Converted = dict[tuple[int, torch.Size, torch.device], Tensor]
+"""The float32 weights of the layer that computes, by number in the layer, shape and device."""
 
 
 def holding(architecture: type[PreTrainedModel], dtypes: dict[str, torch.dtype]) -> type[PreTrainedModel]:
@@ -39,11 +41,15 @@ def holding(architecture: type[PreTrainedModel], dtypes: dict[str, torch.dtype])
 
 
 def hold(network: PreTrainedModel) -> None:
-    """Have each layer with weights in half precision convert them to float32 whenever it computes."""
+    """Have each layer with weights in half precision convert them to float32 whenever it computes.
+
+    The layers share the memory of the converted weights: fresh memory would take the system longer than the conversion.
+    """
+    converted: Converted = {}
     for layer in _layers(network):
         if any(parameter.dtype in HALVES for parameter in layer.parameters()):
             stored: list[tuple[nn.Parameter, Tensor]] = []
-            before = layer.register_forward_pre_hook(lambda module, _, stored=stored: _convert(module, stored))
+            before = layer.register_forward_pre_hook(lambda module, _, stored=stored: _convert(module, stored, converted))
             after = layer.register_forward_hook(lambda *_, stored=stored: _restore(stored), always_call=True)
             setattr(layer, HOOKS, (before, after))
 
@@ -81,11 +87,15 @@ def _entries(module: nn.Module) -> Iterator[nn.Module]:
             yield from _entries(child)
 
 
-def _convert(layer: nn.Module, stored: list[tuple[nn.Parameter, Tensor]]) -> None:
-    for parameter in layer.parameters():
+def _convert(layer: nn.Module, stored: list[tuple[nn.Parameter, Tensor]], converted: Converted) -> None:
+    for number, parameter in enumerate(layer.parameters()):
         if parameter.dtype in HALVES:
-            stored.append((parameter, parameter.data))
-            parameter.data = parameter.data.float()
+            values = parameter.data
+            key = (number, values.shape, values.device)
+            if key not in converted:
+                converted[key] = torch.empty_like(values, dtype=torch.float32)
+            stored.append((parameter, values))
+            parameter.data = converted[key].copy_(values)
 
 
 def _restore(stored: list[tuple[nn.Parameter, Tensor]]) -> None:
