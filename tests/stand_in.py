@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = torch.device("meta")
@@ -76,9 +76,27 @@ class StandIn(TorchDispatchMode):
         return _computed(operation, args, kwargs or {})
 
 
+def outside_stand_in(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, computed outside the context."""
+
+    def outside(*args: Any, **kwargs: Any) -> Any:
+        with _disable_current_modes():
+            return function(*args, **kwargs)
+
+    return outside
+
+
+def _with_values(leaf: Any) -> Any:
+    """An empty tensor that `torch.tensor` made on `meta`, where it makes tensors without values; anything else as it is."""
+    if isinstance(leaf, Tensor) and leaf.device == DEVICE and not isinstance(leaf, Elsewhere) and not leaf.numel():
+        return Elsewhere(torch.empty(leaf.shape, dtype=leaf.dtype))
+    return leaf
+
+
 def _computed(operation: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Carry out an operation on the values of its arguments, after checking where they are."""
     name = operation.__name__.partition(".")[0]
+    args, kwargs = tree_map(_with_values, (args, dict(kwargs)))
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     there = [tensor for tensor in tensors if isinstance(tensor, Elsewhere)]
     asked = kwargs.get("device")
