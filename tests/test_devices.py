@@ -173,8 +173,8 @@ def test_every_method_fits_on_the_device(variant: tuple[str, dict[str, Any]], gp
 def table(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A CSV file with pairs of texts, classes and scores."""
     generator = np.random.default_rng(2)
-    texts = [" ".join(f"w{word}" for word in generator.integers(2, 61, generator.integers(4, 9))) for _ in range(120)]
-    columns = {"one": texts[:60], "two": texts[60:], "class": [f"c{i % 5}" for i in range(60)], "near": generator.random(60)}
+    texts = [" ".join(f"w{word}" for word in generator.integers(2, 61, generator.integers(4, 9))) for _ in range(160)]
+    columns = {"one": texts[:80], "two": texts[80:], "class": [f"c{i % 5}" for i in range(80)], "near": generator.random(80)}
     path = tmp_path_factory.mktemp("data") / "mine.csv"
     pd.DataFrame(columns).to_csv(path, index=False)
     return str(path)
