@@ -1,9 +1,12 @@
-"""Memory and time of commands that load no model: `python -m benchmarks.streaming [--sizes .4,1.3,4] [--wide [MODULES]]`.
+"""Memory and time by size of the model: `python -m benchmarks.streaming [--sizes .4,1.3,4] [--wide [MODULES]]`.
 
 Makes random bfloat16 checkpoints with the shapes of a Llama (hidden size 2048), in shards, that differ only in their number of
-layers, and runs commands on each of them: `modules`, `predict`, `spectra` and a data-free `run` (SVD to a third) of all key
-matrices, one group per matrix. `--wide` instead runs a checkpoint of four layers of Llama-7B, by default with every matrix to a
-third by SVD; MODULES, such as word_embeddings,ffn_in.0, limits the plan to some of them.
+layers, and runs commands on each of them: `modules`, `predict`, `spectra`, a data-free `run` (SVD to a third) of all key
+matrices, one group per matrix, and `task`: the same run scored by the perplexity of 20 random texts. Only the last loads the
+model. `--wide` instead runs a checkpoint of four layers of Llama-7B, by default with every matrix to a third by SVD; MODULES,
+such as word_embeddings,ffn_in.0, limits the plan to some of them.
+
+"CPU s/GB" is the time of a command beyond that of the same command on a tiny model, its start-up, per GB of the checkpoint.
 
 "peak" is the largest sum of the anonymous memory (RssAnon in /proc/PID/status) of a command's processes, sampled every 50 ms.
 Pages of files, which the system can drop at any time, are not part of it. "CPU" is the time that these processes computed.
@@ -21,19 +24,28 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import psutil
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from offcomp.cli.text import format_table
+from offcomp.planning.data.task_fields import own_task
+from offcomp.planning.data.tasks import Task
+from offcomp.planning.plan import Group, Plan
 from offcomp.runs.resident import RESIDENT_VARIABLE
 
 REST = 0.05
 SHARD_BYTES = 500_000_000
 BYTES = 2
+COMMANDS = ("modules", "predict", "spectra", "run", "task")
+TEXTS, WORDS = 20, 128
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -76,13 +88,14 @@ class Shapes:
         return max(1, round((num_bytes - self.num_bytes(0)) / (self.num_bytes(1) - self.num_bytes(0))))
 
 
+TINY = Shapes(hidden=64, ffn=64, heads=4, kv_heads=4)
 NARROW = Shapes(hidden=2048, ffn=5632, heads=32, kv_heads=8)
 WIDE = Shapes(hidden=4096, ffn=11008, heads=32, kv_heads=32)
 WIDE_LAYERS = 4
 
 
 def make_checkpoint(folder: Path, shapes: Shapes, layers: int) -> None:
-    """Write a model with random weights, in shards, without a tokenizer."""
+    """Write a model with random weights, in shards, and a tokenizer of words. Equal shapes have equal weights."""
     folder.mkdir()
     config = {
         "model_type": "llama",
@@ -97,12 +110,17 @@ def make_checkpoint(folder: Path, shapes: Shapes, layers: int) -> None:
         "dtype": "bfloat16",
     }
     (folder / "config.json").write_text(json.dumps(config))
-    generator = np.random.default_rng(0)
+    words = {f"w{number}": number for number in range(shapes.vocabulary)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))  # noqa: S106
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "w0", "pad_token": "w0"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     weight_map: dict[str, str] = {}
     shards = list(in_shards(shapes.tensors(layers)))
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        write_shard(folder / name, shard, generator)
+        write_shard(folder / name, shard)
         weight_map |= dict.fromkeys(shard, name)
     index = {"metadata": {"total_size": shapes.num_bytes(layers)}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -122,8 +140,15 @@ def in_shards(tensors: dict[str, tuple[int, ...]]) -> Iterator[dict[str, tuple[i
         yield shard
 
 
-def write_shard(file: Path, tensors: dict[str, tuple[int, ...]], generator: np.random.Generator) -> None:
-    """Write random bfloat16 numbers between 1/128 and 1/32, of either sign, one tensor at a time."""
+@lru_cache(maxsize=4)
+def random_values(size: int) -> bytes:
+    """Random bfloat16 numbers between 1/128 and 1/32, of either sign."""
+    bits = np.frombuffer(np.random.default_rng(size).bytes(BYTES * size), np.uint16)
+    return ((bits & 0x80FF) | 0x3C00).tobytes()  # the sign, the mantissa and the last bit of the exponent
+
+
+def write_shard(file: Path, tensors: dict[str, tuple[int, ...]]) -> None:
+    """Write random tensors, one at a time."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name, shape in tensors.items():
@@ -135,8 +160,7 @@ def write_shard(file: Path, tensors: dict[str, tuple[int, ...]], generator: np.r
     with file.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for shape in tensors.values():
-            bits = np.frombuffer(generator.bytes(BYTES * int(np.prod(shape))), np.uint16)
-            stream.write(((bits & 0x80FF) | 0x3C00).tobytes())  # the sign, the mantissa and the last bit of the exponent
+            stream.write(random_values(int(np.prod(shape))))
 
 
 def anonymous_bytes(pid: int) -> int:
@@ -183,19 +207,44 @@ def measured(command: Sequence[str], home: Path) -> dict[str, Any]:
     return {"peak MB": peak / 1e6, "CPU s": sum(cpu.values()), "s": time.perf_counter() - began}
 
 
-def write_plan(file: Path, model: Path, names: Sequence[str]) -> None:
+def write_plan(file: Path, model: Path, names: Sequence[str], tasks: tuple[Task, ...] = ()) -> None:
     """Write a plan that compresses each of these modules alone, to a third by SVD."""
-    groups = [{"name": name, "modules": [name], "stack": "rows", "method": "svd", "ratio": 3.0} for name in names]
-    file.write_text(json.dumps({"schema": 1, "model": str(model), "tasks": [], "groups": groups}))
+    groups = tuple(Group(name=name, modules=(name,), ratio=3.0) for name in names)
+    file.write_text(Plan(model=str(model), groups=groups, tasks=tasks).to_json())
 
 
-def commands_on(model: Path, layers: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """Measure the commands on one of the narrow checkpoints."""
-    plan, home = folder / "plan.json", folder / "home"
-    write_plan(plan, model, [f"key.{layer}" for layer in range(layers)])
-    size = {"GB": NARROW.num_bytes(layers) / 1e9, "layers": layers}
-    for command in (["modules", str(model)], ["predict", str(plan)], ["spectra", str(plan)], ["run", str(plan)]):
-        yield size | {"command": command[0]} | measured(command, home)
+def perplexity(file: Path) -> Task:
+    """Write random texts to a file. Returns the task that scores a model on them."""
+    numbers = np.random.default_rng(1).integers(NARROW.vocabulary, size=(TEXTS, WORDS))
+    file.write_text("\n".join(["text", *(" ".join(f"w{number}" for number in text) for text in numbers)]))
+    return own_task(str(file), "causal-lm", {"text": "text"})
+
+
+def command_on(name: str, shapes: Shapes, layers: int, folder: Path) -> dict[str, Any]:
+    """Measure one of COMMANDS on a checkpoint, which is made in this folder unless it is there."""
+    model, plan = folder / "model", folder / f"{name}.json"
+    if not model.exists():
+        make_checkpoint(model, shapes, layers)
+    tasks = (perplexity(folder / "texts.csv"),) if name == "task" else ()
+    write_plan(plan, model, [f"key.{layer}" for layer in range(layers)], tasks)
+    argument = model if name == "modules" else plan
+    return measured(["run" if name == "task" else name, str(argument)], folder / f"home-{name}")
+
+
+@cache
+def start_up(name: str) -> float:
+    """The CPU seconds of a command on a tiny model."""
+    with TemporaryDirectory() as folder:
+        return float(command_on(name, TINY, 1, Path(folder))["CPU s"])
+
+
+def commands_on(names: Sequence[str], layers: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """Measure commands on one of the narrow checkpoints."""
+    size = NARROW.num_bytes(layers) / 1e9
+    for name in names:
+        row = command_on(name, NARROW, layers, folder)
+        slope = {"CPU s/GB": (row["CPU s"] - start_up(name)) / size}
+        yield {"GB": size, "layers": layers, "command": name} | row | slope
 
 
 def wide_run(folder: Path, names: Sequence[str]) -> dict[str, Any]:
@@ -214,6 +263,7 @@ def main() -> None:
     """Print the table."""
     flags = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     flags.add_argument("--sizes", default=".4,1.3,4", help="sizes of the checkpoints in GB")
+    flags.add_argument("--commands", default=",".join(COMMANDS), help="commands to run on them")
     flags.add_argument("--wide", nargs="?", const="", metavar="MODULES", help="run four layers of Llama-7B instead")
     flags.add_argument("--folder", help="where the checkpoints are made")
     asked = flags.parse_args()
@@ -224,8 +274,7 @@ def main() -> None:
         for size in map(float, asked.sizes.split(",") if asked.wide is None else ()):
             layers = NARROW.layers_for(size * 1e9)
             with TemporaryDirectory(dir=temporary) as folder:
-                make_checkpoint(Path(folder) / "model", NARROW, layers)
-                for row in commands_on(Path(folder) / "model", layers, Path(folder)):
+                for row in commands_on(asked.commands.split(","), layers, Path(folder)):
                     rows.append(row)
                     print(f"{row['GB']:.2f} GB {row['command']}: {row['peak MB']:.0f} MB", file=sys.stderr)
     print(format_table(rows))

@@ -25,14 +25,15 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.errors": (),
     "offcomp.plain_text": (),
     "offcomp.files": ("offcomp.errors",),
+    "offcomp.devices": ("offcomp.errors",),
     "offcomp.numerics": ("offcomp.errors",),
     "offcomp.models": ("offcomp.errors", "offcomp.plain_text", "offcomp.files", "offcomp.numerics"),
     "offcomp.methods": ("offcomp.errors", "offcomp.numerics"),
     "offcomp.planning": (*BASE, "offcomp.models", "offcomp.methods"),
-    "offcomp.evaluation": (*BASE, "offcomp.models", "offcomp.planning.data"),
-    "offcomp.runs": (*BASE, "offcomp.models", "offcomp.methods", "offcomp.planning", "offcomp.evaluation"),
+    "offcomp.evaluation": (*BASE, "offcomp.devices", "offcomp.models", "offcomp.planning.data"),
+    "offcomp.runs": (*BASE, "offcomp.devices", "offcomp.models", "offcomp.methods", "offcomp.planning", "offcomp.evaluation"),
     "offcomp.results": (*BASE, "offcomp.models", "offcomp.methods", "offcomp.planning", "offcomp.runs"),
-    "offcomp.library": SHOWN[:-1],
+    "offcomp.library": (*SHOWN[:-1], "offcomp.devices"),
     "offcomp.ui": SHOWN,
     "offcomp.cli": ("offcomp",),
     "pages": SHOWN,
@@ -46,7 +47,10 @@ STREAMLIT_ALLOWED = ("offcomp.ui", "pages", "app")
 HEAVY = ("torch", "transformers", "sklearn", "datasets", "tensorly", "lm_eval", "mteb", "sentence_transformers")
 NEVER_HEAVY = ("offcomp.errors", "offcomp.files", "offcomp.planning.data", "offcomp.results", "offcomp.ui", "pages", "app")
 """Modules that import nothing heavy, not even in a function, and whose top-level imports load nothing heavy."""
-LIGHT_AT_FIRST = ("offcomp.planning", "offcomp.cli", "offcomp.methods", "offcomp.runs.store", "offcomp.runs.manifest")
+LIGHT_AT_FIRST = (
+    *("offcomp.planning", "offcomp.cli", "offcomp.methods", "offcomp.devices"),
+    *("offcomp.runs.store", "offcomp.runs.manifest"),
+)
 """Modules that load nothing heavy when imported; their functions may. In a method's folder, this applies to `method.py`."""
 LONGEST = {"pages": 100, "app": 100, "offcomp": 300}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from offcomp.cli.inputs import Verb, describe, emit, requested_tasks, say, task_flags
+from offcomp.cli.inputs import Verb, describe, device_flag, emit, requested_tasks, say, task_flags
 from offcomp.cli.text import format_table, score_line
+from offcomp.devices import computing_device
 from offcomp.errors import InputError, ModelError, PlanError, TaskError
 from offcomp.files import home_folder
 from offcomp.models.catalogue import ModelInfo
@@ -36,6 +37,7 @@ def add_verbs(verb: Verb) -> None:
     task_flags(parser, "every bundled task that the model supports")
     parser.add_argument("--original", metavar="MODEL", help="compare with this model on the same examples")
     parser.add_argument("--seed", type=seed_number, default=0, help="seed for splitting data that has no predefined splits")
+    device_flag(parser)
 
 
 def seed_number(text: str) -> int:
@@ -73,8 +75,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
     chosen = checked_tasks(arguments, info, original_info)
     if not chosen:
         raise InputError(without_task(info))
-    original = load(original_info.model)
-    model = load(info.model) if arguments.original else None
+    device = computing_device()
+    original = load(original_info.model, held=True).to(device)
+    model = load(info.model, held=True).to(device) if arguments.original else None
     if model is not None:
         check_vocabulary(original, model)
     alone: dict[str, OriginalScore] = {}

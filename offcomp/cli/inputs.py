@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from offcomp.devices import AUTO, DEVICE_VARIABLE, DEVICES
 from offcomp.errors import InputError, OffcompError, StorageError
 from offcomp.files import REMEDIES, home_folder, path_of
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
@@ -214,6 +215,13 @@ def task_flags(flags: argparse.ArgumentParser, default: str) -> None:
     )
     flags.add_argument(
         "--labels", metavar="A,B", help="with --data and a classifier: class names in the order of the model's outputs"
+    )
+
+
+def device_flag(flags: argparse.ArgumentParser) -> None:
+    """Add the flag --device, which `main` passes on to `using_device`."""
+    flags.add_argument(
+        "--device", choices=DEVICES, help=f"where to compute; default: the variable {DEVICE_VARIABLE} or, without it, {AUTO}"
     )
 
 

@@ -11,11 +11,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from offcomp import __version__
 from offcomp.cli import allocate, compare, evaluate, export, inputs, inspect, methods, runs, suggest, targets
 from offcomp.cli.text import format_table, prediction_text
+from offcomp.devices import using_device
 from offcomp.errors import InputError
 from offcomp.files import app_folder, home_folder
 from offcomp.methods import method_of_style_key, own_options
@@ -201,7 +203,9 @@ def parser() -> argparse.ArgumentParser:
     _plan_flags(verb("plan", plan))
     verb("predict", predict_plan).add_argument("plan", help="plan file, or - for standard input")
     verb("spectra", spectra).add_argument("plan", help="plan file, or - for standard input")
-    verb("sensitivity", sensitivity).add_argument("plan", help="plan file, or - for standard input")
+    measuring = verb("sensitivity", sensitivity)
+    measuring.add_argument("plan", help="plan file, or - for standard input")
+    inputs.device_flag(measuring)
     for group in (methods, runs, suggest, allocate, evaluate, inspect, compare, export):
         group.add_verbs(verb)
     verb("app", app).add_argument("--port", type=int, default=8501)
@@ -261,4 +265,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _act(arguments: Sequence[str] | None) -> None:
     parsed = parser().parse_args(arguments)
-    parsed.action(parsed)
+    with using_device(parsed.device) if "device" in parsed else nullcontext():
+        parsed.action(parsed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from offcomp.cli.inputs import Verb, emit, read_plan, say, say_notes
+from offcomp.cli.inputs import Verb, device_flag, emit, read_plan, say, say_notes
 from offcomp.cli.text import format_table, run_text
 from offcomp.errors import RunError
 from offcomp.methods import style_key_in_plan
@@ -20,6 +20,7 @@ def add_verbs(verb: Verb) -> None:
     run_parser = verb("run", run)
     run_parser.add_argument("plan", help="plan file, or - for standard input")
     run_parser.add_argument("--again", action="store_true", help="run the plan even if it has already been run")
+    device_flag(run_parser)
     verb("runs", runs)
     verb("show", show).add_argument("run", help="run id")
     verb("cancel", cancel).add_argument("run", help="run id")

@@ -152,6 +152,8 @@ class OpenTask:
         facts = [__version__, ANSWERS, PROBE_VERSION, versions(), self.task.family, self.task.settings, self._data.digest]
         library = self.task.kind.harness
         facts += [version(library)] if library else []
+        device = self._loaded.model.device.type
+        facts += [] if device == "cpu" else [device]
         return hashlib.sha256(json.dumps([*facts, self._loaded.info.reads], sort_keys=True).encode()).hexdigest()[:24]
 
 

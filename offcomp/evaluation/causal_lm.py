@@ -101,7 +101,7 @@ def _rows(text: int, ids: list[int], before: int, context: int, stride: int) -> 
 
 def _check_direction(loaded: LoadedModel, ids: list[int]) -> None:
     """Check that the model does not attend to the tokens it must predict. Raises TaskError."""
-    tried = torch.tensor([ids[:TRIED_TOKENS]], device=loaded.model.device)
+    tried = torch.tensor([ids[:TRIED_TOKENS]]).to(loaded.model.device)
     everywhere = torch.ones_like(tried, dtype=torch.bool)
     with torch.inference_mode():
         whole = logits_at(loaded.model, {"input_ids": tried}, everywhere, gathers=False)[:-1]

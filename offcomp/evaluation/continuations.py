@@ -49,7 +49,7 @@ class Continuations:
         lengths = np.array([len(prompt) for prompt in self.prompts])
         for length in np.unique(lengths):
             batch = np.flatnonzero(lengths == length)
-            read = torch.tensor([self.prompts[index] for index in batch], device=self._loaded.model.device)
+            read = torch.tensor([self.prompts[index] for index in batch]).to(self._loaded.model.device)
             with torch.inference_mode():
                 for _ in range(self.new_tokens):
                     read = torch.cat([read, self._likeliest(read, gathers)], dim=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -16,12 +16,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+from transformers.core_model_loading import (
+    Concatenate,
+    MergeModulelist,
+    WeightConverter,
+    WeightRenaming,
+    dot_natural_key,
+    rename_source_key,
+)
 
 from offcomp.errors import ModelError
 from offcomp.models.checkpoint import LIBRARY_FAULTS
 from offcomp.models.safetensors_files import StoredTensor
 
+STACKING = ((MergeModulelist, 0), (Concatenate, 1))
+"""Operations, with their dimension, that treat the experts of a stack (experts, rows, cols) alike."""
 Sources = list[tuple[str, StoredTensor]]
 """The (key, tensor) pairs that make up one parameter."""
 
@@ -69,6 +78,19 @@ class Conversion:
     def build(self, read: Callable[[StoredTensor], Tensor]) -> dict[str, Tensor]:
         """All parameters that the operation produces, by path; `read` returns the values of a stored tensor."""
         return self._convert(lambda tensor, _: read(tensor))
+
+    def of_expert(self, number: int, experts: int) -> Conversion | None:
+        """The operation for one of several experts, which gives stacks of one; None if experts have no tensors of their own."""
+        chosen = {
+            pattern: [index for index, other in enumerate(self.patterns) if other == pattern] for pattern in self.patterns
+        }
+        stacks = all((type(step), getattr(step, "dim", None)) in STACKING for step in self.converter.operations)
+        if not stacks or any(len(indices) != experts for indices in chosen.values()):
+            return None
+        indices = sorted(indices[number] for indices in chosen.values())
+        return replace(
+            self, sources=[self.sources[index] for index in indices], patterns=[self.patterns[index] for index in indices]
+        )
 
     def starts(self) -> list[int]:
         """The number of the first value of each source."""

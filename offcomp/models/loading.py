@@ -25,6 +25,7 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.models.checkpoint import Checkpoint, as_model_error, check_not_changed, network_on_meta, open_checkpoint
 from offcomp.models.conversions import Conversion, Sources, conversions_of
 from offcomp.models.families import family_of
+from offcomp.models.held_layers import hold, holding
 from offcomp.models.identity import identify
 from offcomp.models.kinds_file import corrected
 from offcomp.models.matrix_model import Matrices
@@ -41,8 +42,9 @@ from offcomp.models.weights import check_finite, list_modules
 class LoadedModel:
     """A standard transformers model in float32 and evaluation mode, with gradients disabled.
 
-    `tokenizer` is None if the folder contains no tokenizer. `folder` is None for a model created in memory. `pooling` replaces
-    the pooling mode that the folder specifies; "" keeps it.
+    Between forward passes, its layers may have the dtype of its files (see `held_layers`). `tokenizer` is None if the folder
+    contains no tokenizer. `folder` is None for a model created in memory. `pooling` replaces the pooling mode that the folder
+    specifies; "" keeps it.
     """
 
     model: PreTrainedModel
@@ -50,6 +52,11 @@ class LoadedModel:
     info: ModelInfo
     folder: Path | None = None
     pooling: str = ""
+
+    def to(self, device: torch.device) -> LoadedModel:
+        """Move the weights to a device. Returns this model."""
+        self.model.to(device)
+        return self
 
     @cached_property
     def sentence_modules(self) -> SentenceModules:
@@ -75,12 +82,13 @@ def describe(model: str, *, as_recognised: bool = False) -> ModelInfo:
         return info
 
 
-def load(model: str, *, checked: bool = False) -> LoadedModel:
+def load(model: str, *, checked: bool = False, held: bool = False) -> LoadedModel:
     """Load a model in float32 and evaluation mode, with its tokenizer and description.
 
     Args:
         model: a catalogue name, a folder or a hub id. A hub model is downloaded first, unless it is cached.
         checked: whether an earlier load checked the values; if so, the checks are skipped and unused values are not read.
+        held: whether to hold layers in the dtype of the files between forward passes. Weights must then not be used elsewhere.
 
     Raises:
         ModelError: see `describe`; also if weights are missing or not finite, or do not match the pinned checksum.
@@ -91,7 +99,7 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
         entry = catalogue_model(model)
         if entry and not checked:
             check_checksum(entry, checkpoint.folder)
-        network = _instantiated(checkpoint)
+        network = _instantiated(checkpoint, held=held)
         if not checked:
             check_finite(network)
         tokenizer = read_tokenizer(checkpoint.folder, checkpoint.config)
@@ -195,11 +203,15 @@ def reads_text(architecture: type[PreTrainedModel]) -> bool:
     return takes_tokens and architecture.main_input_name == "input_ids" and "text" in architecture.input_modalities
 
 
-def _instantiated(checkpoint: Checkpoint) -> PreTrainedModel:
+def _instantiated(checkpoint: Checkpoint, *, held: bool) -> PreTrainedModel:
     """Instantiate the model with its weights. Raises ModelError if any weights are missing or have the wrong shape."""
     attention = "sdpa" if checkpoint.architecture._supports_sdpa else "eager"
+    architecture = checkpoint.architecture
+    if held:
+        dtypes = parameter_dtypes(network_on_meta(checkpoint), checkpoint.tensors, stored_dtype(checkpoint.folder))
+        architecture = holding(architecture, {path: getattr(torch, dtype) for path, dtype in dtypes.items()})
     with as_model_error(checkpoint.folder, "load"):
-        network, report = checkpoint.architecture.from_pretrained(
+        network, report = architecture.from_pretrained(
             checkpoint.folder,
             config=checkpoint.config,
             local_files_only=True,
@@ -215,6 +227,9 @@ def _instantiated(checkpoint: Checkpoint) -> PreTrainedModel:
         names = sorted(item if isinstance(item, str) else item[0] for item in report[fault])
         if names:
             raise mismatch(checkpoint, fault.replace("_", " "), names)
+    network.__class__ = checkpoint.architecture
+    if held:
+        hold(network)
     return network.requires_grad_(False)  # already in evaluation mode
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -15,6 +16,7 @@ from offcomp.models.bundled_models import catalogue_model
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.checkpoint import as_model_error, check_not_changed
 from offcomp.models.conversions import Sources, conversions_of, sources_in
+from offcomp.models.held_layers import is_held
 from offcomp.models.identity import file_digest
 from offcomp.models.loading import LoadedModel, load, mismatch, open_on_meta, quiet
 from offcomp.models.safetensors_files import StoredTensor, weight_files
@@ -32,12 +34,12 @@ class StoredMatrices:
     A parameter that transformers builds from several tensors, such as stacked experts, is built alone when it is read.
 
     checkpoint    the model's files and config
+    device        where matrices are fitted; they are read on the CPU
     """
 
-    device = torch.device("cpu")
-
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, device: torch.device | None = None) -> None:
         """Locate a model's weights in its files. Raises ModelError if the model cannot be used (see `loading.load`)."""
+        self.device = device or torch.device("cpu")
         self.checkpoint, self._network = open_on_meta(model)
         entry = catalogue_model(model)
         if entry:
@@ -47,7 +49,7 @@ class StoredMatrices:
         self._conversions = {path: conversion for conversion in conversions for path in conversion.parameters()}
         self._digests = {file: file_digest(file) for file in weight_files(self.checkpoint.folder)}
         check_not_changed(self.checkpoint)
-        self._finite: set[str] = set()
+        self._finite: set[tuple[str, int | None]] = set()
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
@@ -68,16 +70,22 @@ class StoredMatrices:
         sources = self._sources.get(path)
         if sources is None:
             raise mismatch(self.checkpoint, "missing keys", [path])
+        shape, expert = self._network.get_parameter(path).shape, None
+        if spec.expert is not None and path in self._conversions:
+            expert = self._conversions[path].of_expert(spec.expert, shape[0])
         with as_model_error(self.checkpoint.folder, f"build '{path}' of"):
-            values = self._parameter(path, sources)
+            values = expert.build(_values).get(path) if expert else self._parameter(path, sources)
+        number = spec.expert if expert else None
+        if expert:
+            sources, shape, spec = expert.sources, torch.Size((1, *shape[1:])), replace(spec, expert=0)
         for file in {tensor.file for _, tensor in sources}:
             if file_digest(file) != self._digests[file]:
                 raise ModelError(f"'{file}' changed while it was in use; run the plan again.")
-        if values is None or values.shape != self._network.get_parameter(path).shape:
+        if values is None or values.shape != shape:
             raise mismatch(self.checkpoint, "mismatched keys", [path])
-        if path not in self._finite:
+        if (key := (path, number)) not in self._finite:
             check_values(path, values)
-            self._finite.add(path)
+            self._finite.add(key)
         return canonical_view(values, spec)
 
     def _parameter(self, path: str, sources: Sources) -> Tensor | None:
@@ -88,8 +96,8 @@ class StoredMatrices:
 
 
 def read_matrix(model: PreTrainedModel | StoredMatrices, spec: ModuleSpec) -> Tensor:
-    """A contiguous float32 copy of a module's matrix W (rows, cols), whether the model is loaded or offloaded."""
-    return model.read(spec) if isinstance(model, StoredMatrices) else read(model, spec)
+    """A contiguous float32 copy of a module's matrix W (rows, cols) on the CPU, whether the model is loaded or offloaded."""
+    return model.read(spec) if isinstance(model, StoredMatrices) else read(model, spec).cpu()
 
 
 def _values(stored: StoredTensor) -> Tensor:
@@ -129,8 +137,8 @@ def offloaded(loaded: LoadedModel) -> Iterator[None]:
 
 def _load_again(loaded: LoadedModel) -> None:
     """Reload the values of all parameters. Raises ModelError if the files have changed."""
-    fresh = load(loaded.info.model, checked=True)
+    fresh = load(loaded.info.model, checked=True, held=is_held(loaded.model))
     if fresh.info.reads != loaded.info.reads:
         raise ModelError(f"The files of '{loaded.info.model}' changed while it was being compressed; run the plan again.")
     for parameter, values in zip(loaded.model.parameters(), fresh.model.parameters(), strict=True):
-        parameter.data = values.data
+        parameter.data = values.data.to(parameter.device)

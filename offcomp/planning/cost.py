@@ -98,8 +98,15 @@ def _peak_bytes(plan: Plan, info: ModelInfo, prediction: Prediction) -> int:
         for groups in sets_of_groups(plan.groups, info)
     ]
     copies = WITH_TEXT if plan.needs_text else WRITTEN_BACK
-    model = FLOAT32_BYTES * info.num_parameters if needs_model(plan) else 0
+    model = _model_bytes(plan, info) if needs_model(plan) else 0
     return round(max([model + copies * max(sizes.values(), default=0), *fits]))
+
+
+def _model_bytes(plan: Plan, info: ModelInfo) -> int:
+    """Memory of a loaded model in bytes: in float32 with text, otherwise layers as they are stored and all else in float32."""
+    in_layers = [spec for spec in info.modules if spec.layer is not None]
+    saved = sum(FLOAT32_BYTES * spec.num_parameters - spec.num_bytes for spec in in_layers)
+    return FLOAT32_BYTES * info.num_parameters - (0 if plan.needs_text else saved)
 
 
 def free_memory() -> int | None:

@@ -100,7 +100,7 @@ def stack(matrices: Mapping[ModuleSpec, Tensor], how: str) -> Tensor:
 
 
 def read_stacked(model: PreTrainedModel | StoredMatrices, specs: Sequence[ModuleSpec], how: str) -> Tensor:
-    """Read the weights of a model and apply `stack` to them."""
+    """Read the weights of a model and apply `stack` to them. Returns (sum of rows, cols) on the CPU."""
     return stack({spec: read_matrix(model, spec) for spec in specs}, how)
 
 
@@ -154,7 +154,7 @@ def compress_group(
     """
     started = perf_counter()
     specs = tuple(members(group, info))
-    matrix = read_stacked(model, specs, group.stack)
+    matrix = read_stacked(model, specs, group.stack).to(model.device)
     rows, cols = matrix.shape
     budget = group_budget(group, info)
     method = make_method(group.method, group.options)

@@ -39,8 +39,10 @@ from offcomp.evaluation.embeddings import embed
 from offcomp.evaluation.head import described_head, head_outputs
 from offcomp.evaluation.token_losses import bare_tokens, logits_at, special_tokens_around
 from offcomp.models.checkpoint import LIBRARY_FAULTS
-from offcomp.models.listing import check_unchanged
+from offcomp.models.held_layers import in_float32
+from offcomp.models.listing import check_unchanged, model_info
 from offcomp.models.loading import LoadedModel, load
+from offcomp.models.offloading import StoredMatrices
 from offcomp.models.positions import longest_text
 from offcomp.models.tokens import check_known
 from offcomp.models.weights import replace
@@ -50,6 +52,7 @@ from offcomp.planning.plan import members
 from offcomp.runs import live_matrices
 from offcomp.runs.compress import SavedGroup
 from offcomp.runs.corrections import stored_corrections
+from offcomp.runs.resident import ABOUT_A_MATRIX
 from offcomp.runs.store import RunStore
 
 MAX_TEXTS, LONGEST = 8, 500
@@ -68,7 +71,7 @@ def write_answer(pipe: int, question: Mapping[str, Any], loaded: LoadedModel | N
     loaded    the model if it is in memory; its weights may be overwritten
     """
     try:
-        found = answer(question, loaded or load(model), home)
+        found = answer(question, loaded or _needed(question, model), home)
     except OffcompError as error:
         found = {"error": str(error), "input": isinstance(error, InputError)}
     except MemoryError:
@@ -83,14 +86,22 @@ def write_answer(pipe: int, question: Mapping[str, Any], loaded: LoadedModel | N
         content = content[os.write(pipe, content) :]
 
 
-def answer(question: Mapping[str, Any], loaded: LoadedModel, home: Path) -> dict[str, Any]:
-    """Answer a question; see the module docstring. The compressed weights stay in the model.
+def _needed(question: Mapping[str, Any], model: str) -> LoadedModel | StoredMatrices:
+    """What a question needs to know about a model that is not in memory. Raises ModelError."""
+    return StoredMatrices(model) if question.get("kind") in ABOUT_A_MATRIX else load(model)
 
-    Raises InputError, RunError and StorageError.
+
+def answer(question: Mapping[str, Any], model: LoadedModel | StoredMatrices, home: Path) -> dict[str, Any]:
+    """Answer a question; see the module docstring. The compressed weights stay in the model. Texts need a loaded one.
+
+    Raises InputError, ModelError, RunError and StorageError.
     """
-    if question.get("kind") in live_matrices.KINDS:
-        check_unchanged(loaded.info)
-        return live_matrices.answer(question, loaded, RunStore(home))
+    if question.get("kind") in ABOUT_A_MATRIX:
+        info = model.info if isinstance(model, LoadedModel) else model_info(model.checkpoint.source.model, home)
+        check_unchanged(info)
+        return live_matrices.answer(question, model, info, RunStore(home))
+    loaded = model if isinstance(model, LoadedModel) else load(model.checkpoint.source.model)
+    in_float32(loaded.model)
     texts = _checked_texts(question)
     check_unchanged(loaded.info)
     home = Path(question.get("home") or home)
@@ -139,7 +150,7 @@ def kind_of(loaded: LoadedModel) -> str:
 
 def substitute(loaded: LoadedModel, name: str, home: Path) -> None:
     """Replace a model's weights with those that a run stored. Raises InputError, RunError and StorageError."""
-    run = live_matrices.stored_run(loaded, name, RunStore(home))
+    run = live_matrices.stored_run(loaded.info, name, RunStore(home))
     for group in run.plan.groups:
         saved = SavedGroup(run.group_file(group.name), tuple(members(group, loaded.info)), group.stack)
         replace(loaded.model, saved.reconstructions)

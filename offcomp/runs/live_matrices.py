@@ -12,7 +12,7 @@ A question is one of these JSON objects:
         error. The answer is {"kind": "entry", "module": NAME, "row", "col", "row_name", "original", "entry",
         "steps": [[label, numbers, value or null], ...]}; the last value is the entry. There are no steps for some methods.
 
-The resident's forks answer; see `live_answers` for how.
+The resident's forks answer; see `live_answers` for how. If the model is not loaded, only the matrix is read from its files.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from offcomp.methods.codebook.arithmetic import code_steps
 from offcomp.methods.steps import Step
 from offcomp.methods.svd.arithmetic import direction_steps, low_rank_steps
 from offcomp.methods.trellis.arithmetic import trellis_steps
-from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.checkpoint import LIBRARY_FAULTS
 from offcomp.models.loading import LoadedModel
+from offcomp.models.offloading import StoredMatrices, read_matrix
 from offcomp.models.row_names import row_names
-from offcomp.models.weights import read
 from offcomp.numerics.accounting import Budget
 from offcomp.numerics.chunks import squared_norm
 from offcomp.numerics.storage import unpack
@@ -48,7 +48,6 @@ from offcomp.runs.manifest import StoredGroup, ledger_faults
 from offcomp.runs.pictures import group_of, save_pictures
 from offcomp.runs.store import Run, RunStore
 
-KINDS = ("picture", "entry")
 STEPS = {
     "low_rank": low_rank_steps,
     "low_rank_directions": direction_steps,
@@ -74,38 +73,38 @@ class _Decoded(NamedTuple):
     transposed: bool
 
 
-def answer(question: Mapping[str, Any], loaded: LoadedModel, runs: RunStore) -> dict[str, Any]:
-    """Answer a question; see the module docstring. Raises InputError, RunError and StorageError."""
-    spec = loaded.info.module(str(question.get("module")))
-    original = read(loaded.model, spec)
+def answer(question: Mapping[str, Any], model: LoadedModel | StoredMatrices, info: ModelInfo, runs: RunStore) -> dict[str, Any]:
+    """Answer a question; see the module docstring. Raises InputError, ModelError, RunError and StorageError."""
+    spec = info.module(str(question.get("module")))
+    original = read_matrix(model.model if isinstance(model, LoadedModel) else model, spec)
     if question.get("kind") == "picture":
-        run = stored_run(loaded, question.get("run"), runs)
-        decoded = _decoded(run, loaded, spec)
+        run = stored_run(info, question.get("run"), runs)
+        decoded = _decoded(run, info, spec)
         pictures = pictures_of(original, decoded.matrix)
         save_pictures(run, spec, pictures)
         error = pictures["stored"].lost ** 0.5
         return {"kind": "picture", "run": run.id, "module": spec.name, "relative_error": error}
     if question.get("run") is not None:
-        decoded = _decoded(stored_run(loaded, question["run"], runs), loaded, spec)
+        decoded = _decoded(stored_run(info, question["run"], runs), info, spec)
     else:
         decoded = _truncated(original, question.get("rank"))
-    return {"kind": "entry", "module": spec.name} | _entry(loaded, spec, original, decoded, question.get("cell"))
+    return {"kind": "entry", "module": spec.name} | _entry(model, spec, original, decoded, question.get("cell"))
 
 
-def stored_run(loaded: LoadedModel, name: Any, runs: RunStore) -> Run:
+def stored_run(info: ModelInfo, name: Any, runs: RunStore) -> Run:
     """A run of this model with stored weights. Raises InputError and RunError."""
     run = runs.get(str(name))
     if run.result is None or run.result.model is None or not run.has_weights:
         raise InputError(f"run {run.id} has no stored weights; run its plan again")
-    if run.result.model.reads != loaded.info.reads:
+    if run.result.model.reads != info.reads:
         raise RunError(f"run {run.id} belongs to another model, or the model's files have changed; run its plan again")
     return run
 
 
-def _decoded(run: Run, loaded: LoadedModel, spec: ModuleSpec) -> _Decoded:
+def _decoded(run: Run, info: ModelInfo, spec: ModuleSpec) -> _Decoded:
     """Decode a module from a run's stored tensors. Raises InputError, and StorageError if they are damaged."""
     group = group_of(run, spec.name)
-    specs = tuple(members(group, loaded.info))
+    specs = tuple(members(group, info))
     _check_ledger(run, group.name)
     try:
         _, compressed = load_group(run.group_file(group.name))
@@ -168,7 +167,9 @@ def _norms(matrix: Tensor, dim: int) -> Tensor:
     return torch.linalg.vector_norm(matrix, dim=dim, dtype=torch.float64)
 
 
-def _entry(loaded: LoadedModel, spec: ModuleSpec, original: Tensor, decoded: _Decoded, cell: Any) -> dict[str, Any]:
+def _entry(
+    model: LoadedModel | StoredMatrices, spec: ModuleSpec, original: Tensor, decoded: _Decoded, cell: Any
+) -> dict[str, Any]:
     """Compute an entry step by step. Raises InputError if the cell does not exist."""
     row, col = _checked_cell(cell, spec) or divmod(int((original - decoded.matrix).abs().argmax()), spec.cols)
     down, across = (col, row) if decoded.transposed else (row, col)
@@ -178,10 +179,11 @@ def _entry(loaded: LoadedModel, spec: ModuleSpec, original: Tensor, decoded: _De
     if steps and spec.dtype != "float32":
         rounded = in_own_dtype({spec: torch.tensor([steps[-1].value])})[spec]
         steps.append(Step(f"entry: rounded to {spec.dtype}, the dtype of the weights", "", float(rounded)))
+    config = model.model.config if isinstance(model, LoadedModel) else model.checkpoint.config
     return {
         "row": row,
         "col": col,
-        "row_name": row_names(loaded.tokenizer, loaded.model.config, spec, [row])[0],
+        "row_name": row_names(model.tokenizer, config, spec, [row])[0],
         "original": float(original[row, col]),
         "entry": entry,
         "steps": [list(step) for step in steps],

@@ -47,6 +47,8 @@ MAX_IDLE_SECONDS = 86_400.0
 STOP_SECONDS = 10.0
 ASK_SECONDS = 60.0
 LARGEST_ANSWER = 1_000_000  # bytes
+ABOUT_A_MATRIX = ("picture", "entry")
+"""Kinds of questions that are answered without the model, from one of its matrices."""
 NVML_CHECK = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """Makes torch look for a GPU without initialising CUDA, since a fork cannot use CUDA if its parent has initialised it."""
 

@@ -64,4 +64,4 @@ class Loader(threading.Thread):
 
         info = known_info(self._model, self._home) if self.loads else None
         if info is not None and is_small(info):
-            self.loaded = load(self._model)
+            self.loaded = load(self._model, held=True)

@@ -31,6 +31,7 @@ from pathlib import Path
 
 from offcomp.errors import OffcompError
 from offcomp.models.listing import known_info
+from offcomp.runs.resident import ABOUT_A_MATRIX
 from offcomp.runs.resident_jobs import Job
 from offcomp.runs.resident_loader import Loader
 from offcomp.runs.slots import free_slot
@@ -99,7 +100,7 @@ class Resident:
             self._needs_model |= message["loads"]
             self._jobs.append(Job(message["run"], Path(message["folder"]), lock, output))
         elif "ask" in message:
-            self._needs_model = True
+            self._needs_model |= message["ask"].get("kind") not in ABOUT_A_MATRIX
             deadline = time.monotonic() + message["seconds"]
             self._jobs.append(Job(pipe=files[0], question=message["ask"], deadline=deadline))
         elif "stop" in message:

@@ -8,8 +8,7 @@ and the losses of several groups add up if their errors act independently. Each 
 ratios. For larger errors, s_g depends on the stored size, so it is interpolated between these ratios. `benchmarks.sensitivity`
 tests these approximations. HAWQ (Dong et al. 2019, arXiv 1905.03696) expands a supervised loss with its Hessian.
 
-Sensitivities are cached in the home folder, one file per group, under a hash of everything they depend on (`_paths`). Torch is
-imported only to measure them.
+They are cached in the home folder, one file per group, by a hash (`_paths`). Torch is imported only to measure them.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from offcomp.devices import computing_device
 from offcomp.errors import BudgetTooSmall, InputError, TaskError
 from offcomp.files import read_json, write_json
 from offcomp.methods import make_method, packages_of
@@ -215,13 +215,13 @@ def compute(plan: Plan, home: Path) -> dict[str, Sensitivity]:
     Raises ModelError if the model cannot be used, TaskError if it does not read text, InputError if the text cannot be read or
     a group cannot reach any of the `RATIOS`, and StorageError if the sensitivities cannot be saved.
     """
-    from offcomp.models.loading import load
-
     found = find(plan, model_info(plan.model, home), home)
     unknown = [group for group in plan.groups if group.name not in found]
     if not unknown:
         return found
-    loaded = load(plan.model)
+    from offcomp.models.loading import load
+
+    loaded = load(plan.model).to(computing_device())
     paths = _paths(plan, loaded.info, home)
     for name, sensitivity in measure(loaded, plan.replace(groups=tuple(unknown))):
         write_json(paths[name], sensitivity.to_dict())

@@ -44,6 +44,7 @@ class FitsTogether:
         first = groups[0]
         method, budget = make_method(first.method, first.options), group_budget(first, self._info)
         matrices = torch.stack([read_stacked(self._model, members(group, self._info), group.stack) for group in groups])
+        matrices = matrices.to(self._model.device)
         _, rows, cols = matrices.shape
         size = choose_size(method, rows, cols, budget)
         fits = method.fit_together(matrices, size, budget, seed=self._seed, report=report)

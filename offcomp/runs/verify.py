@@ -109,7 +109,10 @@ def total_faults(manifest: Manifest) -> list[str]:
 
 
 class _Contents:
-    """The checks that decode groups, one at a time, so that only the two models and a single group are in memory."""
+    """The checks that decode groups, one at a time.
+
+    Both models stay mapped from their files (`held_layers`), so that only decoded matrices and a single group are in memory.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest, original: str | None):
         self.folder = folder
@@ -124,7 +127,7 @@ class _Contents:
         """Load the model that was compressed. If that fails, returns None and records the reason in `self.errors`."""
         expected = self.manifest.original
         try:
-            loaded = load(given or expected.model)
+            loaded = load(given or expected.model, held=True)
             if is_content(expected.fingerprint) and loaded.info.fingerprint != expected.fingerprint:
                 raise ModelError(f"{loaded.info.model} is not the model that was compressed: its files differ")
         except ModelError as error:
@@ -140,7 +143,7 @@ class _Contents:
             self.dense.skip_reason = "the export contains only the stored tensors"
             return None
         try:
-            return load(str(self.folder.resolve())).model
+            return load(str(self.folder.resolve()), held=True).model
         except ModelError as error:
             self.dense.faults.append(str(error).rstrip("."))
             return None
@@ -243,7 +246,7 @@ class _Contents:
         for path, expected in self.original.named_parameters(remove_duplicate=False):
             if path not in actual:
                 self.dense.faults.append(f"{path} is missing")
-            elif path not in reported and not _same(expected, actual[path], tolerances.get(path, 0.0)):
+            elif path not in reported and not _same(expected.float(), actual[path].float(), tolerances.get(path, 0.0)):
                 self.dense.faults.append(f"{path} {self._why_wrong(path)}")
 
     def _why_wrong(self, path: str) -> str:

@@ -15,6 +15,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from offcomp.devices import computing_device, device_name
 from offcomp.errors import ModelError, OffcompError, RunError, first_line
 from offcomp.files import storage_error
 from offcomp.models.catalogue import ModelInfo
@@ -35,6 +36,8 @@ from offcomp.runs.worker_lock import hold_lock
 from offcomp.runs.worker_process import Outcome, Worker
 
 if TYPE_CHECKING:
+    import torch
+
     from offcomp.evaluation import OpenTask
     from offcomp.models.loading import LoadedModel
     from offcomp.runs.calibration import Calibration
@@ -72,14 +75,16 @@ def work(worker: Worker, preloaded: LoadedModel | None = None) -> Outcome:
         from offcomp.runs.compress import add_output_errors
         from offcomp.runs.compress_groups import compress_groups
 
-        loaded = _loaded(plan.model, preloaded) if needs_model(plan) else None
-        stored = None if loaded else StoredMatrices(plan.model)
+        device = computing_device()
+        worker.device = device_name(device)
+        loaded = _loaded(plan, preloaded, device) if needs_model(plan) else None
+        stored = None if loaded else StoredMatrices(plan.model, device)
         info = loaded.info if loaded else model_info(plan.model, home)
     inputs = read_inputs(worker.folder) or inputs_of(plan, info.reads)
     check_inputs(plan, info, inputs)
     tasks = _open_tasks(worker, loaded, home / "evaluations") if loaded else []
     stays_loaded = loaded is not None and is_small(info)
-    source = loaded.model if loaded and stays_loaded else stored or StoredMatrices(plan.model)
+    source = loaded.model if loaded and stays_loaded else stored or StoredMatrices(plan.model, device)
     calibration = calibration_of(plan, loaded, stays_loaded=stays_loaded) if loaded else None
     order = plan.compression_order(info)
     ordered = [plan.groups[number] for number in order]
@@ -133,17 +138,23 @@ def _offloaded(loaded: LoadedModel | None, calibration: Calibration | None) -> A
     return offloaded(loaded) if loaded else nullcontext()
 
 
-def _loaded(model: str, preloaded: LoadedModel | None) -> LoadedModel:
-    """The model, which is loaded again if its files have changed since it was preloaded. Raises ModelError."""
+def _loaded(plan: Plan, preloaded: LoadedModel | None, device: torch.device) -> LoadedModel:
+    """The plan's model on this device; loaded again if its files have changed since it was preloaded. Raises ModelError.
+
+    Its layers are held in the dtype of the files, unless the plan needs text, whose statistics use the weights of layers.
+    """
+    from offcomp.models.held_layers import in_float32
     from offcomp.models.loading import load
 
-    if preloaded is None:
-        return load(model)
-    try:
-        check_unchanged(preloaded.info)
-    except ModelError:
-        return load(model)
-    return preloaded
+    if preloaded is not None:
+        try:
+            check_unchanged(preloaded.info)
+        except ModelError:
+            preloaded = None
+    loaded = preloaded or load(plan.model, held=not plan.needs_text)
+    if plan.needs_text:
+        in_float32(loaded.model)
+    return loaded.to(device)
 
 
 def _in_plan_order(order: Sequence[int], items: Sequence[T]) -> list[T]:

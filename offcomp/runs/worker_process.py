@@ -80,6 +80,7 @@ class Worker:
         packages = packages_of(group.method for group in self.plan.groups)
         self._packages = {"plugins": packages} if packages else {}
         self.attempt = self._claimed_attempt()
+        self.device = "cpu"
         self.groups: list[GroupResult] = []
         self.timings: dict[str, float] = {}
         self.current_stage = ""
@@ -153,7 +154,7 @@ class Worker:
             groups=tuple(self.groups),
             model=outcome.model,
             scores=outcome.scores,
-            environment=Environment.from_json(environment() | self._packages),
+            environment=Environment.from_json(environment() | {"device": self.device} | self._packages),
             timings=self.timings | {"total": time.time() - started if self.has_begun else 0.0},
             started=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             **known,

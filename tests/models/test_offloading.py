@@ -10,10 +10,13 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from offcomp.errors import ModelError
+from offcomp.models import offloading
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.offloading import StoredMatrices, offloaded, read_matrix
+from offcomp.models.safetensors_files import StoredTensor
 from offcomp.models.weights import read
 from tests import tiny_models
+from tests.family_models import family_model
 
 
 @pytest.fixture
@@ -61,6 +64,25 @@ def test_a_parameter_of_several_tensors_is_built_as_transformers_builds_it(tmp_p
         values = built[path]
         assert values is not None
         assert torch.equal(values, parameter), path
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3"])
+def test_of_experts_stored_one_by_one_only_the_one_is_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family_model(name).save_pretrained(tmp_path)
+    loaded, source = load(str(tmp_path)), StoredMatrices(str(tmp_path))
+    experts = [spec for spec in loaded.info.modules if spec.expert is not None]
+    assert experts
+    real, read_values = offloading._values, [0]
+
+    def counted(stored: StoredTensor) -> torch.Tensor:
+        read_values[0] += stored.num_parameters
+        return real(stored)
+
+    monkeypatch.setattr(offloading, "_values", counted)
+    for spec in experts:
+        read_values[0] = 0
+        assert torch.equal(source.read(spec), read(loaded.model, spec)), spec.name
+        assert read_values[0] <= 2 * spec.num_parameters  # a gate is stored apart, but fused when it is loaded
 
 
 def test_only_a_damaged_matrix_that_is_read_is_refused(loaded: LoadedModel) -> None:

@@ -18,6 +18,7 @@ from offcomp.models.weights import read
 from offcomp.planning.matrix_view import MAX_CELLS, ORDERS, read_view, sampled_rows, view_path
 from offcomp.planning.matrix_view_fit import make_view
 from offcomp.planning.plan import Group, Plan, members
+from offcomp.runs import live_answers
 from offcomp.runs.compress import load_group, written_back
 from offcomp.runs.live_answers import answer
 from offcomp.runs.pictures import read_picture
@@ -100,6 +101,28 @@ def test_a_picture_is_that_of_the_stored_tensors(name: str, module: str, loaded:
         assert picture.cosines == pytest.approx((exact * matrix).sum(1)[sampled] / norms / new_norms, abs=1e-5)
         assert picture.norm_ratios == pytest.approx(new_norms / norms, rel=1e-5)
     assert 1 - float(np.mean(picture.cosines)) == pytest.approx(measured.cosine_distance, abs=1e-5)
+
+
+def test_only_the_matrix_is_read_if_the_model_is_not_loaded(
+    loaded: LoadedModel, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = [
+        {"kind": "picture", "run": "svd", "module": "ffn_in.0"},
+        {"kind": "entry", "run": "svd", "module": "ffn_out.0", "cell": [3, 5]},
+        {"kind": "entry", "rank": 2, "module": "word_embeddings", "cell": None},
+    ]
+    expected = [answer(question, loaded, home) for question in questions]
+
+    def load_model(*_: Any, **__: Any) -> None:
+        pytest.fail("the model is loaded")
+
+    monkeypatch.setattr(live_answers, "load", load_model)
+    for question, known in zip(questions, expected, strict=True):
+        reading, writing = os.pipe()
+        live_answers.write_answer(writing, question, None, loaded.info.model, home)
+        os.close(writing)
+        with os.fdopen(reading, encoding="utf-8") as pipe:
+            assert json.load(pipe) == known
 
 
 @pytest.mark.parametrize("module", MODULES)

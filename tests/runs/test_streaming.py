@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from benchmarks.streaming import Shapes, anonymous_bytes, make_checkpoint
 from offcomp.files import write_json
 from offcomp.models import offloading
 from offcomp.models.listing import model_info
@@ -108,3 +113,37 @@ def test_commands_about_weights_load_no_model(
         status, out, said = offcomp(*command, "--json")
         assert status == 0, said
         assert json.loads(out)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_run_without_data_takes_little_memory_beside_its_checkpoint(tmp_path: Path) -> None:
+    """The anonymous memory of a process that carries out a run grows by a fraction of the size of the model's files."""
+    shapes = Shapes(hidden=512, ffn=1536, heads=8, kv_heads=8, vocabulary=2048)
+    layers = 40
+    size = shapes.num_bytes(layers)
+    make_checkpoint(tmp_path / "model", shapes, layers)
+    groups = tuple(Group(name=f"g{layer}", modules=(f"key.{layer}",), ratio=3.0) for layer in range(4))
+    write_json(tmp_path / "runs" / "one" / "plan.json", Plan(model=str(tmp_path / "model"), groups=groups, tasks=()).to_dict())
+    script = "import sys; from tests.runs.test_streaming import print_growth; print_growth(sys.argv[1])"
+    command = [sys.executable, "-c", script, str(tmp_path / "runs" / "one")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    grown = int(done.stdout)
+    assert size > 2.5e8 and 0 < grown < 0.4 * size, (grown, size)
+
+
+def print_growth(run: str) -> None:
+    """Carry out a run in this process, and print by how many bytes its anonymous memory grew at most."""
+    before, found, done = anonymous_bytes(os.getpid()), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            found[0] = max(found[0], anonymous_bytes(os.getpid()))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    worker = Worker(Path(run))
+    worker_module.work(worker)
+    done.set()
+    watching.join()
+    assert len(worker.groups) == len(worker.plan.groups)
+    sys.stdout.write(f"{found[0] - before}\n")

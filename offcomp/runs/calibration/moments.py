@@ -170,7 +170,8 @@ def output_errors(
     sums = {spec: [0.0, 0.0] for spec in reconstructions}
 
     def watcher(spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
-        original, reconstruction = stored_view(model, spec), reconstructions[spec]
+        original = stored_view(model, spec)
+        reconstruction = reconstructions[spec].to(original.device)
         if inputs.is_floating_point():
             exact, error = inputs @ original.T, inputs @ (original - reconstruction).T
         else:
@@ -190,7 +191,7 @@ def errors_from_moments(original: Tensor, reconstruction: Tensor, moments: Input
         rows = matrix.double()
         return moments.weight * ((rows @ moments.second) * rows).sum().clamp_min(0).item()
 
-    return energy(original - reconstruction), energy(original)
+    return energy(original - reconstruction.to(original.device)), energy(original)
 
 
 def token_weights(output: Tensor) -> Tensor:
