@@ -556,8 +556,8 @@ def test_a_model_that_changes_while_it_is_loaded_is_refused(folder: Path, monkey
 
     real = loading._instantiated
 
-    def late(checkpoint: Any) -> Any:
-        network = real(checkpoint)
+    def late(checkpoint: Any, **options: Any) -> Any:
+        network = real(checkpoint, **options)
         edit(folder / "config.json", layer_norm_eps=1e-3)
         return network
 
