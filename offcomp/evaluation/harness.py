@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import random
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
@@ -24,6 +25,8 @@ from offcomp.planning.data.harness_files import MODULES, harness_faults
 from offcomp.planning.data.tasks import Task
 from offcomp.planning.data.text_tables import reason
 
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""The part of a function's description that differs between processes."""
 NOT_LOCAL = (OSError, DatasetsError)
 """What the libraries raise if a data set is not on this machine; a refused connection is an OSError."""
 
@@ -38,7 +41,8 @@ def harness_data(task: Task, source: Any, texts: Sequence[str], *, content: Any,
     """The data of a task with these texts; `content` is everything that identifies them. Raises TaskError if there are none."""
     if not texts:
         raise TaskError(f"task {task.data!r} has no examples; choose a different task, or a larger limit")
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    described = ADDRESS.sub("", json.dumps(content, sort_keys=True, default=str))
+    digest = hashlib.sha256(described.encode()).hexdigest()[:12]
     splits = DatasetDict({"test": Dataset.from_dict({"text": list(texts)})})
     return TaskData(task, splits, digest, tested_on, source=source, release=release)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
@@ -30,7 +31,7 @@ from offcomp.evaluation.harness import as_task_error, check_available, global_ge
 from offcomp.evaluation.harness_comparison import AGGREGATIONS, as_numbers, compare_items, without_interval
 from offcomp.models.loading import LoadedModel
 from offcomp.numerics.progress import Report, ignore_progress
-from offcomp.planning.data.metrics import LOWER, METRICS
+from offcomp.planning.data.metrics import LOWER, MAX_METRIC_LENGTH, METRICS
 from offcomp.planning.data.scores import Comparison, Flip, Flips, Paired, Score
 from offcomp.planning.data.task_families import LM_EVAL
 from offcomp.planning.data.tasks import Task
@@ -89,6 +90,8 @@ def _own_tasks() -> Any:
 def _set_shots(source: Any, requested: int | None) -> None:
     """Set the number of few-shot examples as the library does: a task that says 0 keeps 0."""
     own = source.get_config("num_fewshot")
+    if requested and own == 0:
+        raise TaskError(f"{source.task_name} is defined without examples in its prompts; leave out --num-fewshot {requested}")
     if requested is not None and own != 0:
         source.set_config(key="num_fewshot", value=requested)
     elif own is None:
@@ -98,7 +101,10 @@ def _set_shots(source: Any, requested: int | None) -> None:
 def _text(source: Any, document: Any) -> str:
     """What the model reads of a document; for a task that scores whole texts, the text."""
     rolling = source.OUTPUT_TYPE == "loglikelihood_rolling"
-    return str(source.doc_to_target(document) if rolling else source.doc_to_text(document))
+    text = source.doc_to_target(document) if rolling else source.doc_to_text(document)
+    if isinstance(text, int) and source.OUTPUT_TYPE == MULTIPLE_CHOICE:  # the right one of several beginnings of a sentence
+        return f"{' | '.join(map(str, source.doc_to_choice(document)))} {source.doc_to_target(document)}"
+    return str(text)
 
 
 class LMEval(Evaluator):
@@ -182,7 +188,8 @@ class LMEval(Evaluator):
         """Our name of a metric: the library, its name, its filter if it has one, and the direction if lower is better."""
         name, _, chosen = key.partition(",")
         lower = self._source.higher_is_better().get(name, True) is False
-        return f"{LM_EVAL} {name if chosen == 'none' else key}{LOWER * lower}"
+        title = re.sub(r"\s+", "_", name if chosen == "none" else key)[:MAX_METRIC_LENGTH]
+        return f"{LM_EVAL} {title}{LOWER * lower}"
 
     def _of_metric(self, key: str, reference: Arrays, predictions: Arrays, *, unchanged: bool) -> tuple[Comparison, str]:
         """Compare the models by one metric. Also returns why there is no interval, as a sentence."""
@@ -239,7 +246,8 @@ class LMEval(Evaluator):
     def _flip(self, index: int, reference: Arrays, predictions: Arrays) -> Flip | None:
         """The flip of document `index`; None if its choices or its answer are not known."""
         document = self._documents[index]
-        choices, label = self._source.doc_to_choice(document), self._source.doc_to_target(document)
+        choices, label = self._source.doc_to_choice(document), self._source.doc_to_text(document)
+        label = label if isinstance(label, int) else self._source.doc_to_target(document)
         label = choices.index(label) if isinstance(label, str) and label in choices else label
         if not isinstance(label, int) or not 0 <= label < len(choices):
             return None

@@ -79,13 +79,19 @@ def read_mteb(task: Task) -> TaskData:
             for split, table in tables_of.items()
             if hasattr(table, "column_names")
         ]
-        content = [[subset, split, table.to_dict()] for subset, split, table in found]
+        content = _content(source.dataset)
         texts = [text for _, split, table in found if split in splits for text in _texts(table)]
         if not texts:  # the data are not a table per split, as in retrieval
             texts = [f"{name} {index}" for index in range(_count(source, splits))]
-            content.append([repr(source.dataset)])
     release = str(source.metadata.revision)
     return harness_data(task, source, texts, content=content, tested_on=",".join(splits), release=release)
+
+
+def _content(data: Any) -> Any:
+    """All tables and texts within the data of a task, however they are nested."""
+    if hasattr(data, "to_dict"):
+        return data.to_dict()
+    return {str(key): _content(each) for key, each in data.items()} if isinstance(data, Mapping) else data
 
 
 def _by_subset(source: Any) -> dict[str, Any]:

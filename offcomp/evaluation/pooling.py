@@ -45,7 +45,11 @@ class Pooler:
     def __call__(self, hidden: Hidden, mask: Mask) -> Pooled:
         """mask     1 for tokens, 0 for padding, which may be on either side"""
         pooled_over = mask * (mask.cumsum(1) > self._prompt_tokens)
-        parts = [POOLINGS[way](hidden, pooled_over) for way in self._modules.pooling]
+        by_position = pooled_over * (mask.cumsum(1) > 0).cumsum(
+            1
+        )  # counted from the first token, even if it is not pooled over
+        ways = self._modules.pooling
+        parts = [POOLINGS[way](hidden, by_position if way == "weightedmean" else pooled_over) for way in ways]
         embeddings = torch.cat(parts, dim=-1)
         for layer in self._layers:
             embeddings = layer(embeddings)
@@ -80,12 +84,6 @@ def _at(hidden: Hidden, positions: Int[Tensor, " texts"]) -> Pooled:
     return hidden[torch.arange(len(hidden), device=hidden.device), positions]
 
 
-def _mean_by_position(hidden: Hidden, mask: Mask) -> Pooled:
-    present = (mask.cumsum(1) > 0).long()  # from a text's first token on, so that padding on the left does not count
-    weights = mask * present.cumsum(1)
-    return _weighted(hidden, weights, weights.sum(1, keepdim=True))
-
-
 def _weighted(hidden: Hidden, weights: Tensor, divisor: Tensor) -> Pooled:
     """The weighted sum over a text's tokens, divided by `divisor`; 0 if all weights are 0."""
     return (hidden * weights[..., None].to(hidden.dtype)).sum(1) / divisor.clamp_min(1)
@@ -96,7 +94,7 @@ POOLINGS: Mapping[str, Callable[[Any, Any], Tensor]] = {
     "max": lambda hidden, mask: hidden.masked_fill(mask[..., None] == 0, -torch.inf).amax(1),
     "mean": lambda hidden, mask: _weighted(hidden, mask, mask.sum(1, keepdim=True)),
     "mean_sqrt_len_tokens": lambda hidden, mask: _weighted(hidden, mask, mask.sum(1, keepdim=True).float().sqrt()),
-    "weightedmean": _mean_by_position,
+    "weightedmean": lambda hidden, weights: _weighted(hidden, weights, weights.sum(1, keepdim=True)),
     "lasttoken": _last,
 }
-"""Pooling mode -> its implementation."""
+"""Pooling mode -> its implementation, a function of the hidden states and the mask, which has weights for `weightedmean`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import wraps
+from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 HALVES = (torch.float16, torch.bfloat16)
-HOOKS = "_offcomp_hooks"
+CONVERTED = "_offcomp_converted"
 Converted = dict[tuple[int, torch.Size, torch.device], Tensor]
 """The float32 weights of the layer that computes, by number in the layer, shape and device."""
 
@@ -48,22 +49,20 @@ def hold(network: PreTrainedModel) -> None:
     converted: Converted = {}
     for layer in _layers(network):
         if any(parameter.dtype in HALVES for parameter in layer.parameters()):
-            stored: list[tuple[nn.Parameter, Tensor]] = []
-            before = layer.register_forward_pre_hook(lambda module, _, stored=stored: _convert(module, stored, converted))
-            after = layer.register_forward_hook(lambda *_, stored=stored: _restore(stored), always_call=True)
-            setattr(layer, HOOKS, (before, after))
+            layer.__dict__[CONVERTED] = converted
+            layer.__dict__["forward"] = MethodType(_forward, layer)  # hooks would miss models that call it by this name
 
 
 def is_held(network: PreTrainedModel) -> bool:
     """Whether any layer of a network converts its weights when it computes."""
-    return any(HOOKS in layer.__dict__ for layer in _layers(network))
+    return any(CONVERTED in layer.__dict__ for layer in _layers(network))
 
 
 def in_float32(network: PreTrainedModel) -> None:
     """Convert a held model to float32 for good, for code that uses the weights of layers outside their forward passes."""
     for layer in _layers(network):
-        for hook in layer.__dict__.pop(HOOKS, ()):
-            hook.remove()
+        if layer.__dict__.pop(CONVERTED, None) is not None:
+            del layer.__dict__["forward"]
         for parameter in layer.parameters():
             parameter.data = parameter.data.float()
 
@@ -81,10 +80,21 @@ def _layers(network: PreTrainedModel) -> Iterator[nn.Module]:
 
 def _entries(module: nn.Module) -> Iterator[nn.Module]:
     if isinstance(module, nn.ModuleList):
-        yield from module
+        for entry in module:
+            yield from _entries(entry) if isinstance(entry, (nn.ModuleList, nn.ModuleDict)) else [entry]
     else:
         for child in module.children():
             yield from _entries(child)
+
+
+def _forward(layer: nn.Module, *arguments: Any, **options: Any) -> Any:
+    """The forward pass of a layer, with its weights in float32."""
+    stored: list[tuple[nn.Parameter, Tensor]] = []
+    _convert(layer, stored, layer.__dict__[CONVERTED])
+    try:
+        return type(layer).forward(layer, *arguments, **options)
+    finally:
+        _restore(stored)
 
 
 def _convert(layer: nn.Module, stored: list[tuple[nn.Parameter, Tensor]], converted: Converted) -> None:

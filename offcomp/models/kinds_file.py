@@ -129,9 +129,11 @@ def pattern_of(spec: ModuleSpec) -> str:
 def changed_kinds(answers: Mapping[str, Any], changes: Mapping[str, str], modules: Sequence[ModuleSpec]) -> dict[str, Any]:
     """The answers after changing the kinds of all modules with these patterns (`pattern_of`), as recognised without answers."""
     patterns = {name: pattern_of(spec) for spec in modules for name in (*_names_of(spec), pattern_of(spec))}
-    recognised = {pattern_of(spec): spec.kind for spec in reversed(modules)}
+    recognised: dict[str, set[str]] = {}
+    for spec in modules:
+        recognised.setdefault(pattern_of(spec), set()).add(spec.kind)
     kept = {key: answer for key, answer in answers.items() if patterns.get(key) not in changes}
-    return kept | {key: {"kind": kind} for key, kind in changes.items() if kind != recognised[key]}
+    return kept | {key: {"kind": kind} for key, kind in changes.items() if {kind} != recognised[key]}
 
 
 def named_by_structure(info: ModelInfo, recognised: ModelInfo) -> tuple[ModuleSpec, ...]:

@@ -28,7 +28,7 @@ from offcomp.models.identity import KINDS_FILE, Identity, identify
 from offcomp.models.kinds_file import corrected, read_kinds, save_kinds
 from offcomp.models.sources import bundled_info, resolve
 
-LISTING = 4
+LISTING = 5
 """Version of the listing format; increment it when listings change, to invalidate those already cached."""
 
 

@@ -12,7 +12,8 @@ MAX_DECIMALS = 4
 LOWER = " (lower is better)"
 LOWER_NAMES = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter")
 """Metrics of lm-evaluation-harness for which lower is better."""
-HARNESS_METRIC = re.compile(r"(lm-eval|mteb) (\S{1,80})" + f"({re.escape(LOWER)})?")
+MAX_METRIC_LENGTH = 80
+HARNESS_METRIC = re.compile(rf"(lm-eval|mteb) (\S{{1,{MAX_METRIC_LENGTH}}})({re.escape(LOWER)})?")
 """The name of a metric that another library computes: the library, and its own name for the metric."""
 
 

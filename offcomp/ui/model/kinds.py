@@ -63,7 +63,7 @@ def _show_form(info: ModelInfo, recognised: ModelInfo) -> None:
         },
     )
     st.caption(HELP)
-    chosen = edited[edited["kind"] != table["kind"]]
+    chosen = edited[edited["kind"].notna() & (edited["kind"] != table["kind"])]
     changes = dict(zip(chosen["pattern"], chosen["kind"], strict=True))
     answers = changed_kinds(kept_kinds(info.model), changes, recognised.modules)
     fault = _fault(recognised, answers)
@@ -81,10 +81,16 @@ def _show_form(info: ModelInfo, recognised: ModelInfo) -> None:
 
 
 def _patterns(info: ModelInfo, recognised: ModelInfo) -> pd.DataFrame:
-    """One row for each pattern of modules: its kind, and its number of matrices."""
+    """One row for each pattern of modules: its kind, missing if its matrices have several, and its number of matrices."""
     patterns = [pattern_of(spec) for spec in recognised.modules]
     table = pd.DataFrame({"pattern": patterns, "kind": [spec.kind for spec in info.modules]})
-    return table.groupby("pattern", sort=False, as_index=False).agg(kind=("kind", "first"), matrices=("kind", "size"))
+    patterns_of = table.groupby("pattern", sort=False, as_index=False)
+    return patterns_of.agg(kind=("kind", _only), matrices=("kind", "size"))
+
+
+def _only(kinds: pd.Series[str]) -> str | None:
+    """The kind of all these matrices; None if they have several."""
+    return kinds.iloc[0] if kinds.nunique() == 1 else None
 
 
 def _fault(recognised: ModelInfo, answers: dict[str, Any]) -> str:
