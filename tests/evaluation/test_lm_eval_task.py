@@ -12,6 +12,7 @@ import pytest
 
 from offcomp.errors import TaskError
 from offcomp.evaluation import open_task
+from offcomp.evaluation.harness import harness_data
 from offcomp.evaluation.harness_comparison import compare_items
 from offcomp.files import read_json
 from offcomp.models.loading import load
@@ -233,3 +234,12 @@ def test_values_that_are_no_numbers_have_no_interval() -> None:
     assert compare_items([("a", "b")], [("a", "c")], "bleu") is None
     assert compare_items([1.0, float("nan")], [1.0, 0.0], "mean") is None
     assert compare_items(["x", "y"], ["x", "z"], "own", aggregate=float) is None
+
+
+def test_the_digest_of_a_task_does_not_contain_addresses_in_memory() -> None:
+    task, texts = find_task("lm-eval:any"), ["a text"]
+    first, second = (
+        harness_data(task, None, texts, content=[f"<function own at 0x7f{digit}a0>"], tested_on="test", release="1")
+        for digit in "12"
+    )
+    assert first.digest == second.digest

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import FunnelConfig, FunnelModel, PreTrainedModel, SqueezeBertConfig, SqueezeBertModel
 
 from offcomp.models.held_layers import HALVES, in_float32, is_held
 from offcomp.models.loading import load
@@ -108,3 +108,20 @@ def test_an_offloaded_model_is_held_again(tmp_path: Path) -> None:
         assert all(parameter.numel() == 0 for parameter in loaded.model.parameters())
     assert half_share(loaded.model) == share
     assert torch.equal(tiny_models.outputs(loaded.model)[0], outputs[0])
+
+
+@pytest.mark.parametrize("name", ["funnel", "squeezebert"])
+def test_layers_that_are_not_called_as_modules_are_held(name: str, tmp_path: Path) -> None:
+    """Funnel has lists of lists of layers, and SqueezeBERT calls their method `forward`."""
+    if name == "funnel":
+        network: PreTrainedModel = FunnelModel(
+            FunnelConfig(vocab_size=60, block_sizes=[1, 1], d_model=16, n_head=2, d_head=8, d_inner=32)
+        )
+    else:
+        sizes = {"hidden_size": 16, "embedding_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+        network = SqueezeBertModel(SqueezeBertConfig(vocab_size=60, intermediate_size=32, **sizes))
+    network.to(torch.bfloat16).save_pretrained(tmp_path / name)
+    exact, held = load(str(tmp_path / name)).model, load(str(tmp_path / name), held=True).model
+    ids = torch.arange(5, 13)[None]
+    assert half_share(held) > 0
+    assert torch.equal(held(input_ids=ids)[0], exact(input_ids=ids)[0])

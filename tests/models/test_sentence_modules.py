@@ -160,6 +160,13 @@ def test_the_tokens_of_a_prompt_can_be_left_out_of_the_pooling(folder: Path):
     np.testing.assert_allclose(embed(loaded, ["w3 w4"])[0], hidden_states(loaded, "w7 w8 w3 w4")[2:].mean(0), atol=1e-5)
 
 
+def test_positions_are_counted_from_the_first_token_of_the_prompt(folder: Path):
+    declare(folder, TRANSFORMER, POOLING, pooling={"pooling_mode": "weightedmean", "include_prompt": False})
+    write(folder / "config_sentence_transformers.json", {"prompts": {"q": "w7 w8 "}, "default_prompt_name": "q"})
+    hidden, weights = hidden_states(load(str(folder)), "w7 w8 w3 w4")[2:], torch.tensor([[3.0], [4.0]])
+    np.testing.assert_allclose(embed(load(str(folder)), ["w3 w4"])[0], (weights * hidden).sum(0) / 7, atol=1e-5)
+
+
 def test_texts_are_put_in_lower_case_where_that_is_declared(folder: Path):
     declare(folder, TRANSFORMER, POOLING)
     upper, lower = embed(load(str(folder)), ["W3"]), embed(load(str(folder)), ["w3"])
